@@ -1,0 +1,40 @@
+# `make demo` and `make test` do everything from a fresh clone; they need Python 3.11, git and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+RUNS   ?= runs
+
+.PHONY: setup demo test lint lock clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+
+# torch goes first: on its own its pin chooses the build, and nothing after it may change that.
+$(STAMP): pyproject.toml requirements-dev.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements-dev.lock)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(BIN)/normball compare digits --out $(RUNS)/digits
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+# Resolves the extras anew and writes the versions down.
+lock: setup
+	$(BIN)/pip install --quiet --upgrade "$$(grep '^torch==' requirements-dev.lock)" -e '.[dev]'
+	( echo '# Pinned for development: `make setup` installs exactly this. Regenerate with `make lock`.'; \
+	  $(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/' ) > requirements-dev.lock.new
+	mv requirements-dev.lock.new requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

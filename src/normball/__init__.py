@@ -1,0 +1,1 @@
+"""Optimizers that step on norm balls."""
