@@ -1,0 +1,75 @@
+"""Arithmetic that stays finite over the whole range of a dtype."""
+
+import torch
+from torch import Tensor
+
+Dims = int | tuple[int, ...] | None
+
+
+def as_working(x: Tensor) -> Tensor:
+    """Return `x` itself, or a float32 copy where its dtype has fewer than 32 bits."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def split_scale(x: Tensor, dim: Dims = None) -> tuple[Tensor, Tensor]:
+    """Factor `x = y * s` with `max|y| = 1` over `dim`, so that squares of `y` cannot overflow.
+
+    Args:
+        x: any shape, 32 or 64 bit.
+        dim: the dimensions that share one scale; all of them when None.
+
+    Returns:
+        `y`, a new tensor of the shape of `x`, and `s`, broadcastable against it (0-d when `dim` is
+        None). Where all entries are 0, `y` is 0 and `s` is 1. Where one is NaN or infinite, so is
+        `s`, and `y` holds NaN.
+    """
+    if x.numel() == 0:
+        return x.clone(), x.new_ones(()) if dim is None else x.sum(dim, keepdim=True) + 1
+    scale = torch.linalg.vector_norm(x, float("inf"), dim=dim, keepdim=dim is not None)
+    scale = torch.where(scale == 0, 1, scale)
+    return x / scale, scale
+
+
+def saturate(x: Tensor) -> Tensor:
+    """Replace an overflow by the largest number of the dtype; NaN stays NaN."""
+    limit = torch.finfo(x.dtype).max
+    return x.clamp(-limit, limit)
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return `<a, b>`, the sum of products, for two tensors of one shape and dtype; 0-d."""
+    return torch.dot(a.reshape(-1), b.reshape(-1))
+
+
+def largest_singular_value(x: Tensor) -> Tensor:
+    """Estimate `sigma_max` from below, without a decomposition and so without a synchronisation.
+
+    Squares the Gram matrix `k` times and takes a Rayleigh quotient at its heaviest column `j`. With
+    `p = 2^k`, `(G^(2p+1))_jj / (G^(2p))_jj >= ((G^(2p))_jj)^(1/2p)` (power means), and the heaviest
+    diagonal entry is at least the mean, so the relative error is at most `ln(m) / (4p)`:
+    4e-5 at `m = 4096` in 32 bit (`k = 16`), 1e-12 in 64 bit (`k = 42`).
+
+    Args:
+        x: shape `(..., m, n)`, 32 or 64 bit.
+
+    Returns:
+        Shape `(...)`; 0 for a zero matrix, NaN where an entry is not finite.
+    """
+    if x.numel() == 0:
+        return x.new_zeros(x.shape[:-2])
+    x, scale = split_scale(x, (-2, -1))
+    if x.shape[-2] > x.shape[-1]:
+        x = x.mT
+    gram = x @ x.mT
+    power = gram
+    for _ in range(42 if x.dtype == torch.float64 else 16):
+        peak = torch.linalg.vector_norm(power, float("inf"), dim=(-2, -1), keepdim=True)
+        power = power / torch.where(peak == 0, 1, peak)
+        power = power @ power
+    heaviest = power.diagonal(dim1=-2, dim2=-1).argmax(-1, keepdim=True)
+    column = torch.take_along_dim(power, heaviest.unsqueeze(-2), -1)
+    column, _ = split_scale(column, (-2, -1))
+    length = torch.linalg.vector_norm(column, dim=(-2, -1))
+    image = torch.linalg.vector_norm(x.mT @ column, dim=(-2, -1))
+    sigma = image / torch.where(length == 0, 1, length)
+    return saturate(sigma * scale[..., 0, 0])

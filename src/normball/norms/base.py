@@ -1,0 +1,92 @@
+"""What a norm offers: its value, its dual, and the linear minimiser over its unit ball."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from normball._numeric import as_working, saturate
+
+
+class Norm(ABC):
+    """A norm on tensors of one shape, with the oracle of its unit ball `{x : norm(x) <= 1}`.
+
+    Objects are immutable, hashable, and equal where their `repr` is. A norm serves every floating
+    dtype and device. Scalars come back 0-d in float32 (float64 for float64 input); results stay
+    finite over the whole range of the dtype, an overflow being the dtype's largest number. NaN or
+    infinity in gives NaN out. Inputs are never changed.
+    """
+
+    def check(self, shape: torch.Size) -> None:  # noqa: B027 (most norms fit every shape)
+        """Raise ValueError, saying what would fit, where the norm does not fit `shape`."""
+
+    @abstractmethod
+    def norm(self, w: Tensor) -> Tensor:
+        """Return `||w||`, 0-d.
+
+        Raises:
+            ValueError: the norm does not fit the shape of `w`.
+        """
+
+    @abstractmethod
+    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `lmo(d)` and `dual_norm(d)`, 0-d, for the price of one.
+
+        Raises:
+            ValueError: the norm does not fit the shape of `d`.
+        """
+
+    def lmo(self, d: Tensor) -> Tensor:
+        """Return the linear minimiser `argmin <d, x>` over the unit ball.
+
+        It points against `d`, has norm 1, and the shape and dtype of `d`; it is 0 where `d` is 0.
+
+        Raises:
+            ValueError: the norm does not fit the shape of `d`.
+        """
+        return self.lmo_and_dual(d)[0]
+
+    def dual_norm(self, d: Tensor) -> Tensor:
+        """Return the dual norm `||d||* = max <d, x>` over the unit ball `= -<d, lmo(d)>`, 0-d.
+
+        Raises:
+            ValueError: the norm does not fit the shape of `d`.
+        """
+        return self.lmo_and_dual(d)[1]
+
+    def sharp(self, d: Tensor) -> Tensor:
+        """Return `-||d||* lmo(d)`, the direction of steepest descent, of the shape of `d`.
+
+        `<d, sharp(d)> = ||sharp(d)||^2 = ||d||*^2`. It points along `d`.
+
+        Raises:
+            ValueError: the norm does not fit the shape of `d`.
+        """
+        lmo, dual = self.lmo_and_dual(as_working(d))
+        limit = torch.finfo(d.dtype).max
+        return (saturate(-dual * lmo)).clamp(-limit, limit).to(d.dtype)
+
+    def init_(
+        self, w: Tensor, radius: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Fill `w` in place with a random point of the sphere `||w|| = radius`, and return it.
+
+        Args:
+            w: the tensor to fill.
+            radius: of the sphere; positive.
+            generator: source of the randomness; torch's global one when None.
+
+        Raises:
+            ValueError: the norm does not fit the shape of `w`, or `radius` is not positive.
+        """
+        self.check(w.shape)
+        if not 0 < radius < float("inf"):
+            raise ValueError(f"radius={radius} must be positive and finite")
+        dtype = torch.float64 if w.dtype == torch.float64 else torch.float32
+        noise = torch.empty(w.shape, dtype=dtype, device=w.device).normal_(generator=generator)
+        with torch.no_grad():
+            return w.copy_(radius * self._onto_sphere(noise))
+
+    def _onto_sphere(self, noise: Tensor) -> Tensor:
+        """Map Gaussian noise to a point of norm 1; the minimiser of a random direction is one."""
+        return -self.lmo(noise)

@@ -1,0 +1,116 @@
+"""One norm from many: over the layers of a network, or chosen by the shape of a tensor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from normball.norms.base import Norm
+from normball.norms.spectral import Spectral, SpectralConv
+from normball.norms.vector import RMS
+
+
+@dataclass(frozen=True)
+class Product:
+    """The norm `||x|| = max_l ||W_l||_l / r_l` of a network `x = (W_1, ..., W_D)`.
+
+    It offers what a `Norm` does, on sequences of tensors: `lmo(d)_l = r_l lmo_l(d_l)` blockwise,
+    `||d||* = sum_l r_l ||d_l||_l*`. All tensors share one dtype and device.
+    """
+
+    norms: tuple[Norm, ...]
+    radii: tuple[float, ...]
+
+    def __init__(self, norms: Sequence[Norm], radii: Sequence[float] | None = None) -> None:
+        """Take one norm per block, and one positive radius per block (1 when None).
+
+        Raises:
+            ValueError: no norm, another number of radii than of norms, or a radius not positive.
+        """
+        radii = tuple(float(r) for r in radii) if radii is not None else (1.0,) * len(norms)
+        if not norms:
+            raise ValueError("a Product needs at least one norm")
+        if len(radii) != len(norms):
+            raise ValueError(f"{len(norms)} norms but {len(radii)} radii: give one for each")
+        for radius in radii:
+            if not 0 < radius < float("inf"):
+                raise ValueError(f"radius={radius} must be positive and finite")
+        object.__setattr__(self, "norms", tuple(norms))
+        object.__setattr__(self, "radii", radii)
+
+    def check(self, shapes: Sequence[torch.Size]) -> None:
+        """Raise ValueError where a norm does not fit its block, or the number of blocks differs."""
+        if len(shapes) != len(self.norms):
+            raise ValueError(f"a Product of {len(self.norms)} norms got {len(shapes)} tensors")
+        for norm, shape in zip(self.norms, shapes, strict=True):
+            norm.check(shape)
+
+    def norm(self, w: Sequence[Tensor]) -> Tensor:
+        """Return `max_l ||W_l||_l / r_l`, 0-d."""
+        self.check([x.shape for x in w])
+        parts = [n.norm(x) / r for n, r, x in zip(self.norms, self.radii, w, strict=True)]
+        return torch.stack(parts).amax()
+
+    def lmo_and_dual(self, d: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return `r_l lmo_l(d_l)` for every block, and `sum_l r_l ||d_l||_l*`, 0-d."""
+        self.check([x.shape for x in d])
+        pairs = [n.lmo_and_dual(x) for n, x in zip(self.norms, d, strict=True)]
+        lmo = [r * v for r, (v, _) in zip(self.radii, pairs, strict=True)]
+        duals = [r * dual for r, (_, dual) in zip(self.radii, pairs, strict=True)]
+        return lmo, torch.stack(duals).sum()
+
+    def lmo(self, d: Sequence[Tensor]) -> list[Tensor]:
+        """Return the minimiser of `sum_l <d_l, x_l>` over the unit ball, block by block."""
+        return self.lmo_and_dual(d)[0]
+
+    def dual_norm(self, d: Sequence[Tensor]) -> Tensor:
+        """Return `sum_l r_l ||d_l||_l*`, 0-d."""
+        return self.lmo_and_dual(d)[1]
+
+    def sharp(self, d: Sequence[Tensor]) -> list[Tensor]:
+        """Return `-||d||* lmo(d)`, block by block."""
+        lmo, dual = self.lmo_and_dual(d)
+        return [(-dual * v).to(v.dtype) for v in lmo]
+
+    def init_(
+        self,
+        w: Sequence[Tensor],
+        radius: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Sequence[Tensor]:
+        """Fill every block with a random point of its sphere of radius `radius * r_l`."""
+        self.check([x.shape for x in w])
+        for norm, r, x in zip(self.norms, self.radii, w, strict=True):
+            norm.init_(x, radius * r, generator)
+        return w
+
+
+@dataclass(frozen=True)
+class ByShape(Norm):
+    """The norm of a parameter of which nothing but the shape is known.
+
+    `RMS()` for scalars and vectors, `Spectral()` for matrices, `SpectralConv()` for
+    tensors of three and more dimensions. What `optimizer(model.parameters())` uses; it takes a
+    table for a matrix and a stack of experts for a kernel, which `param_groups(model)` does not.
+    """
+
+    def check(self, shape: torch.Size) -> None:
+        """Accept every shape."""
+
+    def norm(self, w: Tensor) -> Tensor:
+        """Return the norm that fits the shape."""
+        return self._for(w.shape).norm(w)
+
+    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return minimiser and dual norm of the norm that fits the shape."""
+        return self._for(d.shape).lmo_and_dual(d)
+
+    def _onto_sphere(self, noise: Tensor) -> Tensor:
+        return self._for(noise.shape)._onto_sphere(noise)
+
+    @staticmethod
+    def _for(shape: torch.Size) -> Norm:
+        if len(shape) < 2:
+            return RMS()
+        return Spectral() if len(shape) == 2 else SpectralConv()

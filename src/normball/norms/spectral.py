@@ -1,0 +1,105 @@
+"""The spectral family: the largest singular value, whose minimiser is a polar factor."""
+
+import difflib
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from normball._numeric import as_working, largest_singular_value, saturate
+from normball.norms.base import Norm
+from normball.polar import SVD, Auto, Polar
+
+_SCALES = ("rms", "input", "plain")
+
+
+@dataclass(frozen=True)
+class Spectral(Norm):
+    """The largest singular value of a `(d_out, d_in)` matrix, divided by a scale.
+
+    With `s = sqrt(d_out / d_in)` for `scale="rms"` (the operator norm RMS -> RMS, for hidden
+    layers), `s = max(1, sqrt(d_out / d_in))` for `"input"` (first layers on real inputs) and `s = 1`
+    for `"plain"`, and with the reduced SVD `d = U S V^T`:
+    `||W|| = sigma_max(W) / s`, `lmo(d) = -s U V^T`, `||d||* = s sum_i sigma_i(d)`.
+
+    A tensor `(..., m, n)` is a stack of blocks, each with its own ball: the norm is the
+    largest over the blocks, the dual norm their sum. `polar` computes `U V^T`; the dual norm is
+    `-<d, lmo(d)>` with the factor it gives, so both have its stated accuracy.
+    """
+
+    scale: str = "rms"
+    polar: Polar = field(default_factory=Auto)
+
+    def __post_init__(self) -> None:
+        if self.scale not in _SCALES:
+            near = difflib.get_close_matches(str(self.scale), _SCALES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"scale={self.scale!r} must be one of {_SCALES}{hint}")
+        if not isinstance(self.polar, Polar):
+            raise TypeError(
+                f"polar={self.polar!r} must be an object of normball.polar, such as SVD()"
+            )
+
+    def check(self, shape: torch.Size) -> None:
+        """Raise ValueError for fewer than two dimensions."""
+        if len(shape) < 2:
+            raise ValueError(
+                f"{self} needs a matrix, got the shape {tuple(shape)}; use RMS() for vectors"
+            )
+
+    def norm(self, w: Tensor) -> Tensor:
+        """Return the largest `sigma_max / s` of the blocks, from below, within 4e-5."""
+        self.check(w.shape)
+        sigma = largest_singular_value(as_working(self._matrices(w)))
+        return saturate(sigma.amax() / self._gain(w.shape)) if sigma.numel() else sigma.sum()
+
+    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `-s U V^T` and `s sum_i sigma_i`, summed over the blocks."""
+        self.check(d.shape)
+        factor, nuclear = self.polar(as_working(self._matrices(d)))
+        gain = self._gain(d.shape)
+        return factor.mul_(-gain).view(d.shape).to(d.dtype), saturate(gain * nuclear.sum())
+
+    def _onto_sphere(self, noise: Tensor) -> Tensor:
+        factor, _ = SVD()(self._matrices(noise))
+        return (self._gain(noise.shape) * factor).view(noise.shape)
+
+    def _matrices(self, w: Tensor) -> Tensor:
+        return w
+
+    def _gain(self, shape: torch.Size) -> float:
+        """Return `s`."""
+        return self._aspect(shape[-2], shape[-1])
+
+    def _aspect(self, rows: int, columns: int) -> float:
+        if self.scale == "plain" or not columns:
+            return 1.0
+        ratio = math.sqrt(rows / columns)
+        return max(1.0, ratio) if self.scale == "input" else ratio
+
+
+@dataclass(frozen=True)
+class SpectralConv(Spectral):
+    """The spectral norm of a convolution kernel `(c_out, c_in, *k)`, flattened to a matrix.
+
+    With `K = prod(k)`, the flattened kernel `(c_out, c_in K)` and `s = sqrt(c_out / c_in) / K` for
+    `scale="rms"`, `max(1, sqrt(c_out / c_in)) / K` for `"input"`, 1 for `"plain"`:
+    `||W|| = sigma_max / s`, `lmo(d) = -s U V^T`, `||d||* = s sum_i sigma_i`. Kernels of one,
+    two, three or more spatial dimensions, of any shape.
+    """
+
+    def check(self, shape: torch.Size) -> None:
+        """Raise ValueError for fewer than three dimensions."""
+        if len(shape) < 3:
+            raise ValueError(
+                f"{self} needs a convolution kernel of at least three dimensions, got the shape "
+                f"{tuple(shape)}; use Spectral() for matrices"
+            )
+
+    def _matrices(self, w: Tensor) -> Tensor:
+        return w.flatten(1)
+
+    def _gain(self, shape: torch.Size) -> float:
+        taps = math.prod(shape[2:]) if self.scale != "plain" else 1
+        return self._aspect(shape[0], shape[1]) / max(taps, 1)

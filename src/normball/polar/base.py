@@ -1,0 +1,53 @@
+"""What every polar factor has in common: shapes, scale, bad entries."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from normball._numeric import as_working, saturate, split_scale
+
+
+class Polar(ABC):
+    """The orthogonal factor `U V^T` of a matrix with reduced SVD `U S V^T`.
+
+    A subclass states how closely it comes, in two numbers: the relative error of
+    `<x, factor>` as the nuclear norm, and the largest singular value of the factor.
+    """
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factor of each matrix and its inner product with that matrix.
+
+        Args:
+            x: shape `(..., m, n)`, any floating dtype and device; not changed.
+
+        Returns:
+            `factor`, shape `(..., m, n)` in the dtype of `x`, and `nuclear = <x, factor>`, shape
+            `(...)` in float32 (float64 for float64 input). A zero matrix gives zeros, a matrix
+            with an entry that is not finite gives NaN, and no other matrix of the batch is touched
+            by it. Finite input never raises.
+
+        Raises:
+            ValueError: `x` has fewer than two dimensions.
+        """
+        if x.ndim < 2:
+            raise ValueError(f"a polar factor needs a matrix, got the shape {tuple(x.shape)}")
+        work = as_working(x)
+        if x.numel() == 0:
+            return x.clone(), work.new_zeros(x.shape[:-2])
+        unit, scale = split_scale(work, (-2, -1))
+        tall = x.shape[-2] > x.shape[-1]
+        factor, nuclear = self._wide(unit.mT if tall else unit)
+        nuclear = saturate(nuclear * scale[..., 0, 0])
+        return (factor.mT if tall else factor).to(x.dtype), nuclear
+
+    @abstractmethod
+    def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Do the same for `x` of shape `(..., m, n)`, `m <= n`, largest entry 1 (or 0, or NaN)."""
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Return the inner product of each matrix of `x` with its partner in `y`; shape `(...)`."""
+    if x.ndim == 2:
+        return torch.dot(x.reshape(-1), y.reshape(-1))
+    return torch.linalg.vecdot(x.flatten(-2), y.flatten(-2))

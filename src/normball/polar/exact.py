@@ -1,0 +1,110 @@
+"""Polar factors from a decomposition."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from normball.polar.base import Polar
+from normball.polar.iterative import PolarExpress
+
+# Converges from singular values down to 1e-5 of the Frobenius norm. It only multiplies, so it
+# cannot fail: what a decomposition that does not converge falls back on.
+_LAST_RESORT = PolarExpress(steps=14, lower=1e-5)
+
+
+@dataclass(frozen=True)
+class SVD(Polar):
+    """The polar factor from a full singular value decomposition.
+
+    Singular values of at most `16 * eps` relative to the largest count as zero and give nothing: the factor of a rank-deficient matrix is its partial isometry, not rounding noise.
+
+    Accuracy: that of the dtype. The relative error of the nuclear norm is below 1e-6 in
+    float32 and 1e-14 in float64, the largest singular value below 1 + 3e-6 and 1 + 1e-14.
+    LAPACK runs on the CPU without waiting for a device; on a GPU each call synchronises.
+    """
+
+    def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        bad = ~torch.isfinite(x.sum((-2, -1), keepdim=True))
+        factor, nuclear = _or_last_resort(_svd, torch.where(bad, 0, x))
+        return torch.where(bad, torch.nan, factor), nuclear
+
+
+@dataclass(frozen=True)
+class Eigh(Polar):
+    """The polar factor from a shifted eigendecomposition of the smaller Gram matrix.
+
+    Computes `(X X^T + shift * lambda I)^(-1/2) X`, where `lambda` is close to the largest
+    eigenvalue. The shift is added before the decomposition: it keeps the small eigenvalues away
+    from the rounding of the Gram matrix, so that no singular value of the factor exceeds 1 and
+    LAPACK converges on rank-deficient input. A singular value `s` of `X` becomes
+    `s / sqrt(s^2 + shift * lambda)`. The eigenvalues give `<X, factor>` without another product.
+
+    Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-6: the nuclear norm is
+    at most 0.2 % too small, the largest singular value at most 1 + 1e-4. In float64 the
+    error is at most 1e-6. On a GPU each call synchronises.
+    """
+
+    shift: float = 4e-6
+    """Relative to the largest eigenvalue of the Gram matrix; 1e-13 at most in float64."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shift < 1:
+            raise ValueError(f"shift={self.shift} must lie in (0, 1); the default is 4e-6")
+
+    def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gram = x @ x.mT
+        bad = ~torch.isfinite(gram.sum((-2, -1), keepdim=True))
+        gram = torch.where(bad, 0, gram)
+        shift = min(self.shift, 1e-13) if x.dtype == torch.float64 else self.shift
+        floor = shift * _near_largest_eigenvalue(gram)
+        # A zero matrix must stay decomposable and give zero.
+        floor = torch.where(floor == 0, 1, floor)
+        return _or_last_resort(_shifted_root, x, gram, floor, bad)
+
+
+def _svd(x: Tensor) -> tuple[Tensor, Tensor]:
+    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    kept = s > 16 * torch.finfo(x.dtype).eps * s[..., :1]
+    return (u * kept.unsqueeze(-2)) @ vh, (s * kept).sum(-1)
+
+
+def _shifted_root(x: Tensor, gram: Tensor, floor: Tensor, bad: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply `(gram + floor I)^(-1/2)` to `x`; shapes `(..., m, n)`, `(..., m, m)`, `(..., 1, 1)`."""
+    shifted = gram + floor * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    eigenvalues, q = torch.linalg.eigh(shifted)
+    eigenvalues = eigenvalues.clamp(min=floor[..., 0] / 4)
+    inverse_root = eigenvalues.rsqrt()
+    # <X, factor> = trace(gram @ root); each eigenvalue of gram is the shifted one less the floor.
+    nuclear = ((eigenvalues - floor[..., 0]) * inverse_root).sum(-1)
+    root = (q * inverse_root.unsqueeze(-2)) @ q.mT
+    return torch.where(bad, torch.nan, root) @ x, nuclear
+
+
+def _near_largest_eigenvalue(gram: Tensor) -> Tensor:
+    """Estimate the largest eigenvalue from below by power steps; `(..., m, m)` to `(..., 1, 1)`."""
+    start = gram.diagonal(dim1=-2, dim2=-1).argmax(-1, keepdim=True).unsqueeze(-2)
+    vector = torch.take_along_dim(gram, start, -1)
+    growth = vector.new_zeros(())
+    for _ in range(8):
+        length = torch.linalg.vector_norm(vector, dim=(-2, -1), keepdim=True)
+        vector = vector / torch.where(length == 0, 1, length)
+        vector = gram @ vector
+        growth = torch.linalg.vector_norm(vector, dim=(-2, -1), keepdim=True)
+    return growth
+
+
+def _or_last_resort(
+    decompose: Callable[..., tuple[Tensor, Tensor]], x: Tensor, *more: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Call `decompose(x, *more)`; where LAPACK does not converge, iterate on that matrix instead."""
+    try:
+        return decompose(x, *more)
+    except torch.linalg.LinAlgError:
+        if x.ndim == 2:
+            return _LAST_RESORT._wide(x)
+        # One matrix fails the whole batch: find it, and leave its neighbours as they are.
+        parts = [_or_last_resort(decompose, *one) for one in zip(x, *more, strict=True)]
+        factors, nuclears = zip(*parts, strict=True)
+        return torch.stack(factors), torch.stack(nuclears)
