@@ -65,7 +65,7 @@ class Column(Norm):
         matrix = as_working(d).flatten(1)
         unit, total = _normalised_lines(matrix, self._dim)
         root = math.sqrt(matrix.shape[self._dim])
-        return (-root * unit).view(d.shape).to(d.dtype), saturate(root * total)
+        return (-root * unit).reshape(d.shape).to(d.dtype), saturate(root * total)
 
     @property
     def _dim(self) -> int:
@@ -96,4 +96,4 @@ class Row(Norm):
         matrix = as_working(d).flatten(1)
         unit, total = _normalised_lines(matrix, 1)
         root = math.sqrt(max(matrix.shape[1], 1))
-        return (unit / -root).view(d.shape).to(d.dtype), total / root
+        return (unit / -root).reshape(d.shape).to(d.dtype), total / root

@@ -19,8 +19,8 @@ class Spectral(Norm):
     """The largest singular value of a `(d_out, d_in)` matrix, divided by a scale.
 
     With `s = sqrt(d_out / d_in)` for `scale="rms"` (the operator norm RMS -> RMS, for hidden
-    layers), `s = max(1, sqrt(d_out / d_in))` for `"input"` (first layers on real inputs) and `s = 1`
-    for `"plain"`, and with the reduced SVD `d = U S V^T`:
+    layers), `s = max(1, sqrt(d_out / d_in))` for `"input"` (first layers on real inputs) and
+    `s = 1` for `"plain"`, and with the reduced SVD `d = U S V^T`:
     `||W|| = sigma_max(W) / s`, `lmo(d) = -s U V^T`, `||d||* = s sum_i sigma_i(d)`.
 
     A tensor `(..., m, n)` is a stack of blocks, each with its own ball: the norm is the
@@ -59,11 +59,11 @@ class Spectral(Norm):
         self.check(d.shape)
         factor, nuclear = self.polar(as_working(self._matrices(d)))
         gain = self._gain(d.shape)
-        return factor.mul_(-gain).view(d.shape).to(d.dtype), saturate(gain * nuclear.sum())
+        return factor.mul_(-gain).reshape(d.shape).to(d.dtype), saturate(gain * nuclear.sum())
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         factor, _ = SVD()(self._matrices(noise))
-        return (self._gain(noise.shape) * factor).view(noise.shape)
+        return (self._gain(noise.shape) * factor).reshape(noise.shape)
 
     def _matrices(self, w: Tensor) -> Tensor:
         return w

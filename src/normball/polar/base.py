@@ -50,4 +50,4 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     """Return the inner product of each matrix of `x` with its partner in `y`; shape `(...)`."""
     if x.ndim == 2:
         return torch.dot(x.reshape(-1), y.reshape(-1))
-    return torch.linalg.vecdot(x.flatten(-2), y.flatten(-2))
+    return torch.einsum("...ij,...ij->...", x, y)

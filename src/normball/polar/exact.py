@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from normball.polar.base import Polar
 from normball.polar.iterative import PolarExpress
@@ -18,7 +19,8 @@ _LAST_RESORT = PolarExpress(steps=14, lower=1e-5)
 class SVD(Polar):
     """The polar factor from a full singular value decomposition.
 
-    Singular values of at most `16 * eps` relative to the largest count as zero and give nothing: the factor of a rank-deficient matrix is its partial isometry, not rounding noise.
+    Singular values of at most `16 * eps` relative to the largest count as zero and give nothing:
+    the factor of a rank-deficient matrix is its partial isometry, not rounding noise.
 
     Accuracy: that of the dtype. The relative error of the nuclear norm is below 1e-6 in
     float32 and 1e-14 in float64, the largest singular value below 1 + 3e-6 and 1 + 1e-14.
@@ -71,7 +73,7 @@ def _svd(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shifted_root(x: Tensor, gram: Tensor, floor: Tensor, bad: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply `(gram + floor I)^(-1/2)` to `x`; shapes `(..., m, n)`, `(..., m, m)`, `(..., 1, 1)`."""
+    """Apply `(gram + floor I)^(-1/2)` to `x`; `floor` and `bad` have shape `(..., 1, 1)`."""
     shifted = gram + floor * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     eigenvalues, q = torch.linalg.eigh(shifted)
     eigenvalues = eigenvalues.clamp(min=floor[..., 0] / 4)
@@ -98,10 +100,10 @@ def _near_largest_eigenvalue(gram: Tensor) -> Tensor:
 def _or_last_resort(
     decompose: Callable[..., tuple[Tensor, Tensor]], x: Tensor, *more: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Call `decompose(x, *more)`; where LAPACK does not converge, iterate on that matrix instead."""
+    """Call `decompose(x, *more)`; iterate instead on a matrix where LAPACK does not converge."""
     try:
         return decompose(x, *more)
-    except torch.linalg.LinAlgError:
+    except LinAlgError:
         if x.ndim == 2:
             return _LAST_RESORT._wide(x)
         # One matrix fails the whole batch: find it, and leave its neighbours as they are.

@@ -23,8 +23,8 @@ class NewtonSchulz(Polar):
     Fast growth of small singular values, bought with accuracy: the iteration does not converge.
 
     Accuracy at 5 steps: `<x, factor>` is 10 to 20 % below the nuclear norm, and the largest
-    singular value of the factor reaches 1.21. So `<d, lmo(d)>` is not the dual norm, and constrained
-    iterates can leave their ball by a fifth. It is here to compare with Muon and Scion.
+    singular value of the factor reaches 1.21. So `<d, lmo(d)>` is not the dual norm, and
+    constrained iterates can leave their ball by a fifth. It is here to compare with Muon and Scion.
     """
 
     steps: int = 5
@@ -122,11 +122,10 @@ def _madd(start: Tensor, left: Tensor, right: Tensor, beta: float, alpha: float)
     """Return `beta * start + alpha * left @ right` in one call, for a matrix or a batch."""
     if start.ndim == 2:
         return torch.addmm(start, left, right, beta=beta, alpha=alpha)
-    batch = start.shape[:-2]
     fused = torch.baddbmm(
         start.flatten(0, -3), left.flatten(0, -3), right.flatten(0, -3), beta=beta, alpha=alpha
     )
-    return fused.unflatten(0, batch)
+    return fused.view(start.shape)
 
 
 def _check_steps(steps: int) -> None:

@@ -1,0 +1,7 @@
+"""Optimizers over products of norm balls."""
+
+from normball.optim.base import NormBallOptimizer
+from normball.optim.clipped_scion import ClippedScion
+from normball.optim.scion import Scion
+
+__all__ = ["ClippedScion", "NormBallOptimizer", "Scion"]

@@ -1,0 +1,88 @@
+"""State that loads with `weights_only=True`, and what is refused on loading."""
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normball.norms import Norm
+
+
+def plain(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Replace norms by their repr, and numbers of other libraries by Python's own."""
+    groups = [{k: _plain_value(v) for k, v in g.items()} for g in state_dict["param_groups"]]
+    return state_dict | {"param_groups": groups}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Norm):
+        return repr(value)
+    if isinstance(value, Real) and not isinstance(value, bool | int | Tensor):
+        return float(value)
+    return value
+
+
+def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the saved groups with norms as objects again.
+
+    Args:
+        state_dict: what `state_dict()` of an optimizer gave.
+        groups: those of the optimizer that loads it.
+
+    Raises:
+        ValueError: number of groups, keys, norms, numbers of parameters or shapes differ.
+    """
+    try:
+        saved_groups, saved_state = state_dict["param_groups"], state_dict["state"]
+    except (KeyError, TypeError):
+        raise ValueError("this is no optimizer state: it lacks 'state' or 'param_groups'") from None
+    if len(saved_groups) != len(groups):
+        raise ValueError(
+            f"the saved state has {len(saved_groups)} parameter groups, this optimizer "
+            f"{len(groups)}: build it from the same groups"
+        )
+    for index, (saved, own) in enumerate(zip(saved_groups, groups, strict=True)):
+        _check_group(index, saved, own, saved_state)
+    if len({g["rho"] for g in saved_groups if "rho" in g}) > 1:
+        raise ValueError("the saved groups hold different values of rho: it is one threshold")
+    return [{**saved, "norm": own["norm"]} for saved, own in zip(saved_groups, groups, strict=True)]
+
+
+def _check_group(
+    index: int, saved: Mapping[str, Any], own: Mapping[str, Any], state: Mapping[Any, Any]
+) -> None:
+    missing = {"params", "norm", "radius", "lr", "alpha", "rho"} & set(own) - set(saved)
+    if missing:
+        raise ValueError(
+            f"group {index} of the saved state lacks {sorted(missing)}: it was saved by "
+            "another optimizer"
+        )
+    if "rho" in saved and "rho" not in own:
+        raise ValueError(f"group {index} was saved with a rho, which this optimizer has not")
+    if saved["norm"] != repr(own["norm"]):
+        raise ValueError(
+            f"group {index} was saved with the norm {saved['norm']}, this optimizer has "
+            f"{own['norm']!r}: build it with the saved one"
+        )
+    if len(saved["params"]) != len(own["params"]):
+        raise ValueError(
+            f"group {index} was saved with {len(saved['params'])} parameters, this optimizer "
+            f"has {len(own['params'])}"
+        )
+    names = own.get("param_names") or [f"parameter {i}" for i in range(len(own["params"]))]
+    for name, key, param in zip(names, saved["params"], own["params"], strict=True):
+        entry = state.get(key) or {}
+        if set(entry) - {"momentum"}:
+            raise ValueError(
+                f"{name} of group {index} was saved with {sorted(entry)}: this optimizer keeps "
+                "'momentum' only, so another one saved it"
+            )
+        for value in entry.values():
+            if not isinstance(value, torch.Tensor) or value.shape != param.shape:
+                found = tuple(getattr(value, "shape", ())) or type(value).__name__
+                raise ValueError(
+                    f"the saved momentum of {name} of group {index} is {found}, the parameter "
+                    f"has the shape {tuple(param.shape)}"
+                )

@@ -1,0 +1,89 @@
+"""Clipped Scion: generalized gradient norm clipping and the short step, for networks."""
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from normball import steps
+from normball.optim.base import NormBallOptimizer
+
+
+class ClippedScion(NormBallOptimizer):
+    r"""Steepest descent below a threshold of the dual norm, norm-ball steps above it.
+
+    With `d_l <- (1 - alpha) d_l + alpha g_l`, `v_l = -lmo_l(d_l)`, and sums over all layers:
+
+    - unconstrained (Algorithm 3 of arXiv 2506.01913): `x_l <- x_l - lr min(1, D / rho) r_l v_l`,
+      `D = sum_l r_l ||d_l||_l*`;
+    - constrained (Algorithm 4): `x_l <- x_l - lr clip(G / rho', 0, 1) (x_l + r_l v_l)`,
+      `G = sum_l <d_l, x_l + r_l v_l>`, with `rho' = rho` for variant 2 (the paper's 4 is folded
+      into `rho`) and `rho' = rho max_l (||x_l + r_l v_l||_l / r_l)^2` for variant 1.
+
+    In the paper's symbols `lr = gamma rho`. `rho -> 0` gives `Scion`; a `rho` above every `D`
+    gives steepest descent with step size `lr / rho`. `D` starts at `alpha` times its usual size,
+    because `d_0 = 0`: a clipped method starts gently.
+
+    Args:
+        params: tensors, named tensors, or groups with the keys `params`, `norm`, `radius`, `lr`,
+            `alpha` and `rho`; `normball.param_groups(model)` makes them. Without a norm,
+            `ByShape()`.
+        lr: length of the longest step in units of the norm; constrained, the largest share in
+            [0, 1] of the way to the target on the ball.
+        rho: the threshold, positive, one number for all groups: of the global dual norm `D`, in
+            units of the loss per unit of the norm; of the gap `G`, in units of the loss, when
+            constrained. For a loss that is a mean; multiply by n for a sum over n.
+        alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
+        constrained: keep every layer in its ball of radius `r_l`: weight decay by the Frank-Wolfe
+            short step. A layer that starts outside is scaled onto it at the first step, with a
+            warning.
+        variant: 1 or 2, of the constrained step; 1 also needs the norm of every layer.
+        maximize: ascend.
+        state_dtype: of the momentum; by default that of the parameter, float32 for 16-bit ones.
+        reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
+            afterwards they hold no gradient.
+
+    Raises:
+        TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
+        ValueError: a number out of range, two values of `rho`, a norm that does not fit a shape, a
+            parameter twice, an empty list.
+    """
+
+    _numbers = ("radius", "lr", "alpha", "rho")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        rho: float,
+        alpha: float = 0.1,
+        constrained: bool = False,
+        variant: int = 2,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        reuse_grad: bool = False,
+    ) -> None:
+        if variant not in (1, 2):
+            raise ValueError(f"variant={variant!r} must be 1 or 2")
+        self._variant = variant
+        super().__init__(
+            params,
+            {"lr": lr, "alpha": alpha, "rho": rho},
+            constrained=constrained,
+            maximize=maximize,
+            state_dtype=state_dtype,
+            reuse_grad=reuse_grad,
+        )
+
+    @property
+    def _needs_corner(self) -> bool:
+        return self._constrained and self._variant == 1
+
+    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
+        rho = self.param_groups[0]["rho"]
+        if not self._constrained:
+            return steps.ggnc(size, 1.0, rho)
+        if corner is not None:
+            return steps.short_step_1(size, corner, 1.0, rho)
+        # The 4 beta^2 = 4 of the product's unit ball is folded into rho.
+        return steps.short_step_2(size, 1.0, rho / 4)

@@ -1,0 +1,61 @@
+"""Scion: the norm-ball methods without clipping, which Clipped Scion is measured against."""
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from normball.optim.base import NormBallOptimizer
+
+
+class Scion(NormBallOptimizer):
+    r"""Stochastic conditional gradient over a product of norm balls, without clipping.
+
+    With `d_l <- (1 - alpha) d_l + alpha g_l` and `v_l = -lmo_l(d_l)`:
+
+    - unconstrained (uSCG): `x_l <- x_l - lr r_l v_l`;
+    - constrained (SCG): `x_l <- (1 - lr) x_l - lr r_l v_l`, which keeps `||x_l||_l <= r_l`.
+
+    Pethick et al., "Training deep learning models with norm-constrained LMOs", arXiv 2502.07529.
+    It is the limit `rho -> 0` of `ClippedScion`.
+
+    Args:
+        params: tensors, named tensors, or groups with the keys `params`, `norm`, `radius`, `lr` and
+            `alpha`; `normball.param_groups(model)` makes them. Without a norm, `ByShape()`.
+        lr: length of a step in units of the norm; constrained, the share in [0, 1] of the way to
+            the target on the ball.
+        alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
+        constrained: keep every layer in its ball of radius `r_l`: weight decay tied to the step. A
+            layer that starts outside is scaled onto it at the first step, with a warning.
+        maximize: ascend.
+        state_dtype: of the momentum; by default that of the parameter, float32 for 16-bit ones.
+        reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
+            afterwards they hold no gradient.
+
+    Raises:
+        TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
+        ValueError: a number out of range, a norm that does not fit a shape, a parameter twice, an
+            empty list.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        alpha: float = 0.1,
+        constrained: bool = False,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        reuse_grad: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {"lr": lr, "alpha": alpha},
+            constrained=constrained,
+            maximize=maximize,
+            state_dtype=state_dtype,
+            reuse_grad=reuse_grad,
+        )
+
+    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:  # noqa: ARG002
+        return torch.ones_like(size)

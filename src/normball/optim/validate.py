@@ -1,0 +1,117 @@
+"""Refusals: what an optimizer does not accept, said before anything is changed."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import normball.norms as norms
+from normball.norms import Norm
+
+# What users of other optimizers write, and what says the same here.
+_ELSEWHERE = {
+    "weight_decay": "pass constrained=True to the optimizer: the radius bounds the weights and lr "
+    "sets how fast they shrink",
+    "momentum": "use alpha, the weight of the new gradient: momentum 0.9 is alpha=0.1",
+    "beta": "use alpha, the weight of the new gradient: beta 0.9 is alpha=0.1",
+    "betas": "use alpha, the weight of the new gradient: beta 0.9 is alpha=0.1",
+    "scale": "use radius",
+    "max_norm": "use rho, the threshold of the dual norm",
+    "eps": "no eps is needed: the minimiser at zero is zero",
+    "nesterov": "the estimate is always the moving average of the gradients",
+}
+
+
+def check_keys(group: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """Raise TypeError for a key of a parameter group that the optimizer does not know.
+
+    The message names the nearest known key, or what replaces a key of other optimizers.
+    """
+    allowed = sorted(allowed)
+    for key in group:
+        if key in allowed:
+            continue
+        if key in _ELSEWHERE:
+            hint = _ELSEWHERE[key]
+        else:
+            near = difflib.get_close_matches(str(key), allowed, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(allowed)}"
+        raise TypeError(f"unknown key {key!r} in a parameter group: {hint}")
+
+
+def check_number(
+    name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
+) -> float:
+    """Return `value` as a float of the range `[low, high]` (`(low, high]` when `open_low`).
+
+    Raises:
+        TypeError: it is not a real number.
+        ValueError: it is NaN, infinite or outside.
+    """
+    if isinstance(value, Tensor) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} must be a plain number, not {type(value).__name__}")
+    number = float(value)
+    inside = low < number <= high if open_low else low <= number <= high
+    if not inside or math.isinf(number):
+        left = f"({low:g}" if open_low else f"[{low:g}"
+        right = f"{high:g}]" if math.isfinite(high) else "inf)"
+        raise ValueError(f"{name}={number!r} must lie in {left}, {right}")
+    return number
+
+
+def check_norm(norm: object) -> Norm:
+    """Return `norm` if it is a norm on single tensors; raise TypeError that names a near one."""
+    if isinstance(norm, Norm):
+        return norm
+    known = [name for name in norms.__all__ if name not in ("Norm", "Product")]
+    lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(str(getattr(norm, "__name__", norm)).lower(), lower, n=1)
+    hint = f"did you mean {lower[near[0]]}()?" if near else f"known norms: {', '.join(known)}"
+    raise TypeError(f"norm={norm!r} is not an object of normball.norms: {hint}")
+
+
+def check_parameter(name: str, parameter: object, norm: Norm) -> None:
+    """Refuse what cannot be trained by a step on a norm ball.
+
+    Raises:
+        TypeError: not a tensor, complex or not floating, or sharded or flattened by a wrapper.
+        ValueError: sparse, not a leaf, or of a shape that the norm does not fit.
+    """
+    if not isinstance(parameter, Tensor):
+        raise TypeError(f"{name} is a {type(parameter).__name__}, not a tensor")
+    kind = type(parameter).__name__
+    if kind == "FlatParameter" or getattr(parameter, "_is_flat_param", False):
+        raise TypeError(
+            f"{name} is a flat shard of several layers, whose matrices are lost: use FSDP2 "
+            "(fully_shard) or FSDP1 with use_orig_params=True on unsharded layers"
+        )
+    if kind == "DTensor":
+        raise TypeError(
+            f"{name} is a DTensor, of which one rank holds a part: the norm of a part is not "
+            "the norm of the layer. Train with replicated parameters (DDP)"
+        )
+    if parameter.is_complex():
+        raise TypeError(f"{name} is complex: optimize torch.view_as_real of it, shape (..., 2)")
+    if not parameter.is_floating_point():
+        raise TypeError(f"{name} has dtype {parameter.dtype}: only floating dtypes have gradients")
+    if parameter.layout != torch.strided:
+        raise ValueError(f"{name} has layout {parameter.layout}: use a dense (strided) tensor")
+    if not parameter.is_leaf and not parameter.retains_grad:
+        raise ValueError(f"{name} is not a leaf: no gradient is kept for it")
+    try:
+        norm.check(parameter.shape)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def check_gradient(name: str, gradient: Tensor) -> None:
+    """Raise ValueError for a sparse gradient."""
+    if gradient.layout != torch.strided:
+        raise ValueError(
+            f"{name} has a gradient of layout {gradient.layout}: use dense gradients "
+            "(sparse=False in torch.nn.Embedding)"
+        )

@@ -1,0 +1,58 @@
+"""The step rules: how far to go, once the direction is known.
+
+A direction comes from a norm, `v = -lmo(d)`; a rule turns scalars into a step length `t`:
+
+- unconstrained: `x <- x - t v`, and `t` is the length of the step in units of the norm;
+- constrained to the ball of radius `beta`: `x <- x - t w` with `w = x + beta v`, and `t` is the
+  share of the way to the corner `-beta v` of the ball.
+
+`dual_norm` is `<d, v>`, `gap` is `<d, w>`; they and the results are tensors of one shape, 0-d for
+one problem. `gamma` is the step size of the theory, `rho` the threshold, and `lr = gamma rho`
+the longest step of a clipped rule. No rule waits for a device.
+"""
+
+import torch
+from torch import Tensor
+
+
+def sd(dual_norm: Tensor, gamma: float) -> Tensor:
+    """Return `gamma ||d||*`: steepest descent, `x <- x - gamma sharp(d)`."""
+    return gamma * dual_norm
+
+
+def ucg(dual_norm: Tensor, lr: float) -> Tensor:
+    """Return `lr`, whatever the dual norm: unconstrained conditional gradient, uSCG."""
+    return torch.full_like(dual_norm, lr)
+
+
+def ggnc(dual_norm: Tensor, lr: float, rho: float) -> Tensor:
+    """Return `gamma min(rho, ||d||*)`: generalized gradient norm clipping (Algorithm 1).
+
+    Steepest descent up to the threshold, conditional gradient above it; equivalently the minimiser
+    of `gamma <d, x - x_k> + ||x - x_k||^2 / 2` over `||x - x_k|| <= gamma rho`.
+    """
+    return lr * (dual_norm / rho).clamp(max=1)
+
+
+def cg(gap: Tensor, gamma: float) -> Tensor:
+    """Return `gamma`, whatever the gap: the open-loop conditional gradient (Frank-Wolfe), SCG."""
+    return torch.full_like(gap, gamma)
+
+
+def short_step_1(gap: Tensor, w_norm: Tensor, lr: float, rho: float) -> Tensor:
+    """Return `gamma min(rho, gap / ||w||^2)`: the short step, variant 1 (Algorithm 2).
+
+    With `gamma = 1/L` and `rho = L` it is Frank-Wolfe's deterministic short step. 0 where `gap` is
+    negative (the start lies outside the ball) or `w` is 0 (the corner is reached).
+    """
+    reached = w_norm == 0
+    ratio = gap / torch.where(reached, 1, w_norm).square()
+    return lr * (torch.where(reached, 0, ratio) / rho).clamp(0, 1)
+
+
+def short_step_2(gap: Tensor, lr: float, rho: float, beta: float = 1.0) -> Tensor:
+    """Return `gamma min(rho, gap / (4 beta^2))`: the short step, variant 2 (Algorithm 2).
+
+    `2 beta` bounds `||w||` inside the ball, so no norm is needed. 0 where `gap` is negative.
+    """
+    return lr * (gap / (4 * beta**2) / rho).clamp(0, 1)
