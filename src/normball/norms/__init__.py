@@ -1,20 +1,20 @@
-"""Norms, their duals, and the linear minimisation oracles of their unit balls."""
+"""Norms, their duals, and the linear minimisation oracles of their unit balls.
 
-from normball.norms.base import Norm
-from normball.norms.product import ByShape, Product
-from normball.norms.rowcol import Column, Row
-from normball.norms.spectral import Spectral, SpectralConv
-from normball.norms.vector import RMS, Euclidean, Sign
+Each module lists its norms in its `__all__`; nothing else registers them.
+"""
 
-__all__ = [
-    "RMS",
-    "ByShape",
-    "Column",
-    "Euclidean",
-    "Norm",
-    "Product",
-    "Row",
-    "Sign",
-    "Spectral",
-    "SpectralConv",
-]
+from normball.norms import base, blocks, product, rowcol, spectral, vector
+from normball.norms.base import *
+from normball.norms.blocks import *
+from normball.norms.product import *
+from normball.norms.rowcol import *
+from normball.norms.spectral import *
+from normball.norms.vector import *
+
+__all__: list[str] = []
+__all__ += base.__all__
+__all__ += blocks.__all__
+__all__ += product.__all__
+__all__ += rowcol.__all__
+__all__ += spectral.__all__
+__all__ += vector.__all__

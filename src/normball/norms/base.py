@@ -7,6 +7,8 @@ from torch import Tensor
 
 from normball._numeric import as_working, saturate
 
+__all__ = ["Norm"]
+
 
 class Norm(ABC):
     """A norm on tensors of one shape, with the oracle of its unit ball `{x : norm(x) <= 1}`.

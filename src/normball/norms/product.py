@@ -10,6 +10,8 @@ from normball.norms.base import Norm
 from normball.norms.spectral import Spectral, SpectralConv
 from normball.norms.vector import RMS
 
+__all__ = ["ByShape", "Product"]
+
 
 @dataclass(frozen=True)
 class Product:

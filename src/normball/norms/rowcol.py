@@ -9,6 +9,8 @@ from torch import Tensor
 from normball._numeric import as_working, saturate, split_scale
 from normball.norms.base import Norm
 
+__all__ = ["Column", "Row"]
+
 
 def _check_matrix(norm: Norm, shape: torch.Size) -> None:
     if len(shape) < 2:
@@ -33,8 +35,7 @@ def _normalised_lines(d: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     unit = unit / torch.where(length == 0, 1, length)
     shares, largest = split_scale(scale)
     # A NaN in one line belongs to the whole tensor.
-    spread = torch.where(torch.isfinite(largest), 1, torch.nan)
-    return unit * spread, saturate((shares * length).sum() * largest)
+    return unit + 0 * largest, saturate((shares * length).sum() * largest)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from normball._numeric import as_working, largest_singular_value, saturate
 from normball.norms.base import Norm
 from normball.polar import SVD, Auto, Polar
 
+__all__ = ["Spectral", "SpectralConv"]
+
 _SCALES = ("rms", "input", "plain")
 
 
@@ -73,7 +75,7 @@ class Spectral(Norm):
         return self._aspect(shape[-2], shape[-1])
 
     def _aspect(self, rows: int, columns: int) -> float:
-        if self.scale == "plain" or not columns:
+        if self.scale == "plain" or not rows or not columns:
             return 1.0
         ratio = math.sqrt(rows / columns)
         return max(1.0, ratio) if self.scale == "input" else ratio

@@ -9,6 +9,8 @@ from torch import Tensor
 from normball._numeric import as_working, saturate, split_scale
 from normball.norms.base import Norm
 
+__all__ = ["RMS", "Euclidean", "Sign"]
+
 
 def _length(w: Tensor) -> Tensor:
     unit, scale = split_scale(as_working(w))
@@ -82,9 +84,8 @@ class Sign(Norm):
         unit, scale = split_scale(as_working(d))
         fan_in = self._fan_in(d.shape)
         dual = saturate(torch.linalg.vector_norm(unit, 1) / fan_in * scale)
-        # sign(NaN) is 0: carry the NaN over by hand.
-        step = torch.where(torch.isfinite(scale), -1 / fan_in, torch.nan)
-        return (torch.sign(unit) * step).to(d.dtype), dual
+        # sign(NaN) is 0; a scale that is not finite carries the NaN over.
+        return (torch.sign(unit) * (0 * scale - 1 / fan_in)).to(d.dtype), dual
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         return torch.where(noise < 0, -1.0, 1.0) / self._fan_in(noise.shape)

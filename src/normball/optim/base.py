@@ -41,7 +41,9 @@ class NormBallOptimizer(Optimizer):
     step to take.
     """
 
+    # The numbers that a group holds, and the attributes that a copy of the optimizer keeps.
     _numbers: tuple[str, ...] = ("radius", "lr", "alpha")
+    _own: tuple[str, ...] = ("_constrained", "_maximize", "_state_dtype", "_reuse_grad", "_record")
 
     def __init__(
         self,
@@ -181,11 +183,13 @@ class NormBallOptimizer(Optimizer):
         for block in blocks:
             d = self._estimate(block, finite)
             lmo, dual = block.norm.lmo_and_dual(d)
-            duals.append(dual.mul_(block.radius))
+            # In 64 bit, where the product of two finite 32-bit numbers is finite.
+            dual = block.radius * _scalar(dual)
+            duals.append(dual)
             if self._constrained:
                 lmo.mul_(block.radius)
                 x = block.param.to(d.dtype)
-                gaps.append(inner(as_working(d), as_working(x)) + dual)
+                gaps.append(_scalar(inner(as_working(d), as_working(x))) + dual)
                 if self._needs_corner:
                     corners.append(block.norm.norm(x - lmo) / block.radius)
             updates.append(self._keep(block, lmo))
@@ -195,7 +199,7 @@ class NormBallOptimizer(Optimizer):
         corner = _gather(corners).amax() if corners else None
         factor = self._factor(size, corner)
         # Weights that are NaN already make a gap of NaN: a step would only spread it.
-        finite = finite & ~factor.isnan()
+        finite = finite & ~size.isnan()
         factor = torch.where(finite, factor, 0)
         self._move(blocks, updates, factor, finite)
         self._record.add(size, factor, per_group, finite)
@@ -344,21 +348,25 @@ class NormBallOptimizer(Optimizer):
                 self.state[p]["momentum"] = momentum
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_constrained", "_maximize", "_state_dtype", "_reuse_grad", "_record")
         state = super().__getstate__()
-        return state | {name: getattr(self, name) for name in own} | {"_inside": set()}
+        return state | {name: getattr(self, name) for name in self._own} | {"_inside": set()}
 
 
 # How far above its radius a norm may be read, by rounding alone.
 _SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
+def _scalar(x: Tensor) -> Tensor:
+    """Return figures of a step in float64 if their device has it."""
+    return x if x.device.type == "mps" else x.double()
+
+
 def _gather(scalars: Iterable[Tensor]) -> Tensor:
-    """Return 0-d tensors of any device as one vector on the first one's, in float64 if it can."""
+    """Return 0-d tensors of any device as one vector on the device of the first."""
     scalars = list(scalars)
     device = scalars[0].device
     stacked = torch.stack([s.to(device) for s in scalars])
-    return stacked if device.type == "mps" else stacked.double()
+    return _scalar(stacked)
 
 
 def _total(scalars: list[Tensor]) -> Tensor:

@@ -49,6 +49,7 @@ class ClippedScion(NormBallOptimizer):
     """
 
     _numbers = ("radius", "lr", "alpha", "rho")
+    _own = (*NormBallOptimizer._own, "_variant")
 
     def __init__(
         self,

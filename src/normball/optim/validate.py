@@ -67,7 +67,7 @@ def check_norm(norm: object) -> Norm:
     """Return `norm` if it is a norm on single tensors; raise TypeError that names a near one."""
     if isinstance(norm, Norm):
         return norm
-    known = [name for name in norms.__all__ if name not in ("Norm", "Product")]
+    known = sorted(name for name in norms.__all__ if name not in ("Norm", "Product"))
     lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(str(getattr(norm, "__name__", norm)).lower(), lower, n=1)
     hint = f"did you mean {lower[near[0]]}()?" if near else f"known norms: {', '.join(known)}"

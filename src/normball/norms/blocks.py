@@ -1,0 +1,156 @@
+"""Norms of tensors that are several weights in one, or a weight stored the other way round."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from normball._numeric import as_working, largest_singular_value, saturate
+from normball.norms.base import Norm
+from normball.norms.spectral import Spectral
+
+__all__ = ["Blocks", "Transposed"]
+
+
+@dataclass(frozen=True)
+class Blocks(Norm):
+    """The largest norm over `count` equal blocks of a tensor, cut along `dim`.
+
+    With the blocks `w_1, ..., w_count`, each of which keeps all dimensions of `w`, and `of` the
+    norm of every block: `||w|| = max_i ||w_i||`, `lmo(d)_i = lmo(d_i)`, `||d||* = sum_i ||d_i||*`.
+    For weights stored as one: query, key and value, the gates of a recurrent layer, the heads of an
+    attention, the groups of a convolution. Blocks of the spectral family go through one batched
+    call, those of another norm one after the other.
+
+    Raises:
+        TypeError: `of` is not a `Norm`.
+        ValueError: `count` is not a whole number of at least 1, or `dim` is not a whole number.
+    """
+
+    of: Norm
+    count: int
+    dim: int = 0
+
+    def __post_init__(self) -> None:
+        _check_norm("Blocks", self.of)
+        if not (isinstance(self.count, int) and self.count >= 1):
+            raise ValueError(f"count={self.count!r} must be a whole number of at least 1")
+        if not isinstance(self.dim, int):
+            raise ValueError(f"dim={self.dim!r} must be a whole number")
+
+    def check(self, shape: torch.Size) -> None:
+        """Raise ValueError where `dim` does not divide into `count`, or `of` not fit a block."""
+        self._block_shape(shape)
+
+    def norm(self, w: Tensor) -> Tensor:
+        """Return `max_i ||w_i||`."""
+        block = self._block_shape(w.shape)
+        if not isinstance(self.of, Spectral) or w.numel() == 0:
+            return torch.stack([self.of.norm(x) for x in self._cut(w)]).amax()
+        matrices = self._matrices(self.of, w)
+        return saturate(largest_singular_value(matrices).amax() / self.of._gain(block))
+
+    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `lmo(d_i)` block by block, and `sum_i ||d_i||*`."""
+        block = self._block_shape(d.shape)
+        if not isinstance(self.of, Spectral) or d.numel() == 0:
+            pairs = [self.of.lmo_and_dual(x) for x in self._cut(d)]
+            lmo = self._join(torch.stack([v for v, _ in pairs]))
+            duals = torch.stack([dual for _, dual in pairs])
+            # A NaN in one block belongs to the whole tensor.
+            return torch.where(duals.isnan().any(), torch.nan, lmo), saturate(duals.sum())
+        factor, nuclear = self.of.polar(self._matrices(self.of, d))
+        gain = self.of._gain(block)
+        sign = torch.where(nuclear.isnan().any(), torch.nan, -1).to(factor.dtype)
+        lmo = self._join(factor.mul_(sign * gain).reshape(self.count, *block))
+        return lmo.to(d.dtype), saturate(gain * nuclear.sum())
+
+    def _onto_sphere(self, noise: Tensor) -> Tensor:
+        return self._join(torch.stack([self.of._onto_sphere(x) for x in self._cut(noise)]))
+
+    def _cut(self, w: Tensor) -> Tensor:
+        """Return the blocks of `w`, stacked along a new first dimension."""
+        dim = self.dim % w.ndim
+        cut = (self.count, w.shape[dim] // self.count)
+        return w.reshape(*w.shape[:dim], *cut, *w.shape[dim + 1 :]).movedim(dim, 0)
+
+    def _join(self, blocks: Tensor) -> Tensor:
+        """Undo `_cut`."""
+        dim = self.dim % (blocks.ndim - 1)
+        return blocks.movedim(0, dim).flatten(dim, dim + 1)
+
+    def _matrices(self, of: Spectral, w: Tensor) -> Tensor:
+        """Return the blocks as matrices, shape `(count, ..., m, n)`, in 32 or 64 bit."""
+        blocks = as_working(self._cut(w))
+        return blocks.reshape(self.count, *of._matrices(blocks[0]).shape)
+
+    def _block_shape(self, shape: torch.Size) -> torch.Size:
+        if not -len(shape) <= self.dim < len(shape):
+            raise ValueError(
+                f"{self} cuts dimension {self.dim}, which the shape {tuple(shape)} does not have"
+            )
+        size = shape[self.dim]
+        if size % self.count:
+            raise ValueError(
+                f"{self} cannot cut dimension {self.dim} of the shape {tuple(shape)}: "
+                f"{size} is not a multiple of {self.count}"
+            )
+        block = list(shape)
+        block[self.dim] = size // self.count
+        self.of.check(torch.Size(block))
+        return torch.Size(block)
+
+
+@dataclass(frozen=True)
+class Transposed(Norm):
+    """The norm of the tensor with the two dimensions `dims` exchanged: `||w|| = of(w^T)`.
+
+    `lmo(d) = of.lmo(d^T)^T`, and the dual norm is that of `d^T`. For weights stored input first: a
+    matrix `(d_in, d_out)`, the kernel `(c_in, c_out, *k)` of a transposed convolution, and, with
+    `dims=(1, 2)`, a stack of matrices `(count, d_in, d_out)`.
+
+    Raises:
+        TypeError: `of` is not a `Norm`.
+        ValueError: `dims` is not a pair of different whole numbers.
+    """
+
+    of: Norm
+    dims: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        _check_norm("Transposed", self.of)
+        dims = tuple(self.dims)
+        if len(dims) != 2 or dims[0] == dims[1] or not all(isinstance(i, int) for i in dims):
+            raise ValueError(f"dims={self.dims!r} must be two different whole numbers")
+        object.__setattr__(self, "dims", dims)
+
+    def check(self, shape: torch.Size) -> None:
+        """Raise ValueError where a dimension is missing, or `of` does not fit the exchanged one."""
+        if not all(-len(shape) <= i < len(shape) for i in self.dims):
+            raise ValueError(
+                f"{self} exchanges the dimensions {self.dims}, which the shape {tuple(shape)} "
+                "does not have"
+            )
+        exchanged = list(shape)
+        first, second = self.dims
+        exchanged[first], exchanged[second] = exchanged[second], exchanged[first]
+        self.of.check(torch.Size(exchanged))
+
+    def norm(self, w: Tensor) -> Tensor:
+        """Return the norm of `w^T`."""
+        self.check(w.shape)
+        return self.of.norm(w.transpose(*self.dims))
+
+    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the minimiser for `d^T`, exchanged back, and its dual norm."""
+        self.check(d.shape)
+        lmo, dual = self.of.lmo_and_dual(d.transpose(*self.dims))
+        return lmo.transpose(*self.dims), dual
+
+    def _onto_sphere(self, noise: Tensor) -> Tensor:
+        return self.of._onto_sphere(noise.transpose(*self.dims)).transpose(*self.dims)
+
+
+def _check_norm(owner: str, norm: object) -> None:
+    if not isinstance(norm, Norm):
+        raise TypeError(f"{owner}(of={norm!r}) must be given a norm, such as Spectral()")

@@ -1,0 +1,14 @@
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile(
+    "normball", deadline=None, derandomize=True, max_examples=60, print_blob=True
+)
+hypothesis.settings.load_profile("normball")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)

@@ -1,0 +1,156 @@
+"""The constrained methods: the ball holds, the start is brought in, lr has an end."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from normball import ClippedScion, Scion
+from normball.norms import RMS, Sign
+from tests.optim.network import build, groups, train
+from tests.optim.reference import LAYERS
+
+
+def ratios(model):
+    return {
+        n: LAYERS[n][1](p.detach().double().numpy()) / LAYERS[n][2]
+        for n, p in model.named_parameters()
+    }
+
+
+METHODS = {
+    "scion": lambda p, lr: Scion(p, lr, alpha=0.5, constrained=True),
+    "variant 1": lambda p, lr: ClippedScion(p, lr, rho=0.3, alpha=0.5, constrained=True, variant=1),
+    "variant 2": lambda p, lr: ClippedScion(p, lr, rho=0.3, alpha=0.5, constrained=True),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("lr", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+@pytest.mark.filterwarnings("ignore:.*starts outside its ball")
+def test_iterates_stay_in_the_ball(method, lr, dtype, tol):
+    model = build(dtype)
+    optimizer = METHODS[method](groups(model), lr)
+    for i in range(30):
+        train(model, optimizer, 1, start=i)
+        assert max(ratios(model).values()) <= 1 + tol
+
+
+def test_a_start_outside_is_scaled_onto_the_ball_with_a_warning():
+    model = build()
+    with torch.no_grad():
+        model.head.weight.mul_(100)
+        inside = model.head.bias.clone()
+    optimizer = Scion(
+        [
+            {"params": [("head.weight", model.head.weight)], "norm": Sign(), "radius": 2.0},
+            {"params": [("head.bias", model.head.bias)], "norm": RMS(), "radius": 2.0},
+        ],
+        0.0,
+        constrained=True,
+    )
+    for p in (model.head.weight, model.head.bias):
+        p.grad = torch.ones_like(p)
+    start = model.head.weight.detach().clone()
+    with pytest.warns(UserWarning, match=r"head\.weight of shape \(5, 12\) starts outside") as seen:
+        optimizer.step()
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    scale = 2.0 / (12 * start.abs().max())
+    assert torch.allclose(model.head.weight, start * scale)
+    assert torch.equal(model.head.bias, inside)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+
+
+def test_a_bad_first_gradient_moves_no_start():
+    p = nn.Parameter(torch.tensor([5.0, 5.0]))
+    optimizer = ClippedScion([p], 0.1, rho=1.0, constrained=True)
+    p.grad = torch.tensor([float("nan"), 0.0])
+    optimizer.step()
+    assert p.tolist() == [5.0, 5.0]
+    p.grad = torch.tensor([1.0, 0.0])
+    with pytest.warns(UserWarning, match="starts outside"):
+        optimizer.step()
+    assert float(RMS().norm(p.detach())) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+def test_never_backwards(variant):
+    """On a line with d = -1 for ever, x goes from 2 to the ball and towards its far end."""
+    p = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer = ClippedScion([p], 0.1, rho=0.5, alpha=1.0, constrained=True, variant=variant)
+    seen = []
+
+    def step(gradient):
+        p.grad = torch.full_like(p, gradient)
+        optimizer.step()
+        seen.append(p.item())
+
+    with pytest.warns(UserWarning, match="starts outside"):
+        step(-1.0)
+    step(-1.0)
+    step(-1.0)
+    assert seen == [1.0, 1.0, 1.0]  # the corner already: gap 0
+    for _ in range(100):
+        step(1.0)
+        assert seen[-1] < seen[-2]
+    assert -1 <= seen[-1] < 0
+
+
+def test_a_negative_gap_steps_nowhere():
+    """After a parameter is pushed outside behind the optimizer's back."""
+    p = nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+    optimizer = ClippedScion([p], 0.1, rho=1.0, alpha=1.0, constrained=True)
+    p.grad = -torch.ones(1, dtype=torch.float64)
+    optimizer.step()
+    with torch.no_grad():
+        p.fill_(2.0)
+    optimizer.step()
+    assert p.item() == 2.0
+    assert float(optimizer.metrics()["gap"]) == pytest.approx(-1)
+    assert float(optimizer.metrics()["step_factor"]) == 0
+
+
+@pytest.mark.parametrize("make", [Scion, lambda p, lr, **k: ClippedScion(p, lr, rho=1.0, **k)])
+def test_lr_is_a_share(make):
+    p = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=r"lr=1\.5 must lie in \[0, 1\]: .* share of the way"):
+        make([p], 1.5, constrained=True)
+    assert make([p], 1.5).param_groups[0]["lr"] == 1.5
+    optimizer = make([p], 1.0, constrained=True)
+    optimizer.param_groups[0]["lr"] = 1.01
+    p.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=r"lr=1\.01"):
+        optimizer.step()
+    assert p.tolist() == [1, 1]
+
+
+def test_rho_is_one_number():
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=r"hold \[1\.0, 2\.0\]: set the same value"):
+        ClippedScion([{"params": [a], "rho": 1.0}, {"params": [b], "rho": 2.0}], 0.1, rho=1.0)
+    optimizer = ClippedScion([{"params": [a], "rho": 3.0}], 0.1, rho=1.0)
+    optimizer.add_param_group({"params": [b]})
+    assert [g["rho"] for g in optimizer.param_groups] == [3.0, 3.0]
+    optimizer.param_groups[1]["rho"] = 4.0
+    a.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=r"\[3\.0, 4\.0\]"):
+        optimizer.step()
+    assert a.tolist() == [1, 1]
+    with pytest.raises(TypeError, match="unknown key 'rho'"):
+        Scion([{"params": [a], "rho": 3.0}], 0.1)
+
+
+@pytest.mark.parametrize("rho", [0.0, -1.0, float("nan"), float("inf")])
+def test_rho_is_positive(rho):
+    with pytest.raises(ValueError, match=r"rho=.* must lie in \(0, inf\)"):
+        ClippedScion([nn.Parameter(torch.ones(2))], 0.1, rho=rho)
+
+
+def test_variant_is_one_or_two():
+    with pytest.raises(ValueError, match="variant=3 must be 1 or 2"):
+        ClippedScion([nn.Parameter(torch.ones(2))], 0.1, rho=1.0, variant=3)

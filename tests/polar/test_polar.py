@@ -1,0 +1,185 @@
+"""The accuracy that each factor states, measured against a float64 SVD."""
+
+import pytest
+import torch
+
+from normball.polar import (
+    SVD,
+    Auto,
+    Eigh,
+    NewtonSchulz,
+    PolarExpress,
+    polar_express_coefficients,
+)
+
+ALL = [SVD(), Eigh(), NewtonSchulz(), PolarExpress(), Auto()]
+SHAPES = [(256, 256), (96, 384), (384, 96), (16, 16)]
+
+
+def with_spectrum(m, n, sigma, generator):
+    rank = min(m, n)
+    u, _ = torch.linalg.qr(torch.randn(m, rank, dtype=torch.float64, generator=generator))
+    v, _ = torch.linalg.qr(torch.randn(n, rank, dtype=torch.float64, generator=generator))
+    return (u * sigma) @ v.T
+
+
+def spectra(m, n):
+    """Yield the spectra that a momentum can have: flat, decaying, and of low rank."""
+    generator = torch.Generator().manual_seed(7)
+    rank = min(m, n)
+    yield "gaussian", torch.randn(m, n, dtype=torch.float64, generator=generator)
+    for decay in (2, 3, 4, 5, 6, 8):
+        sigma = torch.logspace(0, -decay, rank, dtype=torch.float64)
+        yield f"1e-{decay}", with_spectrum(m, n, sigma, generator)
+    for kept in (1, rank // 2):
+        sigma = (torch.arange(rank) < kept).double()
+        yield f"rank {kept}", with_spectrum(m, n, sigma, generator)
+
+
+def measure(polar, dtype):
+    """Return the worst relative errors of nuclear norm and inner product, and the largest sigma."""
+    low, high, top = 0.0, 0.0, 0.0
+    for m, n in SHAPES:
+        for _, x in spectra(m, n):
+            rounded = x.to(dtype)
+            exact = torch.linalg.svdvals(rounded.double()).sum()
+            factor, nuclear = polar(rounded)
+            for value in (nuclear, (factor.double() * rounded).sum()):
+                error = float(value / exact - 1)
+                low, high = min(low, error), max(high, error)
+            top = max(top, float(torch.linalg.svdvals(factor.double())[0]))
+    return low, high, top
+
+
+# polar, dtype, stated: largest shortfall, largest excess, largest singular value
+STATED = [
+    (SVD(), torch.float32, 3e-6, 1e-6, 1 + 3e-6),
+    (SVD(), torch.float64, 1e-14, 1e-14, 1 + 1e-14),
+    (Eigh(), torch.float32, 2e-3, 1e-4, 1 + 3e-4),
+    (Eigh(), torch.float64, 1e-6, 1e-8, 1 + 1e-8),
+    (PolarExpress(), torch.float32, 2.1e-3, 1e-6, 1 + 1e-6),
+    (PolarExpress(steps=8), torch.float32, 4e-4, 1e-6, 1 + 1e-6),
+    (Auto(), torch.float32, 2e-3, 1e-4, 1 + 3e-4),
+    (Auto(), torch.float64, 1e-14, 1e-14, 1 + 1e-14),
+]
+
+
+@pytest.mark.parametrize(("polar", "dtype", "short", "over", "top"), STATED, ids=str)
+def test_stated_accuracy(polar, dtype, short, over, top):
+    low, high, sigma = measure(polar, dtype)
+    assert low >= -short
+    assert high <= over
+    assert sigma <= top
+
+
+def test_newton_schulz_is_as_inaccurate_as_it_says():
+    low, high, sigma = measure(NewtonSchulz(), torch.float32)
+    assert -0.35 < low < -0.2
+    assert high < 0.1
+    assert 1.15 < sigma < 1.25
+
+
+@pytest.mark.parametrize("polar", ALL, ids=str)
+@pytest.mark.parametrize("shape", [(5, 4, 6), (2, 3, 6, 4), (3, 5, 5)], ids=str)
+def test_a_batch_is_its_matrices(polar, shape):
+    x = torch.randn(shape)
+    x[..., 0, :, :] = 0
+    factor, nuclear = polar(x)
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in shape[:-2])).reshape(
+        -1, len(shape) - 2
+    ):
+        alone, alone_nuclear = polar(x[tuple(index)])
+        assert torch.allclose(factor[tuple(index)], alone, atol=1e-4)
+        assert torch.allclose(nuclear[tuple(index)], alone_nuclear, rtol=1e-4)
+
+
+@pytest.mark.parametrize("polar", ALL, ids=str)
+def test_one_bad_matrix_leaves_its_neighbours_alone(polar):
+    x = torch.randn(3, 4, 6)
+    clean, clean_nuclear = polar(x)
+    x[1, 2, 3] = float("nan")
+    factor, nuclear = polar(x)
+    assert factor[1].isnan().all()
+    assert nuclear[1].isnan()
+    for i in (0, 2):
+        assert torch.equal(factor[i], clean[i])
+        assert torch.equal(nuclear[i], clean_nuclear[i])
+
+
+@pytest.mark.parametrize("polar", [SVD(), Eigh()], ids=str)
+def test_a_decomposition_that_fails_is_replaced_for_its_matrix_alone(polar, monkeypatch):
+    name = "svd" if isinstance(polar, SVD) else "eigh"
+    genuine = getattr(torch.linalg, name)
+    x = torch.randn(3, 4, 6)
+    clean, _ = polar(x)
+    # As LAPACK does for a batch with one matrix on which it does not converge.
+    poison = x[1] / x[1].abs().max()
+    poison = poison if name == "svd" else poison @ poison.mT
+
+    def fails(a, **kwargs):
+        for matrix in a.reshape(-1, *a.shape[-2:]):
+            if torch.allclose(matrix, poison, atol=1e-3):
+                raise torch._C._LinAlgError("did not converge")
+        return genuine(a, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, name, fails)
+    factor, nuclear = polar(x)
+    assert torch.allclose(factor[[0, 2]], clean[[0, 2]], atol=1e-6)
+    u, s, vh = (
+        torch.linalg.svd(x[1], full_matrices=False)
+        if name == "eigh"
+        else genuine(x[1], full_matrices=False)
+    )
+    assert torch.allclose(factor[1], u @ vh, atol=1e-3)
+    assert torch.allclose(nuclear[1], s.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("polar", ALL, ids=str)
+def test_rounding_noise_of_a_low_rank_matrix_decides_nothing(polar):
+    """Two computations of one rank-deficient matrix, alike up to rounding, agree."""
+    a, b = torch.randn(64, 4), torch.randn(4, 48)
+    x = a @ b
+    y = (a.double() @ b.double()).float()
+    assert not torch.equal(x, y)
+    (fx, _), (fy, _) = polar(x), polar(y)
+    limit = 2e-2 if isinstance(polar, Eigh | PolarExpress | Auto) else 0.2
+    assert float(torch.linalg.matrix_norm(fx - fy, 2)) < (1e-4 if polar == SVD() else limit)
+
+
+def test_coefficients_are_the_best_quintics():
+    """Each is optimal on its interval: the error takes its largest value four times, alternating.
+
+    And no nearby quintic does better on a fine grid.
+    """
+    low, high = 1e-3, 1.0
+    for quintic in polar_express_coefficients(7, 1e-3)[:-1]:
+        s = torch.linspace(low, high * 1.001, 200_001, dtype=torch.float64)
+
+        def error(c, s=s):
+            return float((1 - (c[0] * s + c[1] * s**3 + c[2] * s**5)).abs().max())
+
+        best = error(quintic)
+        for i in range(3):
+            for factor in (1 - 1e-4, 1 + 1e-4):
+                worse = list(quintic)
+                worse[i] *= factor
+                assert error(worse) > best
+        low, high = 1 - best, 1 + best
+
+
+def test_more_steps_are_more_accurate():
+    errors = [-measure(PolarExpress(steps=k), torch.float64)[0] for k in (4, 6, 8)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="steps=0"):
+        NewtonSchulz(steps=0)
+    with pytest.raises(ValueError, match=r"steps=2\.5"):
+        PolarExpress(steps=2.5)
+    with pytest.raises(ValueError, match="lower=1"):
+        PolarExpress(lower=1.0)
+    with pytest.raises(ValueError, match="shift=0"):
+        Eigh(shift=0)
+    with pytest.raises(ValueError, match=r"a matrix, got the shape \(3,\)"):
+        SVD()(torch.ones(3))

@@ -1,0 +1,43 @@
+"""The core needs torch alone."""
+
+import subprocess
+import sys
+
+BLOCK = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"numpy", "scipy", "sklearn", "matplotlib", "rich", "typer",
+                                  "jinja2", "PIL", "pandas"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+import warnings
+warnings.simplefilter("ignore")  # torch says once that it has found no NumPy
+"""
+
+TRAIN = """
+import torch, normball
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+opt = normball.ClippedScion(normball.param_groups(model), lr=0.01, rho=1.0)
+model(torch.randn(3, 4)).square().mean().backward()
+opt.step()
+print(float(opt.metrics()["step_factor"]) > 0)
+"""
+
+
+def test_the_core_runs_with_torch_alone():
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK + TRAIN], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "True"
+
+
+def test_the_command_line_says_what_is_missing():
+    code = BLOCK + "from normball.cli import main\nsys.argv = ['normball', '--help']\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "normball[lab]" in done.stderr
+    assert "Traceback" not in done.stderr
