@@ -7,7 +7,21 @@ from dataclasses import dataclass
 import cvxpy as cp
 import numpy as np
 
-from normball.norms import RMS, ByShape, Column, Euclidean, Norm, Row, Sign, Spectral, SpectralConv
+from normball.norms import (
+    L1,
+    RMS,
+    ByShape,
+    Column,
+    Euclidean,
+    Lp,
+    Norm,
+    Nuclear,
+    Row,
+    Schatten,
+    Sign,
+    Spectral,
+    SpectralConv,
+)
 from normball.polar import SVD, Eigh, NewtonSchulz, PolarExpress
 
 Array = np.ndarray
@@ -89,7 +103,46 @@ def by_shape_dual(d: Array) -> float:
     return sum(sigma(flat(d))) * math.sqrt(d.shape[0] / d.shape[1]) / math.prod(d.shape[2:])
 
 
+def lp(p: float) -> Law:
+    q = p / (p - 1)
+    return Law(
+        Lp(p),
+        (0, 1, 2, 3),
+        norm=lambda w: float((np.abs(w) ** p).sum() ** (1 / p)),
+        dual=lambda d: float((np.abs(d) ** q).sum() ** (1 / q)),
+        ball=lambda x, shape: cp.pnorm(cp.vec(x, order="C"), p),
+    )
+
+
+def schatten(p: float) -> Law:
+    q = p / (p - 1)
+    return Law(
+        Schatten(p),
+        (2,),
+        norm=lambda w: float((sigma(w) ** p).sum() ** (1 / p)),
+        dual=lambda d: float((sigma(d) ** q).sum() ** (1 / q)),
+    )
+
+
 LAWS = [
+    Law(
+        L1(),
+        (0, 1, 2, 3),
+        norm=lambda w: float(np.abs(w).sum()),
+        dual=lambda d: float(np.abs(d).max()),
+        ball=lambda x, shape: cp.norm(cp.vec(x, order="C"), 1),
+    ),
+    lp(1.5),
+    lp(4.0),
+    Law(
+        Nuclear(),
+        (2,),
+        norm=lambda w: float(sigma(w).sum()),
+        dual=lambda d: float(sigma(d).max()),
+        ball=lambda x, shape: cp.normNuc(x),
+    ),
+    schatten(1.5),
+    schatten(3.0),
     Law(
         Euclidean(),
         (0, 1, 2, 3, 4),

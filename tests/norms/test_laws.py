@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tests.norms.laws import LAWS
 
 # Largest error of one rounded result, with room for sums of a few dozen terms.

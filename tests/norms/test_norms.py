@@ -130,7 +130,7 @@ def test_matrix_norms_refuse_vectors(norm):
 def test_spectral_refusals():
     with pytest.raises(ValueError, match=r"three dimensions, got the shape \(3, 2\); use Spectral"):
         SpectralConv().lmo(torch.ones(3, 2))
-    with pytest.raises(ValueError, match="scale='imput' .* did you mean 'input'"):
+    with pytest.raises(ValueError, match=r"scale='imput' .* did you mean 'input'"):
         Spectral("imput")
     with pytest.raises(TypeError, match=r"normball\.polar"):
         Spectral(polar="svd")

@@ -1,96 +1,231 @@
-"""Norms that see a tensor of any shape as one vector."""
+"""Norms that see a tensor, or several, of any shape as one vector."""
 
 import math
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, saturate, split_scale
+from normball._numeric import as_working, saturate
 from normball.norms.base import Norm
 
-__all__ = ["RMS", "Euclidean", "Sign"]
+__all__ = ["L1", "RMS", "Euclidean", "Lp", "Sign", "VectorNorm"]
 
 
-def _length(w: Tensor) -> Tensor:
-    unit, scale = split_scale(as_working(w))
-    return saturate(torch.linalg.vector_norm(unit) * scale)
+def _unit_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Divide tensors by their largest entry in absolute value; return them and it, 0-d.
+
+    The scale is 1 where all entries are 0, and NaN where one of them is NaN or infinite.
+    """
+    work = [as_working(x) for x in parts]
+    peaks = [torch.linalg.vector_norm(x, float("inf")) for x in work if x.numel()]
+    if not peaks:
+        return work, work[0].new_ones(())
+    scale = torch.stack([peak.to(peaks[0].device) for peak in peaks]).amax()
+    scale = torch.where(scale == 0, 1, scale)
+    scale = scale + 0 * (scale - scale)  # infinity - infinity is NaN
+    return [x / scale.to(x.device) for x in work], scale
 
 
-def _normalised(d: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `d / ||d||_2` (0 at 0) and `||d||_2`."""
-    unit, scale = split_scale(as_working(d))
-    length = torch.linalg.vector_norm(unit)
-    unit = unit / torch.where(length == 0, 1, length)
-    return unit, saturate(length * scale)
+class VectorNorm(Norm):
+    """A norm on vectors: a tensor counts by its entries, several tensors as their concatenation.
+
+    The concatenation is never made. `joint_norm` and `joint_lmo_and_dual` take tensors of any
+    shapes and devices; scalars come back on the device of the first.
+    """
+
+    @abstractmethod
+    def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the norm of the concatenation, 0-d."""
+
+    @abstractmethod
+    def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return the minimiser over the unit ball, cut like `parts`, and the dual norm, 0-d."""
+
+    def norm(self, w: Tensor) -> Tensor:
+        """Return `||w||`, 0-d."""
+        return self.joint_norm([w])
+
+    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `lmo(d)` and `||d||*`, 0-d."""
+        (lmo,), dual = self.joint_lmo_and_dual([d])
+        return lmo, dual
 
 
 @dataclass(frozen=True)
-class Euclidean(Norm):
+class Lp(VectorNorm):
+    """The norm `||w||_p = (sum_i |w_i|^p)^(1/p)`, with `p` in `(1, inf)`; its dual is `||d||_q`.
+
+    With `1/p + 1/q = 1`: `lmo(d)_i = -sign(d_i) (|d_i| / ||d||_q)^(q-1)`. The ends are `L1()` and
+    `Sign(normalized=False)`, and `p = 2` is `Euclidean()`.
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 1 < self.p < float("inf"):
+            raise ValueError(
+                f"p={self.p} must lie in (1, inf); use L1() for p = 1 and Sign(normalized=False) "
+                "for p = inf"
+            )
+
+    def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return `||w||_p`."""
+        units, scale = _unit_scale(parts)
+        return saturate(_length(units, self.p) * scale)
+
+    def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return `-sign(d_i) (|d_i| / ||d||_q)^(q-1)` and `||d||_q`."""
+        q = self.p / (self.p - 1)
+        units, scale = _unit_scale(parts)
+        length = _length(units, q)
+        divisor = torch.where(length == 0, 1, length)
+        lmo = [
+            (-torch.sign(x) * (x.abs() / divisor.to(x.device)) ** (q - 1) + 0 * x).to(part.dtype)
+            for x, part in zip(units, parts, strict=True)
+        ]
+        return lmo, saturate(length * scale)
+
+
+def _length(units: Sequence[Tensor], p: float) -> Tensor:
+    """Return the p-norm of a concatenation whose largest entry is 1, or 0."""
+    lengths = [torch.linalg.vector_norm(x, p) for x in units]
+    lengths = [x.to(lengths[0].device) for x in lengths]
+    length: Tensor = torch.linalg.vector_norm(torch.stack(lengths), p)
+    return length
+
+
+@dataclass(frozen=True)
+class Euclidean(VectorNorm):
     """The Euclidean norm `||w||_2`; on matrices the Frobenius norm. Its own dual.
 
     `lmo(d) = -d / ||d||_2`. Clipped gradient descent, LARS.
     """
 
-    def norm(self, w: Tensor) -> Tensor:
+    def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_2`."""
-        return _length(w)
+        units, scale = _unit_scale(parts)
+        return saturate(_length(units, 2) * scale)
 
-    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+    def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-d / ||d||_2` and `||d||_2`."""
-        unit, length = _normalised(d)
-        return (-unit).to(d.dtype), length
+        units, scale = _unit_scale(parts)
+        length = _length(units, 2)
+        divisor = torch.where(length == 0, -1, -length)
+        lmo = [
+            (x / divisor.to(x.device)).to(part.dtype) for x, part in zip(units, parts, strict=True)
+        ]
+        return lmo, saturate(length * scale)
 
 
 @dataclass(frozen=True)
-class RMS(Norm):
+class RMS(VectorNorm):
     """The root mean square `||w||_2 / sqrt(n)` over all `n` entries; for biases and gains.
 
     `lmo(d) = -sqrt(n) d / ||d||_2` and `||d||* = sqrt(n) ||d||_2`.
     """
 
-    def norm(self, w: Tensor) -> Tensor:
+    def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_2 / sqrt(n)`."""
-        unit, scale = split_scale(as_working(w))
-        return saturate(torch.linalg.vector_norm(unit) / math.sqrt(max(w.numel(), 1)) * scale)
+        units, scale = _unit_scale(parts)
+        return saturate(_length(units, 2) / _root(parts) * scale)
 
-    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+    def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sqrt(n) d / ||d||_2` and `sqrt(n) ||d||_2`."""
-        unit, length = _normalised(d)
-        root = math.sqrt(d.numel())
-        return (-root * unit).to(d.dtype), saturate(root * length)
+        units, scale = _unit_scale(parts)
+        length, root = _length(units, 2), _root(parts)
+        factor = -root / torch.where(length == 0, 1, length)
+        lmo = [
+            (x * factor.to(x.device)).to(part.dtype) for x, part in zip(units, parts, strict=True)
+        ]
+        return lmo, saturate(root * length * scale)
+
+
+def _root(parts: Sequence[Tensor]) -> float:
+    return math.sqrt(max(sum(x.numel() for x in parts), 1))
 
 
 @dataclass(frozen=True)
-class Sign(Norm):
+class Sign(VectorNorm):
     """The largest entry in absolute value, times the fan-in when `normalized`.
 
     With `d_in = numel / shape[0]` (1 for vectors and for `normalized=False`):
     `||w|| = d_in max|w_ij|`, `lmo(d) = -sign(d) / d_in`, `||d||* = sum|d_ij| / d_in`. For output
     layers, whose sign step then changes each output by at most `max|input|`, and for signSGD.
+    Several tensors together have no fan-in: only `normalized=False` takes them.
     """
 
     normalized: bool = True
 
-    def norm(self, w: Tensor) -> Tensor:
+    def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `d_in max|w_ij|`."""
-        if w.numel() == 0:
-            return as_working(w).sum()
-        largest = torch.linalg.vector_norm(as_working(w), float("inf"))
-        return saturate(largest * self._fan_in(w.shape))
+        fan_in = self._fan_in(parts)
+        units, scale = _unit_scale(parts)
+        peaks = [torch.linalg.vector_norm(x, float("inf")) for x in units if x.numel()]
+        if not peaks:
+            return 0 * scale
+        peak = torch.stack([x.to(scale.device) for x in peaks]).amax()
+        return saturate(peak * scale * fan_in)
 
-    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+    def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d) / d_in` and `sum|d_ij| / d_in`."""
-        unit, scale = split_scale(as_working(d))
-        fan_in = self._fan_in(d.shape)
-        dual = saturate(torch.linalg.vector_norm(unit, 1) / fan_in * scale)
-        # sign(NaN) is 0; a scale that is not finite carries the NaN over.
-        return (torch.sign(unit) * (0 * scale - 1 / fan_in)).to(d.dtype), dual
+        fan_in = self._fan_in(parts)
+        units, scale = _unit_scale(parts)
+        dual = _length(units, 1) / fan_in * scale
+        # sign(NaN) is 0; a scale that is NaN carries it over.
+        step = 0 * scale - 1 / fan_in
+        lmo = [
+            (torch.sign(x) * step.to(x.device)).to(part.dtype)
+            for x, part in zip(units, parts, strict=True)
+        ]
+        return lmo, saturate(dual)
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
-        return torch.where(noise < 0, -1.0, 1.0) / self._fan_in(noise.shape)
+        return torch.where(noise < 0, -1.0, 1.0) / self._fan_in([noise])
 
-    def _fan_in(self, shape: torch.Size) -> int:
-        if not self.normalized or len(shape) < 2:
+    def _fan_in(self, parts: Sequence[Tensor]) -> int:
+        if not self.normalized:
             return 1
-        return max(math.prod(shape[1:]), 1)
+        if len(parts) > 1:
+            raise ValueError(
+                f"{self} needs the fan-in of one tensor, got {len(parts)} together; use "
+                "Sign(normalized=False)"
+            )
+        return max(math.prod(parts[0].shape[1:]), 1)
+
+
+@dataclass(frozen=True)
+class L1(VectorNorm):
+    """The sum of absolute values `sum_i |w_i|`; its dual is the largest one.
+
+    `lmo(d) = -sign(d_i*) e_i*` with `i*` the first entry of largest absolute value, `||d||* =
+    max|d_i|`. Sparse steps, one entry at a time.
+    """
+
+    def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return `sum_i |w_i|`."""
+        units, scale = _unit_scale(parts)
+        return saturate(_length(units, 1) * scale)
+
+    def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return `-sign(d_i*) e_i*` and `max|d_i|`."""
+        units, scale = _unit_scale(parts)
+        full = [i for i, x in enumerate(units) if x.numel()]
+        if not full:
+            return [x.clone() for x in parts], 0 * scale
+        places = {i: units[i].abs().argmax() for i in full}
+        peaks = torch.stack([units[i].reshape(-1)[places[i]].to(scale.device) for i in full])
+        winner = peaks.abs().argmax()
+        lmo = []
+        for i, (x, part) in enumerate(zip(units, parts, strict=True)):
+            step = torch.zeros_like(x)
+            if i in places:
+                mine = (winner == full.index(i)).to(x.device)
+                place = places[i]
+                value = -torch.sign(x.reshape(-1)[place]) * mine
+                flat = torch.zeros(x.numel(), dtype=x.dtype, device=x.device)
+                step = flat.index_put_((place,), value).view(x.shape)
+            lmo.append((step + 0 * scale.to(x.device)).to(part.dtype))
+        return lmo, saturate(peaks.abs().amax() * scale)
