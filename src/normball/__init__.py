@@ -3,8 +3,19 @@
 from importlib.metadata import version
 
 from normball import norms, polar, steps
-from normball.optim import ClippedScion, Scion
+from normball.groups import param_groups
+from normball.optim import GGNC, S3CG, ClippedScion, Scion
 
 __version__ = version("normball")
 
-__all__ = ["ClippedScion", "Scion", "__version__", "norms", "polar", "steps"]
+__all__ = [
+    "GGNC",
+    "S3CG",
+    "ClippedScion",
+    "Scion",
+    "__version__",
+    "norms",
+    "param_groups",
+    "polar",
+    "steps",
+]

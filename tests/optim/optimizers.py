@@ -1,40 +1,73 @@
 """One row enrols an optimizer in the shared tests."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from normball import ClippedScion, Scion
+from normball import GGNC, S3CG, ClippedScion, Scion
+from normball.norms import Euclidean, Lp, Sign
+from tests.optim.network import groups
 
 
 @dataclass(frozen=True)
 class Row:
+    """How to make an optimizer, called `make(params, lr, **options)`.
+
+    `layered` optimizers have a norm for every group; the others one for all, and their step size
+    goes by the name `gamma`. `learns_at` is a step at which the small network learns quickly.
+    """
+
     make: Any
     name: str
-    constrained: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    layered: bool = True
+    learns_at: float = 0.02
 
     def __call__(self, params, lr=0.01, **options):
-        return self.make(params, lr, **{**self.options, **options})
+        options = {**self.options, **options}
+        if self.layered:
+            return self.make(params, lr, **options)
+        return self.make(params, gamma=lr, **options)
+
+    def groups(self, model, polar=None):
+        """Return the groups of the test network that this optimizer takes."""
+        made = groups(model, polar)
+        return made if self.layered else [{"params": g["params"]} for g in made]
+
+    @property
+    def step_name(self):
+        return "lr" if self.layered else "gamma"
+
+    @property
+    def constrained(self):
+        return self.make is S3CG or self.options.get("constrained", False)
 
     def __str__(self):
         return self.name
 
 
-OPTIMIZERS = [
+LAYERED = [
     Row(Scion, "scion"),
-    Row(Scion, "scion-constrained", constrained=True, options={"constrained": True}),
-    Row(ClippedScion, "clipped", options={"rho": 1.5}),
+    Row(Scion, "scion-constrained", {"constrained": True}),
+    Row(ClippedScion, "clipped", {"rho": 1.5}),
+    Row(ClippedScion, "short-step-1", {"rho": 1.5, "constrained": True, "variant": 1}),
+    Row(ClippedScion, "short-step-2", {"rho": 1.5, "constrained": True, "variant": 2}),
+]
+JOINT = [
+    Row(GGNC, "ggnc-euclidean", {"rho": 1.5, "norm": Euclidean(), "alpha": 0.1}, False, 0.5),
+    Row(GGNC, "ggnc-lp", {"rho": 1.5, "norm": Lp(3.0), "alpha": 0.1}, False, 0.3),
     Row(
-        partial(ClippedScion, constrained=True),
-        "short-step-2",
-        constrained=True,
-        options={"rho": 1.5},
+        S3CG,
+        "s3cg-1",
+        {"rho": 1.5, "beta": 2.0, "norm": Sign(False), "alpha": 0.1},
+        False,
+        0.05,
     ),
     Row(
-        partial(ClippedScion, constrained=True, variant=1),
-        "short-step-1",
-        constrained=True,
-        options={"rho": 1.5},
+        S3CG,
+        "s3cg-2",
+        {"rho": 1.5, "beta": 2.0, "norm": Sign(False), "alpha": 0.1, "variant": 2},
+        False,
+        0.1,
     ),
 ]
+OPTIMIZERS = LAYERED + JOINT

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from normball.norms import RMS, Sign, Spectral
+from normball.norms import Norm, Spectral
 from normball.polar import PolarExpress
 from tests.optim.network import build, groups, loss, train
 from tests.optim.optimizers import OPTIMIZERS
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*starts outside its ball"),
+    pytest.mark.filterwarnings("ignore:.*(starts|is) outside"),
     pytest.mark.parametrize("row", OPTIMIZERS, ids=str),
 ]
 
@@ -37,7 +37,7 @@ def state_of(optimizer):
 
 def test_it_learns(row):
     model = build(torch.float32)
-    optimizer = row(groups(model), 0.02)
+    optimizer = row(row.groups(model), row.learns_at)
     before = sum(loss(model, i).item() for i in range(5))
     train(model, optimizer, 60)
     assert sum(loss(model, i).item() for i in range(5)) < 0.9 * before
@@ -48,7 +48,7 @@ def test_plain_and_named_parameters_give_the_same(row):
     for choose in (
         lambda m: m.parameters(),
         lambda m: m.named_parameters(),
-        lambda m: [{"params": m.parameters()}],
+        lambda m: [{"params": m.parameters()}],  # an iterator, gone after one use
     ):
         model = build()
         train(model, row(choose(model)), 3)
@@ -59,7 +59,10 @@ def test_plain_and_named_parameters_give_the_same(row):
 
 def test_a_parameter_without_gradient_stays_and_counts_zero(row):
     model, other = build(), build()
-    optimizer, reference = row(groups(model)), row(groups(other)[:2] + groups(other)[3:])
+    optimizer, reference = (
+        row(row.groups(model)),
+        row(row.groups(other)[:2] + row.groups(other)[3:]),
+    )
     train(model, optimizer, 2)
     frozen = model.conv2.weight.detach().clone()
     momentum = optimizer.state[model.conv2.weight]["momentum"].clone()
@@ -77,7 +80,7 @@ def test_a_parameter_without_gradient_stays_and_counts_zero(row):
 
 def test_closure(row):
     model, other = build(), build()
-    optimizer, plain = row(groups(model)), row(groups(other))
+    optimizer, plain = row(row.groups(model)), row(row.groups(other))
 
     def closure():
         optimizer.zero_grad()
@@ -95,7 +98,7 @@ def test_closure(row):
 
 def test_schedulers_change_the_step(row):
     model = build()
-    optimizer = row(groups(model), 0.04)
+    optimizer = row(row.groups(model), 0.04)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch)
     assert [g["lr"] for g in optimizer.param_groups] == [0.04] * 5
     train(model, optimizer, 1)
@@ -112,7 +115,7 @@ def test_schedulers_change_the_step(row):
 
 def test_one_cycle_scheduler_runs(row):
     model = build()
-    optimizer = row(groups(model))
+    optimizer = row(row.groups(model))
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 0.02, total_steps=4, cycle_momentum=False
     )
@@ -124,18 +127,18 @@ def test_one_cycle_scheduler_runs(row):
 
 def test_add_param_group(row):
     model, other = build(), build()
-    first, *rest = groups(model)
+    first, *rest = row.groups(model)
     optimizer = row([first])
     for group in rest:
         optimizer.add_param_group(group)
     train(model, optimizer, 3)
-    train(other, row(groups(other)), 3)
+    train(other, row(row.groups(other)), 3)
     assert same(bits(model), bits(other))
 
 
 def test_a_refused_group_is_not_added(row):
     model = build()
-    optimizer = row(groups(model)[:4])
+    optimizer = row(row.groups(model)[:4])
     for bad in ({"norm": Spectral()}, {"radius": -1.0}, {"raduis": 1.0}):
         with pytest.raises((ValueError, TypeError)):
             optimizer.add_param_group({"params": [model.conv1.bias], **bad})
@@ -144,7 +147,7 @@ def test_a_refused_group_is_not_added(row):
 
 def test_maximize(row):
     model, other = build(), build()
-    up, down = row(groups(model), maximize=True), row(groups(other))
+    up, down = row(row.groups(model), maximize=True), row(row.groups(other))
     for i in range(3):
         up.zero_grad()
         (-loss(model, i)).backward()
@@ -159,7 +162,7 @@ def test_maximize(row):
 
 def test_gradients_stay_unless_they_may_be_reused(row):
     model, other = build(), build()
-    keep, reuse = row(groups(model)), row(groups(other), reuse_grad=True)
+    keep, reuse = row(row.groups(model)), row(row.groups(other), reuse_grad=True)
     for i in range(5):
         for m, o in ((model, keep), (other, reuse)):
             o.zero_grad()
@@ -178,7 +181,7 @@ def test_small_dtypes_follow_float64(row, dtype):
     with torch.no_grad():
         for p, q in zip(exact.parameters(), model.parameters(), strict=True):
             p.copy_(q)
-    a, b = row(groups(exact)), row(groups(model))
+    a, b = row(row.groups(exact)), row(row.groups(model))
     for i in range(10):
         a.zero_grad()
         loss(exact, i).backward()
@@ -194,11 +197,11 @@ def test_small_dtypes_follow_float64(row, dtype):
 
 def test_state_dtype(row):
     model = build(torch.float32)
-    optimizer = row(groups(model), state_dtype=torch.bfloat16)
+    optimizer = row(row.groups(model), state_dtype=torch.bfloat16)
     train(model, optimizer, 2)
     assert {s["momentum"].dtype for s in optimizer.state.values()} == {torch.bfloat16}
     with pytest.raises(ValueError, match=r"state_dtype=torch\.int32"):
-        row(groups(model), state_dtype=torch.int32)
+        row(row.groups(model), state_dtype=torch.int32)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -209,7 +212,10 @@ def test_a_gradient_that_is_not_finite_changes_nothing(row, bad, reuse, when):
     with torch.no_grad():
         for m in (model, other):
             m.conv1.bias[0] = -0.0
-    optimizer, clean = row(groups(model), reuse_grad=reuse), row(groups(other), reuse_grad=reuse)
+    optimizer, clean = (
+        row(row.groups(model), reuse_grad=reuse),
+        row(row.groups(other), reuse_grad=reuse),
+    )
     train(model, optimizer, when)
     weights, momentum = bits(model), state_of(optimizer)
     optimizer.zero_grad()
@@ -232,7 +238,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(row, bad, reuse, when):
 
 def test_weights_that_are_nan_do_not_spread(row):
     model = build()
-    optimizer = row(groups(model))
+    optimizer = row(row.groups(model))
     train(model, optimizer, 1)
     before = bits(model)
     with torch.no_grad():
@@ -251,7 +257,7 @@ def test_weights_that_are_nan_do_not_spread(row):
 def test_gradients_over_the_whole_range(row):
     for size in (1e-40, 1e-30, 1e30, 1e38):
         model = build(torch.float32)
-        optimizer = row(groups(model))
+        optimizer = row(row.groups(model))
         for _ in range(2):
             for p in model.parameters():
                 p.grad = size * torch.sign(torch.randn_like(p))
@@ -263,7 +269,7 @@ def test_gradients_over_the_whole_range(row):
 
 def test_zero_gradients_stay_put(row):
     model = build()
-    optimizer = row(groups(model))
+    optimizer = row(row.groups(model))
     train(model, optimizer, 0)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -276,7 +282,7 @@ def test_zero_gradients_stay_put(row):
 
 def test_metrics(row):
     model = build()
-    optimizer = row(groups(model))
+    optimizer = row(row.groups(model))
     size = "gap" if row.constrained else "dual_norm"
     names = {size, "step_factor", "clipped_share", "skipped", "group_dual_norms"}
     assert {k: float(v.sum()) for k, v in optimizer.metrics().items()} == dict.fromkeys(names, 0)
@@ -287,12 +293,6 @@ def test_metrics(row):
     assert all(v.ndim == 0 for k, v in seen.items() if k != "group_dual_norms")
     if not row.constrained:
         assert float(seen["group_dual_norms"].sum()) == pytest.approx(float(seen[size]))
-    for index, group in enumerate(optimizer.param_groups):
-        by_hand = sum(
-            group["radius"] * float(group["norm"].dual_norm(optimizer.state[p]["momentum"]))
-            for p in group["params"]
-        )
-        assert float(seen["group_dual_norms"][index]) == pytest.approx(by_hand)
 
 
 class Synchronisations(TorchDispatchMode):
@@ -312,7 +312,7 @@ class Synchronisations(TorchDispatchMode):
 def test_a_step_waits_for_nothing(row):
     """The default factor off the CPU, and one that a step on the CPU can use."""
     model = build(torch.float32)
-    optimizer = row(groups(model, PolarExpress()))
+    optimizer = row(row.groups(model, PolarExpress()))
     train(model, optimizer, 1)  # The first constrained step may read the norms of the start.
     loss(model, 1).backward()
     with Synchronisations() as seen:
@@ -326,12 +326,12 @@ def test_a_step_on_meta_tensors(row):
     if row.constrained:
         with torch.device("meta"):
             model = build(torch.float32)
-        optimizer = row(groups(model, PolarExpress()))
+        optimizer = row(row.groups(model, PolarExpress()))
         optimizer._inside.update(model.parameters())
     else:
         with torch.device("meta"):
             model = build(torch.float32)
-        optimizer = row(groups(model, PolarExpress()))
+        optimizer = row(row.groups(model, PolarExpress()))
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
@@ -341,7 +341,7 @@ def test_a_step_on_meta_tensors(row):
 def test_grad_scaler(row):
     """A step under a scaler is a step without one; an overflow is left to the scaler."""
     model, other = build(torch.float32), build(torch.float32)
-    optimizer, plain = row(groups(model)), row(groups(other))
+    optimizer, plain = row(row.groups(model)), row(row.groups(other))
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for i in range(3):
         optimizer.zero_grad()
@@ -360,7 +360,7 @@ def test_grad_scaler(row):
 
 def test_deepcopy(row):
     model = build()
-    optimizer = row(groups(model))
+    optimizer = row(row.groups(model))
     train(model, optimizer, 2)
     pair = copy.deepcopy((model, optimizer))
     train(model, optimizer, 3, start=2)
@@ -378,11 +378,11 @@ def saved(optimizer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_a_checkpoint_continues_bit_for_bit(row, dtype):
     model = build(dtype)
-    optimizer = row(groups(model), 0.03)
+    optimizer = row(row.groups(model), 0.03)
     train(model, optimizer, 4)
     resumed = build(dtype, seed=5)
     resumed.load_state_dict(model.state_dict())
-    again = row(groups(resumed), 0.5)
+    again = row(row.groups(resumed), 0.5)
     again.load_state_dict(saved(optimizer))
     assert again.param_groups[0]["lr"] == 0.03
     for p, q in zip(model.parameters(), resumed.parameters(), strict=True):
@@ -394,21 +394,21 @@ def test_a_checkpoint_continues_bit_for_bit(row, dtype):
 
 def test_a_checkpoint_holds_plain_values(row):
     model = build()
-    optimizer = row(groups(model))
+    optimizer = row(row.groups(model))
     train(model, optimizer, 1)
     state = optimizer.state_dict()
     for entry in state["state"].values():
         assert set(entry) == {"momentum"}
     for group in state["param_groups"]:
         assert all(isinstance(v, str | float | int | list) for v in group.values()), group
-    assert state["param_groups"][4]["norm"] == repr(RMS())
+    assert state["param_groups"][4]["norm"] == repr(optimizer.param_groups[4]["norm"])
     # The optimizer itself keeps its objects.
-    assert optimizer.param_groups[4]["norm"] == RMS()
+    assert isinstance(optimizer.param_groups[4]["norm"], Norm)
 
 
 def test_a_foreign_checkpoint_is_refused_and_nothing_loaded(row):
     model = build()
-    optimizer = row(groups(model))
+    optimizer = row(row.groups(model))
     train(model, optimizer, 2)
     before = state_of(optimizer)
     adam = torch.optim.AdamW(groups_without_norm(model))
@@ -445,11 +445,11 @@ def groups_without_norm(model):
 
 
 BAD = [
-    ({"lr": -0.1}, ValueError, r"lr=-0\.1 must lie in \[0"),
-    ({"lr": float("nan")}, ValueError, "lr=nan"),
-    ({"lr": float("inf")}, ValueError, "lr=inf"),
-    ({"lr": "0.1"}, TypeError, "lr='0.1' must be a plain number"),
-    ({"lr": torch.tensor(0.1)}, TypeError, "plain number, not Tensor"),
+    ({"lr": -0.1}, ValueError, r"STEP=-0\.1 must lie in \[0"),
+    ({"lr": float("nan")}, ValueError, "STEP=nan"),
+    ({"lr": float("inf")}, ValueError, "STEP=inf"),
+    ({"lr": "0.1"}, TypeError, "STEP='0.1' must be a plain number"),
+    ({"lr": torch.tensor(0.1)}, TypeError, "STEP=.* plain number, not Tensor"),
     ({"alpha": 0.0}, ValueError, r"alpha=0\.0 must lie in \(0, 1\]"),
     ({"alpha": 1.5}, ValueError, r"alpha=1\.5"),
     ({"alpha": float("nan")}, ValueError, "alpha=nan"),
@@ -458,27 +458,20 @@ BAD = [
 
 @pytest.mark.parametrize(("options", "error", "match"), BAD, ids=str)
 def test_bad_arguments(row, options, error, match):
-    with pytest.raises(error, match=match):
+    with pytest.raises(error, match=match.replace("STEP", row.step_name)):
         row([nn.Parameter(torch.ones(2))], **options)
 
 
-BAD_GROUPS = [
-    ({"raduis": 1.0}, TypeError, "'raduis' .* did you mean 'radius'"),
-    ({"weight_decay": 0.1}, TypeError, "'weight_decay' .* constrained=True"),
-    ({"momentum": 0.9}, TypeError, r"momentum 0\.9 is alpha=0\.1"),
-    ({"zzz": 0.9}, TypeError, "'zzz' .* known keys: alpha"),
-    ({"radius": 0.0}, ValueError, r"radius=0\.0 must lie in \(0, inf\)"),
-    ({"radius": float("inf")}, ValueError, "radius=inf"),
-    ({"norm": "spectral"}, TypeError, r"norm='spectral' .* did you mean Spectral\(\)"),
-    ({"norm": Sign}, TypeError, r"did you mean Sign\(\)"),
-    ({"norm": 3}, TypeError, "known norms: .*ByShape"),
-    ({"norm": Spectral()}, ValueError, r"parameter 0 of shape \(2,\): .* needs a matrix"),
+BAD_KEYS = [
+    ({"weight_decay": 0.1}, "'weight_decay' .* constrained=True"),
+    ({"momentum": 0.9}, r"momentum 0\.9 is alpha=0\.1"),
+    ({"zzz": 0.9}, "'zzz' .* known keys: .*params"),
 ]
 
 
-@pytest.mark.parametrize(("group", "error", "match"), BAD_GROUPS, ids=str)
-def test_bad_groups(row, group, error, match):
-    with pytest.raises(error, match=match):
+@pytest.mark.parametrize(("group", "match"), BAD_KEYS, ids=str)
+def test_bad_keys(row, group, match):
+    with pytest.raises(TypeError, match=match):
         row([{"params": [nn.Parameter(torch.ones(2))], **group}])
 
 
@@ -527,19 +520,13 @@ def test_sparse_gradients_are_refused_before_anything_is_written(row):
 
 def test_a_group_spoilt_later_is_refused_at_the_step(row):
     model = build()
-    optimizer = row(groups(model))
+    optimizer = row(row.groups(model))
     train(model, optimizer, 1)
     before = bits(model)
     for key, value in (("lr", float("nan")), ("alpha", 2.0), ("radius", -1.0)):
         old = optimizer.param_groups[3][key]
         optimizer.param_groups[3][key] = value
-        with pytest.raises(ValueError, match=key):
+        with pytest.raises(ValueError, match=row.step_name if key == "lr" else key):
             train(model, optimizer, 1)
         optimizer.param_groups[3][key] = old
     assert same(before, bits(model))
-
-
-def test_repr_names_the_settings(row):
-    text = repr(row(groups(build())))
-    assert "Spectral" in text
-    assert "radius: 20.0" in text

@@ -2,6 +2,7 @@
 
 from normball.optim.base import NormBallOptimizer
 from normball.optim.clipped_scion import ClippedScion
+from normball.optim.joint import GGNC, S3CG
 from normball.optim.scion import Scion
 
-__all__ = ["ClippedScion", "NormBallOptimizer", "Scion"]
+__all__ = ["GGNC", "S3CG", "ClippedScion", "NormBallOptimizer", "Scion"]

@@ -2,8 +2,7 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, cast, overload
 
 import torch
@@ -13,51 +12,38 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from normball._numeric import as_working, inner
-from normball.norms import ByShape, Norm
 from normball.optim import checkpoint, metrics, validate
-
-Group = dict[str, Any]
-
-
-@dataclass
-class Block:
-    """One parameter during one step."""
-
-    name: str
-    param: Tensor
-    grad: Tensor
-    group: int
-    norm: Norm
-    radius: float
-    lr: float
-    alpha: float
+from normball.optim.geometry import Block, Geometry, gather, scalar
+from normball.optim.settings import Group, Settings
 
 
 class NormBallOptimizer(Optimizer):
-    """Steps along `v_l = -lmo_l(d_l)` in every layer, with one global number for their length.
+    """Steps along `v = -lmo(d)`, with one global number for their length.
 
-    The estimate is `d <- (1 - alpha) d + alpha g` from `d_0 = 0`; the norm of the network is the
-    product norm `max_l ||W_l||_l / r_l`. A subclass says, in `_factor`, which share of the longest
-    step to take.
+    The estimate is `d <- (1 - alpha) d + alpha g` from `d_0 = 0`. The geometry says what `lmo` is,
+    for all layers together; a subclass says, in `_factor`, which share of the longest step to take.
     """
 
-    # The numbers that a group holds, and the attributes that a copy of the optimizer keeps.
-    _numbers: tuple[str, ...] = ("radius", "lr", "alpha")
-    _own: tuple[str, ...] = ("_constrained", "_maximize", "_state_dtype", "_reuse_grad", "_record")
+    # The attributes that a copy of the optimizer keeps.
+    _own: tuple[str, ...] = (
+        "_settings", "_geometry", "_maximize", "_state_dtype", "_reuse_grad", "_record",
+    )  # fmt: skip
 
     def __init__(
         self,
         params: ParamsT,
         defaults: Group,
+        settings: Settings,
+        geometry: Geometry,
         *,
-        constrained: bool,
         maximize: bool,
         state_dtype: torch.dtype | None,
         reuse_grad: bool,
     ) -> None:
         if state_dtype is not None and not state_dtype.is_floating_point:
             raise ValueError(f"state_dtype={state_dtype} must be a floating dtype")
-        self._constrained = constrained
+        self._settings = settings
+        self._geometry = geometry
         self._maximize = maximize
         self._state_dtype = state_dtype
         self._reuse_grad = reuse_grad
@@ -65,7 +51,7 @@ class NormBallOptimizer(Optimizer):
         self._record = metrics.Record()
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of tensors or groups: write [tensor]")
-        super().__init__(params, {"norm": ByShape(), "radius": 1.0, **defaults})
+        super().__init__(params, defaults)
 
     @abstractmethod
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
@@ -79,74 +65,23 @@ class NormBallOptimizer(Optimizer):
     def _needs_corner(self) -> bool:
         return False
 
-    # -- parameters and their groups -----------------------------------------------------------
+    @property
+    def _constrained(self) -> bool:
+        return self._settings.constrained
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group: `params`, and optionally `norm`, `radius`, `lr`, `alpha` and `rho`.
+        """Add a group: a dict of `params` and the keys that the class documents.
 
         Raises:
             TypeError: an unknown key, a norm that is none, a tensor that is not real and dense.
             ValueError: a number out of range, a norm that does not fit a shape, a parameter twice.
+                Nothing is added.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group must be a dict, not {type(param_group).__name__}")
-        group = dict(param_group)
-        validate.check_keys(group, {"params", "norm", *self._numbers})
-        if "rho" in self._numbers and self.param_groups:
-            group.setdefault("rho", self.param_groups[0]["rho"])
-        group = {key: value for key, value in self.defaults.items() if key not in group} | group
-        params = group["params"]
-        group["params"] = [params] if isinstance(params, Tensor) else list(params)
-        group["norm"] = validate.check_norm(group["norm"])
-        self._check_numbers(group)
-        if self.param_groups:
-            self._check_rho([*self.param_groups, group])
-        self._check_params(group)
+        group = self._settings.complete(param_group, self.param_groups, self.defaults)
+        self._geometry.check_count(sum(len(g["params"]) for g in [*self.param_groups, group]))
         super().add_param_group(group)
-
-    def _check_numbers(self, group: Group) -> None:
-        high = 1.0 if self._constrained else float("inf")
-        try:
-            group["lr"] = validate.check_number("lr", group["lr"], low=0, high=high)
-        except ValueError as error:
-            if self._constrained and float(group["lr"]) > 1:
-                raise ValueError(
-                    f"{error}: in a constrained method lr is the share of the way to the edge of "
-                    "the ball"
-                ) from None
-            raise
-        group["alpha"] = validate.check_number(
-            "alpha", group["alpha"], low=0, high=1, open_low=True
-        )
-        group["radius"] = validate.check_number("radius", group["radius"], low=0, open_low=True)
-        if "rho" in self._numbers:
-            group["rho"] = validate.check_number("rho", group["rho"], low=0, open_low=True)
-
-    def _check_rho(self, groups: list[Group]) -> None:
-        if "rho" not in self._numbers:
-            return
-        values = {group["rho"] for group in groups}
-        if len(values) > 1:
-            raise ValueError(
-                f"rho is one threshold over all layers, but the groups hold {sorted(values)}: "
-                "set the same value in every group"
-            )
-
-    def _check_params(self, group: Group) -> None:
-        seen = {id(p) for other in self.param_groups for p in other["params"]}
-        for position, entry in enumerate(group["params"]):
-            named = isinstance(entry, tuple)
-            name, parameter = entry if named else (f"parameter {position}", entry)
-            validate.check_parameter(
-                f"{name} of shape {tuple(parameter.shape)}"
-                if isinstance(parameter, Tensor)
-                else name,
-                parameter,
-                group["norm"],
-            )
-            if id(parameter) in seen:
-                raise ValueError(f"{name} of shape {tuple(parameter.shape)} is given twice")
-            seen.add(id(parameter))
 
     # -- the step ------------------------------------------------------------------------------
 
@@ -180,24 +115,24 @@ class NormBallOptimizer(Optimizer):
             self._enter_ball(blocks, finite)
 
         updates, duals, gaps, corners = [], [], [], []
-        for block in blocks:
-            d = self._estimate(block, finite)
-            lmo, dual = block.norm.lmo_and_dual(d)
+        estimates = list(self._estimates(blocks, finite))
+        minimiser = self._geometry.minimise(blocks, estimates)
+        for block, d, (lmo, dual) in zip(blocks, estimates, minimiser, strict=True):
             # In 64 bit, where the product of two finite 32-bit numbers is finite.
-            dual = block.radius * _scalar(dual)
-            duals.append(dual)
+            duals.append(block.radius * scalar(dual))
             if self._constrained:
                 lmo.mul_(block.radius)
                 x = block.param.to(d.dtype)
-                gaps.append(_scalar(inner(as_working(d), as_working(x))) + dual)
-                if self._needs_corner:
-                    corners.append(block.norm.norm(x - lmo) / block.radius)
-            updates.append(self._keep(block, lmo))
+                gaps.append(scalar(inner(as_working(d), as_working(x))) + duals[-1])
+            # Held until the global number is known, in the gradient's memory if allowed.
+            updates.append(block.grad.copy_(lmo) if self._reuse_grad else lmo)
+        if self._needs_corner:
+            points = (b.param.to(u.dtype) - u for b, u in zip(blocks, updates, strict=True))
+            corners = self._geometry.ratios(blocks, points)
 
         per_group = self._per_group(blocks, duals)
-        size = _total(gaps) if self._constrained else per_group.sum()
-        corner = _gather(corners).amax() if corners else None
-        factor = self._factor(size, corner)
+        size = gather(gaps).sum() if self._constrained else per_group.sum()
+        factor = self._factor(size, gather(corners).amax() if corners else None)
         # Weights that are NaN already make a gap of NaN: a step would only spread it.
         finite = finite & ~size.isnan()
         factor = torch.where(finite, factor, 0)
@@ -206,30 +141,33 @@ class NormBallOptimizer(Optimizer):
         return loss
 
     def _collect(self) -> list[Block]:
-        blocks = []
+        blocks, missing = [], []
         for index, group in enumerate(self.param_groups):
-            self._check_numbers(group)
-            names = group.get("param_names") or [
-                f"parameter {i} of group {index}" for i in range(len(group["params"]))
-            ]
-            for name, p in zip(names, group["params"], strict=True):
-                if p.grad is None or p.numel() == 0:
-                    continue
-                validate.check_gradient(name, p.grad)
-                blocks.append(
-                    Block(
-                        name,
-                        p,
-                        p.grad,
-                        index,
-                        group["norm"],
-                        group["radius"],
-                        group["lr"],
-                        group["alpha"],
-                    )
-                )
-        self._check_rho(self.param_groups)
+            self._settings.check_numbers(group)
+            longest = self._settings.longest(group)
+            for name, p in self._named(index, group):
+                if p.grad is None:
+                    missing.append(name)
+                elif p.numel():
+                    validate.check_gradient(name, p.grad)
+                    norm, radius, alpha = group["norm"], group["radius"], group["alpha"]
+                    blocks.append(Block(name, p, p.grad, index, norm, radius, longest, alpha))
+        self._settings.check_common(self.param_groups)
+        if blocks and self._constrained:
+            self._geometry.check_complete(missing)
         return blocks
+
+    @staticmethod
+    def _named(index: int, group: Group) -> Iterator[tuple[str, Tensor]]:
+        params = group["params"]
+        names = group.get("param_names")
+        if names is None:
+            names = [f"parameter {i} of group {index}" for i in range(len(params))]
+        return zip(names, params, strict=True)
+
+    def _estimates(self, blocks: list[Block], finite: Tensor) -> Iterator[Tensor]:
+        for block in blocks:
+            yield self._estimate(block, finite.to(block.param.device))
 
     def _estimate(self, block: Block, finite: Tensor) -> Tensor:
         """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite."""
@@ -246,11 +184,7 @@ class NormBallOptimizer(Optimizer):
         reuse = self._reuse_grad and g.dtype == dtype
         new = torch.lerp(d, g.to(dtype), block.alpha, out=g if reuse else None)
         # Not a branch: the host does not know the flag, and the old bits must survive.
-        return torch.where(finite.to(d.device), new, d, out=d)
-
-    def _keep(self, block: Block, lmo: Tensor) -> Tensor:
-        """Hold the minimiser until the global number is known, in the gradient if allowed."""
-        return block.grad.copy_(lmo) if self._reuse_grad else lmo
+        return torch.where(finite, new, d, out=d)
 
     def _move(
         self, blocks: list[Block], updates: list[Tensor], factor: Tensor, finite: Tensor
@@ -261,10 +195,10 @@ class NormBallOptimizer(Optimizer):
             dtype = torch.float32 if dtype.itemsize < 4 else dtype
             x, update = p.to(dtype), update.to(dtype)
             if self._constrained:
-                share = (block.lr * factor).to(p.device, dtype)
+                share = (block.longest * factor).to(p.device, dtype)
                 new = torch.lerp(x, update, share, out=update)
             else:
-                length = (block.lr * block.radius * factor).to(p.device, dtype)
+                length = (block.longest * block.radius * factor).to(p.device, dtype)
                 new = torch.addcmul(x, update, length, out=update)
             torch.where(finite.to(p.device), new.to(p.dtype), p, out=p)
 
@@ -276,29 +210,31 @@ class NormBallOptimizer(Optimizer):
         new = [block for block in blocks if block.param not in self._inside]
         if not new:
             return
-        ratios = _gather([b.norm.norm(b.param) / b.radius for b in new])
-        *ratio_list, all_finite = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
+        balls = self._geometry.balls(new)
+        ratios = gather(self._geometry.ratios(new, (b.param for b in new)))
+        *values, all_finite = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
         if not all_finite:
             return
-        for block, ratio in zip(new, ratio_list, strict=True):
-            if ratio > 1 + _SLACK.get(block.param.dtype, 2e-2):
-                block.param.div_(ratio)
+        for ball, ratio in zip(balls, values, strict=True):
+            first = ball[0]
+            if ratio > 1 + _SLACK.get(first.param.dtype, 2e-2):
+                for block in ball:
+                    block.param.div_(ratio)
+                what = f"{first.name} of shape {tuple(first.param.shape)} starts outside its ball"
+                if len(ball) > 1:
+                    what = f"the start ({len(ball)} parameters together) is outside the ball"
                 warnings.warn(
-                    f"{block.name} of shape {tuple(block.param.shape)} starts outside its ball: "
-                    f"norm {ratio * block.radius:.4g}, radius {block.radius:.4g}. It was scaled "
-                    "onto the ball; initialise it inside, or give its group a larger radius",
+                    f"{what}: norm {ratio * first.radius:.4g}, radius {first.radius:.4g}. It was "
+                    "scaled onto the ball; initialise it inside, or take a larger radius",
                     stacklevel=5,
                 )
-            self._inside.add(block.param)
+        self._inside.update(block.param for block in new)
 
     def _per_group(self, blocks: list[Block], duals: list[Tensor]) -> Tensor:
-        sums = []
-        for index in range(len(self.param_groups)):
-            parts = [
-                dual for block, dual in zip(blocks, duals, strict=True) if block.group == index
-            ]
-            sums.append(_total(parts) if parts else torch.zeros((), dtype=torch.float64))
-        return _gather(sums)
+        sums = [torch.zeros_like(duals[0]) for _ in self.param_groups]
+        for block, dual in zip(blocks, duals, strict=True):
+            sums[block.group] = sums[block.group] + dual.to(duals[0].device)
+        return gather(sums)
 
     def metrics(self) -> dict[str, Tensor]:
         """Return what the steps so far saw, as tensors that no host has waited for.
@@ -354,20 +290,3 @@ class NormBallOptimizer(Optimizer):
 
 # How far above its radius a norm may be read, by rounding alone.
 _SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}
-
-
-def _scalar(x: Tensor) -> Tensor:
-    """Return figures of a step in float64 if their device has it."""
-    return x if x.device.type == "mps" else x.double()
-
-
-def _gather(scalars: Iterable[Tensor]) -> Tensor:
-    """Return 0-d tensors of any device as one vector on the device of the first."""
-    scalars = list(scalars)
-    device = scalars[0].device
-    stacked = torch.stack([s.to(device) for s in scalars])
-    return _scalar(stacked)
-
-
-def _total(scalars: list[Tensor]) -> Tensor:
-    return _gather(scalars).sum()

@@ -5,7 +5,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import steps
+from normball.norms import ByShape
 from normball.optim.base import NormBallOptimizer
+from normball.optim.geometry import Layers
+from normball.optim.settings import Settings
 
 
 class ClippedScion(NormBallOptimizer):
@@ -48,7 +51,6 @@ class ClippedScion(NormBallOptimizer):
             parameter twice, an empty list.
     """
 
-    _numbers = ("radius", "lr", "alpha", "rho")
     _own = (*NormBallOptimizer._own, "_variant")
 
     def __init__(
@@ -69,8 +71,14 @@ class ClippedScion(NormBallOptimizer):
         self._variant = variant
         super().__init__(
             params,
-            {"lr": lr, "alpha": alpha, "rho": rho},
-            constrained=constrained,
+            {"norm": ByShape(), "radius": 1.0, "lr": lr, "alpha": alpha, "rho": rho},
+            Settings(
+                keys=("norm", "radius", "lr", "alpha", "rho"),
+                numbers=("radius", "lr", "alpha", "rho"),
+                common=("rho",),
+                constrained=constrained,
+            ),
+            Layers(),
             maximize=maximize,
             state_dtype=state_dtype,
             reuse_grad=reuse_grad,

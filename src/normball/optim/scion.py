@@ -4,7 +4,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from normball.norms import ByShape
 from normball.optim.base import NormBallOptimizer
+from normball.optim.geometry import Layers
+from normball.optim.settings import Settings
 
 
 class Scion(NormBallOptimizer):
@@ -50,8 +53,13 @@ class Scion(NormBallOptimizer):
     ) -> None:
         super().__init__(
             params,
-            {"lr": lr, "alpha": alpha},
-            constrained=constrained,
+            {"norm": ByShape(), "radius": 1.0, "lr": lr, "alpha": alpha},
+            Settings(
+                keys=("norm", "radius", "lr", "alpha"),
+                numbers=("radius", "lr", "alpha"),
+                constrained=constrained,
+            ),
+            Layers(),
             maximize=maximize,
             state_dtype=state_dtype,
             reuse_grad=reuse_grad,

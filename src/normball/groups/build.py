@@ -1,0 +1,208 @@
+"""`param_groups`: every parameter of a model with its norm and radius, by the paper's recipe."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from normball.groups.overrides import Key, Override, Value, parse, positive
+from normball.groups.plan import Plan, Row
+from normball.groups.rules import Kind, Raw, Storage, kind_of
+from normball.groups.slots import Slot, slots_of
+from normball.norms import Norm
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    radius: float = 5.0,
+    input_radius: float = 1.0,
+    output_radius: float = 200.0,
+    overrides: Mapping[Key, Value] | None = None,
+) -> Plan:
+    """Give every parameter of a model its norm and its radius, and say by which rule.
+
+    The first layer gets `Spectral(scale="input")`, the last one `Sign()`, layers between them
+    `Spectral()`, embedding tables `Column(transposed=True)`, vectors `RMS()`, and kernels
+    `SpectralConv` where a matrix gets `Spectral`; the further cases are in `docs/param-groups.md`.
+    First and last go by the order in which the model registers its layers. A shared parameter is
+    placed once; as an embedding and a head at once it is the last layer. Frozen parameters stay
+    out of the groups. Only types, names and shapes are looked at, so a model on the meta device
+    is as good.
+
+    Args:
+        model: a module; compiled and wrapped ones give the names of the module inside.
+        radius: of hidden layers and vectors, in units of their norms.
+        input_radius: of embedding tables and of the first layer.
+        output_radius: of the last layer.
+        overrides: what holds for some parameters instead: a pattern of names (as in `fnmatch`) or a
+            module type, to a dict of `norm`, `radius` or both, or to one of the roles `input`,
+            `hidden`, `output`, `embedding`, `vector`. Later entries win. A type speaks of the
+            weights its modules hold themselves, or of their vectors if they hold nothing else.
+
+    Returns:
+        A list of dicts `{"params": [(name, parameter), ...], "norm": ..., "radius": ...}`, one for
+        each distinct role, norm and radius, for any optimizer of this package.
+
+    Raises:
+        TypeError: `model` is not a module; a radius, key or value of another type than documented.
+        ValueError: a parameter that no rule knows (the message names all of them and what to
+            write), an override that matches nothing or names an unknown role or setting, a norm
+            that does not fit its parameter, a radius that is not positive and finite, a lazy
+            module that has not seen a batch, nothing to train.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"param_groups takes the model itself, a torch.nn.Module, got {type(model).__name__}"
+        )
+    radii = dict.fromkeys(("hidden", "vector"), positive("radius", radius))
+    radii |= dict.fromkeys(("input", "embedding"), positive("input_radius", input_radius))
+    radii["output"] = positive("output_radius", output_radius)
+    slots = slots_of(model)
+    _check_parameters(slots)
+    entries = parse(overrides, slots)
+    findings = _findings(slots)
+    # Modules of which a type in the overrides means the weights alone.
+    weighty = {id(s.module) for f in findings if f.role != "vector" for s in f.slots}
+    rows = [_row(finding, entries, weighty, radii) for finding in findings]
+    _check_placed(findings, rows)
+    groups: dict[tuple[str, Norm | None, float | None], dict[str, Any]] = {}
+    for finding, row in zip(findings, rows, strict=True):
+        if row.role != "frozen":
+            group = groups.setdefault((row.role, row.norm, row.radius), {"params": []})
+            group |= {"norm": row.norm, "radius": row.radius}
+            group["params"].append((row.name, finding.slots[0].parameter))
+    return Plan(list(groups.values()), rows)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A parameter, all its places, and what the rules make of it."""
+
+    slots: list[Slot]
+    role: str
+    """`hidden` where no rule knows the parameter: what an override that states a norm leaves."""
+    storage: Storage
+    rule: str
+    """Empty where no rule knows the parameter."""
+
+
+def _check_parameters(slots: Sequence[Slot]) -> None:
+    lazy = [slot.name for slot in slots if is_lazy(slot.parameter)]
+    if lazy:
+        raise ValueError(f"{', '.join(lazy)}: a lazy module has no shapes yet; run one batch first")
+    if not any(slot.parameter.requires_grad for slot in slots):
+        raise ValueError("the model has no parameter that requires a gradient: nothing to train")
+
+
+def _findings(slots: Sequence[Slot]) -> list[_Finding]:
+    places: dict[int, list[tuple[Slot, Kind | None]]] = {}
+    order = []
+    for slot in slots:
+        kind = kind_of(slot)
+        places.setdefault(id(slot.parameter), []).append((slot, kind))
+        if kind is not None and kind.spot:
+            order.append((kind.spot, id(slot.parameter)))
+    heads, first = _ends(order)
+    return [_finding(found, key in heads, key == first) for key, found in places.items()]
+
+
+def _ends(order: list[tuple[str, int]]) -> tuple[set[int], int | None]:
+    """Return which parameters are heads, and which one is the first layer if there is one.
+
+    Args:
+        order: the spot and the identity of everything that has a spot, as registered.
+    """
+    tables = {key for spot, key in order if spot == "table"}
+    layers = [(spot, key) for spot, key in order if spot != "table"]
+    heads = {key for spot, key in layers if spot == "layer" and key in tables}
+    if not heads and layers and layers[-1][0] == "layer":
+        heads = {layers[-1][1]}
+    if order and order[0][0] == "layer" and order[0][1] not in heads:
+        return heads, order[0][1]
+    return heads, None
+
+
+def _finding(places: list[tuple[Slot, Kind | None]], head: bool, first: bool) -> _Finding:
+    slots = [slot for slot, _ in places]
+    kinds = [kind for _, kind in places if kind is not None]
+    if not kinds:
+        return _Finding(slots, "hidden", Raw(slots[0].shape), "")
+    if head or first:
+        kind = next(kind for kind in kinds if kind.spot == "layer")
+        if any(kind.spot == "table" for kind in kinds):
+            return _Finding(slots, "output", kind.storage, "tied embedding and head")
+        role, which = ("output", "last") if head else ("input", "first")
+        return _Finding(slots, role, kind.storage, f"{which} layer, {kind.rule}")
+    return _Finding(slots, kinds[0].role, kinds[0].storage, kinds[0].rule)
+
+
+def _row(
+    finding: _Finding, entries: list[Override], weighty: set[int], radii: dict[str, float]
+) -> Row:
+    """Return the row of a parameter; `norm` is None for one that nothing places."""
+    name, shape = finding.slots[0].name, finding.slots[0].shape
+    if not finding.slots[0].parameter.requires_grad:
+        return Row(name, shape, "frozen", None, None, "requires_grad=False")
+    role, rule = finding.role, finding.rule
+    norm = finding.storage.norm(role) if rule else None
+    radius = radii[role]
+    for entry in entries:
+        slots = [s for s in finding.slots if entry.matches(s)]
+        if not isinstance(entry.key, str) and finding.role == "vector":
+            slots = [s for s in slots if id(s.module) not in weighty]
+        if not slots:
+            continue
+        rule = entry.label
+        if entry.role is not None:
+            role, radius = entry.role, radii[entry.role]
+            norm = finding.storage.norm(role)
+            if norm is None:
+                raise ValueError(
+                    f"{rule}: the shape {tuple(shape)} of {name!r} does not tell its norm in the "
+                    f"role {role!r}; state it, for instance {{'norm': Spectral()}}"
+                )
+        norm = norm if entry.norm is None else entry.norm
+        radius = radius if entry.radius is None else entry.radius
+    return Row(name, shape, role, norm, radius, rule)
+
+
+def _check_placed(findings: list[_Finding], rows: list[Row]) -> None:
+    unknown, unfit = [], []
+    for finding, row in zip(findings, rows, strict=True):
+        if row.role == "frozen":
+            continue
+        if row.norm is None:
+            unknown.append(finding.slots[0])
+            continue
+        try:
+            row.norm.check(row.shape)
+        except ValueError as error:
+            unfit.append(f"{row.name}: {error}")
+    if unknown:
+        raise ValueError(_refusal(unknown))
+    if unfit:
+        raise ValueError("\n".join(unfit))
+
+
+def _refusal(slots: list[Slot]) -> str:
+    lines = [f"no rule places {len(slots)} of the parameters, and none is guessed:"]
+    for slot in slots:
+        lines.append(f"  {slot.name}, shape {tuple(slot.shape)}, in {type(slot.module).__name__}")
+    lines.append("Say what they are (docs/param-groups.md), starting for instance from")
+    lines.append("overrides={")
+    for slot in slots:
+        lines.append(f"    {slot.name!r}: {{'norm': Spectral()}},")
+    lines.append("}")
+    lines.append("Spectral() is for matrices (out, in), and for stacks of them (count, out, in).")
+    if any(len(slot.shape) == 2 for slot in slots):
+        lines.append("A matrix stored (in, out): Transposed(Spectral()).")
+        lines.append("A table with one row per index: Column(transposed=True).")
+    if any(len(slot.shape) == 3 for slot in slots):
+        lines.append("A stack stored (count, in, out): Transposed(Spectral(), dims=(1, 2)).")
+    if any(len(slot.shape) > 2 for slot in slots):
+        lines.append("A kernel (out, in, *taps): SpectralConv().")
+    lines.append("A bias or a scale: RMS().")
+    return "\n".join(lines)

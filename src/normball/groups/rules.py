@@ -1,0 +1,288 @@
+"""The rules that tell what a parameter is, and the norm that each kind of storage has in a role."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from normball.groups.slots import Slot
+from normball.norms import RMS, Blocks, Column, Norm, Sign, Spectral, SpectralConv, Transposed
+
+ROLES = ("input", "hidden", "output", "embedding", "vector")
+
+
+class Storage(ABC):
+    """How a tensor holds a weight: what its dimensions mean."""
+
+    @abstractmethod
+    def norm(self, role: str) -> Norm | None:
+        """Return the norm of the weight in one of `ROLES`; None where that cannot be told."""
+
+
+@dataclass(frozen=True)
+class Weight(Storage):
+    """A matrix `(d_out, d_in)`, or a kernel `(c_out, c_in, *k)`, perhaps several in one.
+
+    `transposed`: stored input first, the first two dimensions exchanged. `blocks`: so many weights,
+    one below the other along the output.
+    """
+
+    kernel: bool = False
+    blocks: int = 1
+    transposed: bool = False
+
+    def norm(self, role: str) -> Norm | None:
+        """Return the norm of the weight; `embedding` is a matrix with one-hot inputs."""
+        if role == "vector":
+            return RMS()
+        if role == "embedding":
+            return Column(transposed=self.transposed)
+        norm: Norm = Sign()
+        if role != "output":
+            scale = "input" if role == "input" else "rms"
+            norm = SpectralConv(scale) if self.kernel else Spectral(scale)
+        # Stored output first, one Sign over all blocks is the largest over the blocks.
+        if self.blocks > 1 and (self.transposed or role != "output"):
+            norm = Blocks(norm, self.blocks, dim=1 if self.transposed else 0)
+        return Transposed(norm) if self.transposed else norm
+
+
+@dataclass(frozen=True)
+class Table(Storage):
+    """One row per index: `(rows, d)`, or the same with dimensions of size 1 between or before."""
+
+    shape: torch.Size
+
+    def norm(self, role: str) -> Norm | None:
+        """Return the norm of the table; in the role `output` its rows belong to the outputs."""
+        if role == "vector":
+            return RMS()
+        if role == "output":
+            return Sign()
+        matrix = len(self.shape) == 2
+        if role != "embedding":
+            return Weight(transposed=True).norm(role) if matrix else None
+        if matrix:
+            return Column(transposed=True)
+        long = [dim for dim, size in enumerate(self.shape) if size > 1]
+        if len(long) < 2:
+            return RMS()
+        if len(long) > 2:
+            return None
+        table = Column(transposed=True)
+        return Transposed(table, dims=(0, long[0])) if long[0] else table
+
+
+@dataclass(frozen=True)
+class Raw(Storage):
+    """A tensor of which only the shape is known; told that it is a weight, `(d_out, d_in)`."""
+
+    shape: torch.Size
+
+    def norm(self, role: str) -> Norm | None:
+        """Return the norm for the role; a hidden or first weight must be a matrix."""
+        if role == "embedding":
+            return Table(self.shape).norm(role)
+        return None if role in ("input", "hidden") and len(self.shape) > 2 else Weight().norm(role)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a rule found a parameter to be."""
+
+    role: str
+    """Its role unless it turns out to be the first or the last layer."""
+    storage: Storage
+    rule: str
+    """As the table prints it."""
+    spot: str = ""
+    """Its part in the order of layers: `layer` can be first or last; `inside` and `table` take a
+    place but no role; anything else takes no place."""
+
+
+def kind_of(slot: Slot) -> Kind | None:
+    """Return what the first rule that knows the place finds there, None where none does."""
+    return next((kind for rule in RULES if (kind := rule(slot)) is not None), None)
+
+
+# The last part of a name; all of them hold one row per position or token.
+_POSITIONS = {
+    "pos_emb",
+    "pos_embed",
+    "pos_embedding",
+    "pos_embeddings",
+    "position_embedding",
+    "position_embeddings",
+    "positional_embedding",
+    "positional_embeddings",
+    "abs_pos_embed",
+    "absolute_pos_embed",
+    "rel_pos_h",
+    "rel_pos_w",
+    "relative_position_bias_table",
+}
+_TOKENS = {
+    "cls_token",
+    "cls_tokens",
+    "class_token",
+    "class_embedding",
+    "dist_token",
+    "distillation_token",
+    "mask_token",
+    "query_tokens",
+    "reg_token",
+    "reg_tokens",
+    "register_token",
+    "register_tokens",
+}
+_WEIGHT = {"weight", "weight_v", "weight_orig"}
+_LORA = {"lora_a", "lora_b"}
+_LORA_TABLE = {"lora_embedding_a", "lora_embedding_b"}
+
+
+def _is_vector(shape: torch.Size) -> bool:
+    return sum(size > 1 for size in shape) < 2
+
+
+def _vector(slot: Slot, rule: str) -> Kind:
+    return Kind("vector", Raw(slot.shape), rule)
+
+
+def _gain(slot: Slot) -> Kind | None:
+    """Norm layers, whatever the shape."""
+    if slot.tensor not in _WEIGHT:
+        return None
+    norms = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
+    return _vector(slot, "gain of a norm layer") if isinstance(slot.module, norms) else None
+
+
+def _weight_norm_length(slot: Slot) -> Kind | None:
+    """The lengths `g` of a weight-normed layer."""
+    if slot.tensor.endswith("_g") and _is_vector(slot.shape):
+        return _vector(slot, "weight norm, length")
+    return None
+
+
+def _named_table(slot: Slot) -> Kind | None:
+    """Position tables and tokens held as raw parameters, by name."""
+    if slot.tensor in _POSITIONS:
+        kind = Kind("embedding", Table(slot.shape), "position table, by name")
+    elif slot.tensor in _TOKENS:
+        kind = Kind("embedding", Table(slot.shape), "token, by name")
+    else:
+        return None
+    return kind if kind.storage.norm("embedding") is not None else None
+
+
+def _bias(slot: Slot) -> Kind | None:
+    """Biases, whatever the shape: those with the word `bias` in the name. And vectors proper."""
+    if "bias" in slot.tensor.split("_"):
+        return _vector(slot, "bias")
+    return _vector(slot, "one dimension") if slot.parameter.ndim < 2 else None
+
+
+def _lora(slot: Slot) -> Kind | None:
+    """Low-rank pairs, by name: layers, or raw matrices `(r, d_in)` and `(d_out, r)`."""
+    path = {part.lower() for part in slot.name.split(".")}
+    if not path & (_LORA | _LORA_TABLE):
+        return None
+    if "lora_embedding_a" in path or ("lora_a" in path and isinstance(slot.module, nn.Embedding)):
+        return Kind("embedding", Weight(), "low-rank factor of a table")
+    layer = _convolution(slot) or _linear(slot)
+    if layer is None and slot.parameter.ndim != 2:
+        return None
+    return Kind("hidden", layer.storage if layer else Weight(), "low-rank factor")
+
+
+def _embedding(slot: Slot) -> Kind | None:
+    if not (isinstance(slot.module, nn.Embedding | nn.EmbeddingBag) and slot.tensor in _WEIGHT):
+        return None
+    # Positions are no input of their own: the layer after such a table can still be the first.
+    position = _POSITIONS & set(slot.name.split("."))
+    return Kind("embedding", Table(slot.shape), "embedding table", "" if position else "table")
+
+
+def _convolution(slot: Slot) -> Kind | None:
+    if not (isinstance(slot.module, _ConvNd) and slot.tensor in _WEIGHT):
+        return None
+    transposed = isinstance(slot.module, _ConvTransposeNd)
+    groups = slot.module.groups
+    rule = "transposed convolution" if transposed else "convolution"
+    if groups > 1:
+        rule += f", {groups} groups"
+    return Kind("hidden", Weight(True, groups, transposed), rule, "layer")
+
+
+def _linear(slot: Slot) -> Kind | None:
+    """Linear layers: by type, by the sizes a module states, `Conv1D` of transformers by name."""
+    module = slot.module
+    if slot.tensor not in _WEIGHT or slot.parameter.ndim != 2:
+        return None
+    if isinstance(module, nn.Linear):
+        # The output projection of torch's attention: its module ends inside a network.
+        inside = isinstance(module, NonDynamicallyQuantizableLinear)
+        return Kind("hidden", Weight(), "linear", "inside" if inside else "layer")
+    if any(base.__name__ == "Conv1D" for base in type(module).__mro__):
+        return Kind("hidden", Weight(transposed=True), "linear, stored (in, out)", "layer")
+    sizes = (getattr(module, "out_features", None), getattr(module, "in_features", None))
+    if slot.shape == sizes:
+        return Kind("hidden", Weight(), "linear, by its sizes", "layer")
+    if slot.shape == sizes[::-1]:
+        return Kind("hidden", Weight(transposed=True), "linear, stored (in, out)", "layer")
+    return None
+
+
+def _bilinear(slot: Slot) -> Kind | None:
+    """A stack of matrices, one per output."""
+    if isinstance(slot.module, nn.Bilinear) and slot.tensor in _WEIGHT:
+        return Kind("hidden", Weight(), "bilinear, one matrix per output", "inside")
+    return None
+
+
+def _attention(slot: Slot) -> Kind | None:
+    """Projections of `nn.MultiheadAttention`, whose biases and `out_proj` other rules know."""
+    if not isinstance(slot.module, nn.MultiheadAttention):
+        return None
+    if slot.tensor.startswith("in_proj_weight"):
+        return Kind("hidden", Weight(blocks=3), "attention, query key value", "inside")
+    if slot.tensor.startswith(("q_proj_weight", "k_proj_weight", "v_proj_weight")):
+        return Kind("hidden", Weight(), "attention", "inside")
+    return None
+
+
+def _recurrent(slot: Slot) -> Kind | None:
+    """Stacked gates of LSTM, GRU and RNN, layers and cells; projections of an LSTM."""
+    if not isinstance(slot.module, nn.RNNBase | nn.RNNCellBase):
+        return None
+    if slot.tensor.startswith(("weight_ih", "weight_hh")):
+        gates = slot.shape[0] // slot.module.hidden_size
+        return Kind("hidden", Weight(blocks=gates), f"recurrent, {gates} gates", "inside")
+    if slot.tensor.startswith("weight_hr"):
+        return Kind("hidden", Weight(), "recurrent, projection", "inside")
+    return None
+
+
+def _scale(slot: Slot) -> Kind | None:
+    """Scales of any shape with at most one dimension larger than 1, `(1, 1, 1, C)` for instance."""
+    return _vector(slot, "one long dimension") if _is_vector(slot.shape) else None
+
+
+RULES: tuple[Callable[[Slot], Kind | None], ...] = (
+    _gain,
+    _weight_norm_length,
+    _named_table,
+    _bias,
+    _lora,
+    _embedding,
+    _convolution,
+    _linear,
+    _bilinear,
+    _attention,
+    _recurrent,
+    _scale,
+)

@@ -1,0 +1,150 @@
+"""GGNC and S3CG: the paper's Algorithms 1 and 2, with one norm over all parameters together."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from normball import steps
+from normball.norms import Norm
+from normball.optim import validate
+from normball.optim.base import NormBallOptimizer
+from normball.optim.geometry import Joint
+from normball.optim.settings import Settings
+
+
+class _JointOptimizer(NormBallOptimizer):
+    """What the two have in common: the paper's parameters, one norm, one radius."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        gamma: float,
+        rho: float,
+        norm: Norm,
+        alpha: float,
+        radius: float,
+        constrained: bool,
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(
+            params,
+            {"norm": norm, "radius": radius, "lr": gamma, "alpha": alpha, "rho": rho},
+            Settings(
+                keys=(),
+                numbers=("radius", "lr", "alpha", "rho"),
+                common=("radius", "lr", "rho"),
+                step="gamma",
+                constrained=constrained,
+            ),
+            Joint(validate.check_norm(norm)),
+            **options,
+        )
+
+
+class GGNC(_JointOptimizer):
+    r"""Generalized gradient norm clipping in one norm (Algorithm 1 of arXiv 2506.01913).
+
+    With `d <- (1 - alpha) d + alpha g` over all parameters together, and `v = -lmo(d)`:
+    `x <- x - gamma min(rho, ||d||*) v`. Steepest descent while the dual norm is at most `rho`,
+    steps of length `gamma rho` above. With `Euclidean()` and `alpha=1` it is
+    `clip_grad_norm_(rho)` followed by SGD with `gamma`.
+
+    Vector norms are taken of the concatenation of all parameters, which is never made; a matrix
+    norm takes a single tensor. For networks, a norm for every layer: `ClippedScion`.
+
+    Args:
+        params: tensors, named tensors, or groups with the key `params` alone.
+        gamma: step size, not negative; descent is proved for `gamma <= 1 / (L0 + rho L1)`. The
+            groups keep it as `lr`, so schedulers change it.
+        rho: threshold of the dual norm, positive.
+        norm: an object of `normball.norms`. `RMS` counts the entries that have a gradient.
+        alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
+        maximize, state_dtype, reuse_grad: as in `ClippedScion`.
+
+    Raises:
+        TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
+        ValueError: a number out of range, several tensors under a norm of one, a norm that does not
+            fit a shape, a parameter twice, an empty list.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        gamma: float,
+        rho: float,
+        norm: Norm,
+        alpha: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        reuse_grad: bool = False,
+    ) -> None:
+        options = {"maximize": maximize, "state_dtype": state_dtype, "reuse_grad": reuse_grad}
+        super().__init__(params, gamma, rho, norm, alpha, 1.0, False, options)
+
+    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:  # noqa: ARG002
+        return steps.ggnc(size, 1.0, self.param_groups[0]["rho"])
+
+
+class S3CG(_JointOptimizer):
+    r"""The stochastic short step conditional gradient (Algorithm 2 of arXiv 2506.01913).
+
+    With `d <- (1 - alpha) d + alpha g` over all parameters together and `w = x - beta lmo(d)`:
+    `x <- x - gamma eta w`, where `eta` is `min(rho, <d, w> / ||w||^2)` (variant 1) or
+    `min(rho, <d, w> / (4 beta^2))` (variant 2), and 0 where `<d, w>` is negative. From a start in
+    the ball of radius `beta` all iterates stay there. Frank-Wolfe's short step with `gamma = 1/L`,
+    `rho = L`.
+
+    Args:
+        params: tensors, named tensors, or groups with the key `params` alone. A start outside the
+            ball is scaled onto it at the first step, with a warning.
+        gamma: step size, with `gamma * rho <= 1`. The groups keep it as `lr`, so schedulers change
+            it.
+        rho: threshold, positive.
+        beta: radius of the ball, positive.
+        norm: an object of `normball.norms`, as in `GGNC`. Unless it is `Sign`, every parameter must
+            have a gradient at every step.
+        alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
+        variant: 1 or 2.
+        maximize, state_dtype, reuse_grad: as in `ClippedScion`.
+
+    Raises:
+        TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
+        ValueError: a number out of range, `gamma * rho > 1`, several tensors under a norm of one, a
+            norm that does not fit a shape, a parameter twice, an empty list.
+    """
+
+    _own = (*NormBallOptimizer._own, "_variant")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        gamma: float,
+        rho: float,
+        beta: float,
+        norm: Norm,
+        alpha: float = 1.0,
+        variant: int = 1,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        reuse_grad: bool = False,
+    ) -> None:
+        if variant not in (1, 2):
+            raise ValueError(f"variant={variant!r} must be 1 or 2")
+        beta = validate.check_number("beta", beta, low=0, open_low=True)
+        self._variant = variant
+        options = {"maximize": maximize, "state_dtype": state_dtype, "reuse_grad": reuse_grad}
+        super().__init__(params, gamma, rho, norm, alpha, beta, True, options)
+
+    @property
+    def _needs_corner(self) -> bool:
+        return self._variant == 1
+
+    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
+        rho, beta = self.param_groups[0]["rho"], self.param_groups[0]["radius"]
+        if corner is None:
+            return steps.short_step_2(size, 1.0, rho, beta)
+        return steps.short_step_1(size, corner * beta, 1.0, rho)

@@ -1,0 +1,618 @@
+"""Real modules, each with the placement that was worked out by hand, and a way to train them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+from normball.norms import RMS, Blocks, Column, Norm, Sign, Spectral, SpectralConv, Transposed
+
+Place = tuple[str, Norm, float]
+
+VECTOR: Place = ("vector", RMS(), 5.0)
+TABLE: Place = ("embedding", Column(transposed=True), 1.0)
+# A table held as (1, T, C).
+FRAMED_TABLE: Place = ("embedding", Transposed(Column(transposed=True)), 1.0)
+INPUT: Place = ("input", Spectral(scale="input"), 1.0)
+INPUT_CONV: Place = ("input", SpectralConv(scale="input"), 1.0)
+OUTPUT: Place = ("output", Sign(), 200.0)
+HIDDEN: Place = ("hidden", Spectral(), 5.0)
+CONV: Place = ("hidden", SpectralConv(), 5.0)
+
+
+def hidden(norm: Norm) -> Place:
+    return ("hidden", norm, 5.0)
+
+
+@dataclass
+class Case:
+    """A model, what `param_groups` must make of it, and an output to train on."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    expected: dict[str, Place]
+    run: Callable[[nn.Module], torch.Tensor]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def on(*shape: int) -> Callable[[nn.Module], torch.Tensor]:
+    return lambda model: model(torch.randn(shape))
+
+
+def on_tokens(*shape: int, count: int = 11) -> Callable[[nn.Module], torch.Tensor]:
+    return lambda model: model(torch.randint(count, shape))
+
+
+class Residual(nn.Module):
+    """A transformer block with torch's attention and a layer scale of four dimensions."""
+
+    def __init__(self, width: int, **attention) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, 2, batch_first=True, **attention)
+        self.gamma = nn.Parameter(torch.ones(1, 1, width))
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width, bias=False)
+
+    def forward(self, x):
+        y = self.norm(x)
+        x = x + self.attn(y, y, y, need_weights=False)[0]
+        return x + self.gamma * self.down(torch.relu(self.up(x)))
+
+
+class Vision(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 8))
+        self.register_tokens = nn.Parameter(torch.randn(1, 3, 8))
+        self.pos_embed = nn.Parameter(torch.randn(1, 8, 8))
+        self.patch_embed = nn.Conv2d(3, 8, 2, 2)
+        self.blocks = nn.ModuleList([Residual(8, add_bias_kv=True)])
+        self.norm = nn.RMSNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.patch_embed(x).flatten(2).mT
+        extra = torch.cat([self.cls_token, self.register_tokens], 1).expand(len(x), -1, -1)
+        x = torch.cat([extra, x], 1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x)[:, 0])
+
+
+class Language(nn.Module):
+    def __init__(self, tied: bool, position: str = "table") -> None:
+        super().__init__()
+        self.wte = nn.Embedding(11, 8)
+        if position == "table":
+            self.wpe = nn.Embedding(6, 8)
+        else:
+            self.positional_embedding = nn.Parameter(torch.randn(6, 8))
+        self.block = Residual(8, kdim=8, vdim=8)
+        self.lm_head = nn.Linear(8, 11, bias=False)
+        if tied:
+            self.lm_head.weight = self.wte.weight
+
+    def forward(self, tokens):
+        x = self.wte(tokens)
+        table = self.wpe.weight if hasattr(self, "wpe") else self.positional_embedding
+        return self.lm_head(self.block(x + table))
+
+
+def residual(prefix: str) -> dict[str, Place]:
+    return {
+        f"{prefix}.gamma": VECTOR,
+        f"{prefix}.norm.weight": VECTOR,
+        f"{prefix}.norm.bias": VECTOR,
+        f"{prefix}.attn.in_proj_weight": hidden(Blocks(Spectral(), 3)),
+        f"{prefix}.attn.in_proj_bias": VECTOR,
+        f"{prefix}.attn.out_proj.weight": HIDDEN,
+        f"{prefix}.attn.out_proj.bias": VECTOR,
+        f"{prefix}.up.weight": HIDDEN,
+        f"{prefix}.up.bias": VECTOR,
+        f"{prefix}.down.weight": HIDDEN,
+    }
+
+
+class Recurrent(nn.Module):
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.rnn = layer
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+class Cell(nn.Module):
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x):
+        state = self.cell(x)
+        return state[0] if isinstance(state, tuple) else state
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Linear(3, 4)
+        self.both = nn.Bilinear(4, 4, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x):
+        x = self.left(x)
+        return self.head(self.both(x, x))
+
+
+class Conv1D(nn.Module):
+    """A linear layer with its weight stored input first, as in the transformers package."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(nx, nf))
+        self.bias = nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+class OwnLinear(nn.Module):
+    """A linear layer of somebody else: it says its sizes."""
+
+    def __init__(self, in_features: int, out_features: int, input_first: bool = False) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        shape = (in_features, out_features) if input_first else (out_features, in_features)
+        self.weight = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x):
+        return x @ (self.weight if self.weight.shape[0] == self.in_features else self.weight.mT)
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a trained low-rank pair, as modules or as raw matrices."""
+
+    def __init__(self, layer: nn.Linear, raw: bool) -> None:
+        super().__init__()
+        self.base_layer = layer.requires_grad_(False)
+        out_features, in_features = layer.weight.shape
+        if raw:
+            self.lora_A = nn.Parameter(torch.randn(2, in_features))
+            self.lora_B = nn.Parameter(torch.randn(out_features, 2))
+        else:
+            self.lora_A = nn.ModuleDict({"default": nn.Linear(in_features, 2, bias=False)})
+            self.lora_B = nn.ModuleDict({"default": nn.Linear(2, out_features, bias=False)})
+
+    def forward(self, x):
+        y = self.base_layer(x)
+        if isinstance(self.lora_A, nn.Parameter):
+            return y + x @ self.lora_A.mT @ self.lora_B.mT
+        return y + self.lora_B["default"](self.lora_A["default"](x))
+
+
+class AdaptedTable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = nn.Embedding(11, 4).requires_grad_(False)
+        self.lora_embedding_A = nn.ParameterDict({"default": torch.randn(2, 11)})
+        self.lora_embedding_B = nn.ParameterDict({"default": torch.randn(4, 2)})
+
+    def forward(self, tokens):
+        factor = self.lora_embedding_A["default"][:, tokens].movedim(0, -1)
+        return self.base_layer(tokens) + factor @ self.lora_embedding_B["default"].mT
+
+
+class Response(nn.Module):
+    """Global response normalisation: scales of four dimensions, none called a bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(1, 1, 1, width))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, width))
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        x = x.movedim(1, -1)
+        return (x + self.temperature * (self.gamma * x + self.beta)).movedim(-1, 1)
+
+
+class HeadBias(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.u_bias = nn.Parameter(torch.zeros(2, 3))
+
+    def forward(self, x):
+        return x + self.u_bias
+
+
+class Window(nn.Module):
+    """A table of relative positions, as in windowed attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+
+    def forward(self, x):
+        return x + self.relative_position_bias_table
+
+
+class Masked(nn.Module):
+    """A position table as an Embedding, registered before the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position_embeddings = nn.Embedding(4, 6)
+        self.patch = nn.Linear(3, 6)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.patch(x) + self.position_embeddings.weight)
+
+
+class Symmetric(nn.Module):
+    def forward(self, x):
+        return x.triu() + x.triu(1).mT
+
+
+def old_weight_norm() -> nn.Module:
+    """The deprecated spelling, which checkpoints still hold."""
+    layer = nn.Linear(4, 4)
+    weight = layer.weight.detach()
+    del layer._parameters["weight"]
+    layer.weight_g = nn.Parameter(weight.norm(dim=1, keepdim=True))
+    layer.weight_v = nn.Parameter(weight)
+
+    def put(module, _):
+        v = module.weight_v
+        module.weight = module.weight_g * v / v.norm(dim=1, keepdim=True)
+
+    put(layer, None)
+    layer.register_forward_pre_hook(put)
+    return layer
+
+
+CASES = [
+    Case("one linear", lambda: nn.Linear(3, 2), {"weight": OUTPUT, "bias": VECTOR}, on(4, 3)),
+    Case(
+        "three linears",
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1), nn.Linear(1, 2)),
+        {
+            "0.weight": INPUT,
+            "0.bias": VECTOR,
+            "1.weight": HIDDEN,  # one long dimension, but a layer
+            "1.bias": VECTOR,
+            "2.weight": OUTPUT,
+            "2.bias": VECTOR,
+        },
+        on(4, 3),
+    ),
+    Case(
+        "convolutions",
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 4, 3, bias=False),
+            nn.BatchNorm1d(4),
+            nn.Conv1d(4, 4, 1, bias=False),
+            nn.InstanceNorm1d(4, affine=True),
+            nn.Unflatten(2, (4, 4)),
+            nn.Conv2d(4, 6, 2, bias=False),
+            nn.GroupNorm(2, 6),
+            nn.Unflatten(3, (3, 1)),
+            nn.Conv3d(6, 6, (2, 1, 1), bias=False),
+            nn.LayerNorm((6, 2, 3, 1)),
+            nn.PReLU(6),
+            nn.Conv3d(6, 1, 1),
+        ),
+        {
+            "0.weight": INPUT_CONV,
+            "1.weight": VECTOR,
+            "1.bias": VECTOR,
+            "2.weight": CONV,
+            "3.weight": VECTOR,
+            "3.bias": VECTOR,
+            "5.weight": CONV,
+            "6.weight": VECTOR,
+            "6.bias": VECTOR,
+            "8.weight": CONV,
+            "9.weight": VECTOR,
+            "9.bias": VECTOR,
+            "10.weight": VECTOR,
+            "11.weight": OUTPUT,
+            "11.bias": VECTOR,
+        },
+        on(2, 2, 18),
+    ),
+    Case(
+        "grouped and depthwise",
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 8, 3, groups=2, bias=False),
+            nn.Conv2d(8, 8, 3, groups=8, bias=False),
+            Response(8),
+            nn.Conv2d(8, 6, 1, groups=2, bias=False),
+        ),
+        {
+            "0.weight": ("input", Blocks(SpectralConv(scale="input"), 2), 1.0),
+            "1.weight": hidden(Blocks(SpectralConv(), 8)),
+            "2.gamma": VECTOR,
+            "2.beta": VECTOR,
+            "2.temperature": VECTOR,
+            "3.weight": OUTPUT,
+        },
+        on(2, 4, 6, 6),
+    ),
+    Case(
+        "transposed convolutions",
+        lambda: nn.Sequential(
+            nn.ConvTranspose1d(2, 4, 3, bias=False),
+            nn.ConvTranspose1d(4, 6, 2, groups=2, bias=False),
+            nn.ConvTranspose1d(6, 4, 2, bias=False),
+            nn.ConvTranspose1d(4, 2, 2, groups=2, bias=False),
+        ),
+        {
+            "0.weight": ("input", Transposed(SpectralConv(scale="input")), 1.0),
+            "1.weight": hidden(Transposed(Blocks(SpectralConv(), 2, dim=1))),
+            "2.weight": hidden(Transposed(SpectralConv())),
+            "3.weight": ("output", Transposed(Blocks(Sign(), 2, dim=1)), 200.0),
+        },
+        on(2, 2, 5),
+    ),
+    Case(
+        "vision transformer",
+        Vision,
+        {
+            "cls_token": ("embedding", RMS(), 1.0),
+            "register_tokens": FRAMED_TABLE,
+            "pos_embed": FRAMED_TABLE,
+            "patch_embed.weight": INPUT_CONV,
+            "patch_embed.bias": VECTOR,
+            **residual("blocks.0"),
+            "blocks.0.attn.bias_k": VECTOR,
+            "blocks.0.attn.bias_v": VECTOR,
+            "norm.weight": VECTOR,
+            "head.weight": OUTPUT,
+            "head.bias": VECTOR,
+        },
+        on(2, 3, 4, 4),
+    ),
+    Case(
+        "language model",
+        lambda: Language(tied=False),
+        {"wte.weight": TABLE, "wpe.weight": TABLE, **residual("block"), "lm_head.weight": OUTPUT},
+        on_tokens(2, 6),
+    ),
+    Case(
+        "tied language model",
+        lambda: Language(tied=True, position="raw"),
+        {"positional_embedding": TABLE, "wte.weight": OUTPUT, **residual("block")},
+        on_tokens(2, 6),
+    ),
+    Case(
+        "attention with other keys",
+        lambda: Cell(nn.MultiheadAttention(4, 2, kdim=3, vdim=5)),
+        {
+            "cell.q_proj_weight": HIDDEN,
+            "cell.k_proj_weight": HIDDEN,
+            "cell.v_proj_weight": HIDDEN,
+            "cell.in_proj_bias": VECTOR,
+            "cell.out_proj.weight": HIDDEN,
+            "cell.out_proj.bias": VECTOR,
+        },
+        lambda m: m.cell(torch.randn(2, 4), torch.randn(6, 3), torch.randn(6, 5))[0],
+    ),
+    Case(
+        "LSTM with projection",
+        lambda: Recurrent(nn.LSTM(3, 6, proj_size=4), 4),
+        {
+            "rnn.weight_ih_l0": hidden(Blocks(Spectral(), 4)),
+            "rnn.weight_hh_l0": hidden(Blocks(Spectral(), 4)),
+            "rnn.weight_hr_l0": HIDDEN,
+            "rnn.bias_ih_l0": VECTOR,
+            "rnn.bias_hh_l0": VECTOR,
+            "head.weight": OUTPUT,
+            "head.bias": VECTOR,
+        },
+        on(5, 2, 3),
+    ),
+    Case(
+        "GRU, both ways",
+        lambda: Recurrent(nn.GRU(3, 4, bidirectional=True, bias=False), 8),
+        {
+            "rnn.weight_ih_l0": hidden(Blocks(Spectral(), 3)),
+            "rnn.weight_hh_l0": hidden(Blocks(Spectral(), 3)),
+            "rnn.weight_ih_l0_reverse": hidden(Blocks(Spectral(), 3)),
+            "rnn.weight_hh_l0_reverse": hidden(Blocks(Spectral(), 3)),
+            "head.weight": OUTPUT,
+            "head.bias": VECTOR,
+        },
+        on(5, 2, 3),
+    ),
+    Case(
+        "RNN behind a linear",
+        lambda: nn.Sequential(nn.Linear(3, 5), Cell(nn.RNN(5, 4, bias=False))),
+        {
+            "0.weight": INPUT,
+            "0.bias": VECTOR,
+            "1.cell.weight_ih_l0": HIDDEN,
+            "1.cell.weight_hh_l0": HIDDEN,
+        },
+        on(5, 2, 3),
+    ),
+    *[
+        Case(
+            type(cell()).__name__,
+            lambda cell=cell: Cell(cell()),
+            {"cell.weight_ih": hidden(norm), "cell.weight_hh": hidden(norm)}
+            | {"cell.bias_ih": VECTOR, "cell.bias_hh": VECTOR},
+            on(2, 3),
+        )
+        for cell, norm in [
+            (lambda: nn.LSTMCell(3, 4), Blocks(Spectral(), 4)),
+            (lambda: nn.GRUCell(3, 4), Blocks(Spectral(), 3)),
+            (lambda: nn.RNNCell(3, 4), Spectral()),
+        ]
+    ],
+    Case(
+        "weight norm",
+        lambda: nn.Sequential(
+            parametrizations.weight_norm(nn.Conv1d(2, 4, 2)),
+            parametrizations.weight_norm(nn.Conv1d(4, 4, 2, groups=2), dim=None),
+            parametrizations.weight_norm(nn.Linear(4, 4)),
+        ),
+        {
+            "0.bias": VECTOR,
+            "0.parametrizations.weight.original0": VECTOR,
+            "0.parametrizations.weight.original1": INPUT_CONV,
+            "1.bias": VECTOR,
+            "1.parametrizations.weight.original0": VECTOR,
+            "1.parametrizations.weight.original1": hidden(Blocks(SpectralConv(), 2)),
+            "2.bias": VECTOR,
+            "2.parametrizations.weight.original0": VECTOR,
+            "2.parametrizations.weight.original1": OUTPUT,
+        },
+        on(2, 2, 6),
+    ),
+    Case(
+        "weight norm of a recurrent matrix",
+        lambda: parametrizations.weight_norm(nn.LSTMCell(3, 4, bias=False), "weight_hh"),
+        {
+            "weight_ih": hidden(Blocks(Spectral(), 4)),
+            "parametrizations.weight_hh.original0": VECTOR,
+            "parametrizations.weight_hh.original1": hidden(Blocks(Spectral(), 4)),
+        },
+        lambda m: m(torch.randn(2, 3), (torch.randn(2, 4), torch.randn(2, 4)))[0],
+    ),
+    Case(
+        "old weight norm",
+        lambda: nn.Sequential(nn.Linear(3, 4), old_weight_norm(), nn.Linear(4, 2)),
+        {
+            "0.weight": INPUT,
+            "0.bias": VECTOR,
+            "1.bias": VECTOR,
+            "1.weight_g": VECTOR,
+            "1.weight_v": HIDDEN,
+            "2.weight": OUTPUT,
+            "2.bias": VECTOR,
+        },
+        on(4, 3),
+    ),
+    Case(
+        "other parametrisations",
+        lambda: nn.Sequential(
+            parametrizations.spectral_norm(nn.Linear(3, 4)),
+            parametrizations.orthogonal(nn.Linear(4, 4, bias=False)),
+            parametrize.register_parametrization(
+                nn.Linear(4, 4, bias=False), "weight", Symmetric()
+            ),
+            nn.utils.spectral_norm(nn.Linear(4, 2, bias=False)),
+        ),
+        {
+            "0.bias": VECTOR,
+            "0.parametrizations.weight.original": INPUT,
+            "1.parametrizations.weight.original": HIDDEN,
+            "2.parametrizations.weight.original": HIDDEN,
+            "3.weight_orig": OUTPUT,
+        },
+        on(4, 3),
+    ),
+    Case(
+        "low-rank pairs",
+        lambda: nn.Sequential(
+            Adapted(nn.Linear(3, 5, bias=False), raw=False),
+            nn.Linear(5, 5, bias=False),
+            Adapted(nn.Linear(5, 2, bias=False), raw=True),
+        ),
+        {
+            "0.lora_A.default.weight": HIDDEN,
+            "0.lora_B.default.weight": HIDDEN,
+            "1.weight": HIDDEN,
+            "2.lora_A": HIDDEN,
+            "2.lora_B": HIDDEN,
+        },
+        on(4, 3),
+    ),
+    Case(
+        "low-rank pair of a table",
+        lambda: nn.Sequential(AdaptedTable(), nn.Linear(4, 2, bias=False)),
+        {
+            "0.lora_embedding_A.default": ("embedding", Column(), 1.0),
+            "0.lora_embedding_B.default": HIDDEN,
+            "1.weight": OUTPUT,
+        },
+        on_tokens(3, 2),
+    ),
+    Case(
+        "weights stored input first",
+        lambda: nn.Sequential(Conv1D(4, 3), Conv1D(6, 4), Conv1D(2, 6)),
+        {
+            "0.weight": ("input", Transposed(Spectral(scale="input")), 1.0),
+            "0.bias": VECTOR,
+            "1.weight": hidden(Transposed(Spectral())),
+            "1.bias": VECTOR,
+            "2.weight": ("output", Transposed(Sign()), 200.0),
+            "2.bias": VECTOR,
+        },
+        on(2, 3),
+    ),
+    Case(
+        "layers that state their sizes",
+        lambda: nn.Sequential(
+            OwnLinear(3, 4), OwnLinear(4, 6, input_first=True), OwnLinear(6, 6), OwnLinear(6, 2)
+        ),
+        {
+            "0.weight": INPUT,
+            "1.weight": hidden(Transposed(Spectral())),
+            "2.weight": HIDDEN,
+            "3.weight": OUTPUT,
+        },
+        on(2, 3),
+    ),
+    Case(
+        "bilinear",
+        Pair,
+        {
+            "left.weight": INPUT,
+            "left.bias": VECTOR,
+            "both.weight": HIDDEN,
+            "both.bias": VECTOR,
+            "head.weight": OUTPUT,
+            "head.bias": VECTOR,
+        },
+        on(2, 3),
+    ),
+    Case(
+        "a bag of words",
+        lambda: nn.Sequential(nn.EmbeddingBag(11, 4), nn.Linear(4, 2, bias=False)),
+        {"0.weight": TABLE, "1.weight": OUTPUT},
+        on_tokens(3, 2),
+    ),
+    Case(
+        "biases of two dimensions and a table called bias",
+        lambda: nn.Sequential(
+            HeadBias(), nn.Flatten(), nn.Linear(6, 18), nn.Unflatten(1, (9, 2)), Window()
+        ),
+        {
+            "0.u_bias": VECTOR,
+            "2.weight": OUTPUT,
+            "2.bias": VECTOR,
+            "4.relative_position_bias_table": TABLE,
+        },
+        on(2, 2, 3),
+    ),
+    Case(
+        "positions before the first layer",
+        Masked,
+        {
+            "position_embeddings.weight": TABLE,
+            "patch.weight": INPUT,
+            "patch.bias": VECTOR,
+            "head.weight": OUTPUT,
+            "head.bias": VECTOR,
+        },
+        on(2, 4, 3),
+    ),
+]
