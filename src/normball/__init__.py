@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from normball import norms, polar, steps
+from normball.balls import init_, project_
 from normball.groups import param_groups
 from normball.optim import GGNC, S3CG, ClippedScion, Scion
 
@@ -14,8 +15,10 @@ __all__ = [
     "ClippedScion",
     "Scion",
     "__version__",
+    "init_",
     "norms",
     "param_groups",
     "polar",
+    "project_",
     "steps",
 ]

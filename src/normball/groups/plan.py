@@ -47,12 +47,16 @@ class Plan(list[dict[str, Any]]):
         """One `Row` for each parameter of the model, in its order."""
 
     def __str__(self) -> str:
-        table = [HEADER, *(row.cells() for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table)
-        return "\n".join(lines)
+        return aligned([HEADER, *(row.cells() for row in self.rows)])
 
     __repr__ = __str__
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells, all of one length, as lines of text in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table)
+    return "\n".join(lines)
 
 
 def brief(norm: Norm) -> str:

@@ -1,0 +1,157 @@
+"""Weights and their balls: where training starts, and the way back inside."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from normball.groups import param_groups
+from normball.groups.plan import aligned
+from normball.norms import RMS, Norm, Sign
+
+Target = nn.Module | Optimizer | Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to one parameter; norms in units of its radius, so 1 is the sphere."""
+
+    name: str
+    shape: torch.Size
+    done: str
+    before: float
+    after: float
+    radius: float
+
+
+class Report(tuple[Change, ...]):
+    """One `Change` for every parameter; `print(report)` shows a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        header = ("name", "shape", "radius", "norm / radius before", "after", "done")
+        rows = [
+            (c.name, str(tuple(c.shape)), f"{c.radius:g}", f"{c.before:.4g}", f"{c.after:.4g}",
+             c.done)
+            for c in self
+        ]  # fmt: skip
+        return aligned([header, *rows])
+
+    __repr__ = __str__
+
+
+def init_(
+    target: Target, *, generator: torch.Generator | None = None, zero_output: bool = False
+) -> Report:
+    """Start every weight at a random point of the sphere of its ball, in place.
+
+    Scion's initialisation (arXiv 2502.07529): semi-orthogonal matrices and flattened kernels,
+    random signs, normalised rows or columns, each times its radius. Biases become 0; gains and
+    scales (vectors that are not named a bias) keep their value.
+
+    Args:
+        target: a model, which is placed by `param_groups(model)`; a plan or other groups with
+            `params`, `norm` and `radius`; or an optimizer of this package.
+        generator: source of the randomness; torch's global one when None.
+        zero_output: start weights under the norm `Sign` at 0 instead, as is common for the last
+            layer, whose radius is large.
+
+    Returns:
+        What was done to each parameter, as a table when printed.
+
+    Raises:
+        TypeError: `target` is none of these.
+        ValueError: a norm does not fit its parameter, or `param_groups` refuses the model.
+    """
+
+    def start(w: Tensor, name: str, norm: Norm, radius: float) -> str:
+        if isinstance(norm, RMS) and w.ndim < 2:
+            if "bias" not in name.rsplit(".", 1)[-1]:
+                return "kept"
+            w.zero_()
+            return "zero"
+        if zero_output and isinstance(norm, Sign):
+            w.zero_()
+            return "zero"
+        norm.init_(w, radius, generator)
+        return "on the sphere"
+
+    return _apply(target, start)
+
+
+def project_(target: Target) -> Report:
+    """Scale every weight that lies outside its ball onto its sphere, in place.
+
+    A constrained optimizer does the same at its first step, with a warning. Along the ray, not to
+    the nearest point: one factor per parameter, which keeps its direction.
+
+    Args:
+        target: as in `init_`.
+
+    Returns:
+        What was done to each parameter, as a table when printed.
+
+    Raises:
+        TypeError: `target` is none of these.
+        ValueError: a norm does not fit its parameter, or a weight is not finite.
+    """
+
+    def bring_in(w: Tensor, name: str, norm: Norm, radius: float) -> str:
+        ratio = float(norm.norm(w)) / radius
+        if not ratio < float("inf"):
+            raise ValueError(f"{name} of shape {tuple(w.shape)} is not finite: load a good state")
+        if ratio <= 1:
+            return "inside"
+        w.div_(ratio)
+        return "scaled"
+
+    return _apply(target, bring_in)
+
+
+@torch.no_grad()
+def _apply(target: Target, change: Any) -> Report:
+    """Call `change(w, name, norm, radius)` on every parameter, once all are known to fit."""
+    entries = list(_entries(target))
+    for name, w, norm, _ in entries:
+        try:
+            norm.check(w.shape)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    changes = []
+    for name, w, norm, radius in entries:
+        before = float(norm.norm(w)) / radius
+        done = change(w, name, norm, radius)
+        changes.append(Change(name, w.shape, done, before, float(norm.norm(w)) / radius, radius))
+    return Report(changes)
+
+
+def _entries(target: Target) -> Iterator[tuple[str, Tensor, Norm, float]]:
+    groups: Iterable[Mapping[str, Any]]
+    if isinstance(target, nn.Module):
+        groups = param_groups(target)
+    elif isinstance(target, Optimizer):
+        groups = target.param_groups
+    elif isinstance(target, Iterable):
+        groups = target
+    else:
+        raise TypeError(
+            f"expected a model, parameter groups or an optimizer, got {type(target).__name__}"
+        )
+    for index, group in enumerate(groups):
+        if not isinstance(group, Mapping) or not {"params", "norm", "radius"} <= set(group):
+            raise TypeError(
+                f"group {index} is not a dict with 'params', 'norm' and 'radius': make groups with "
+                "normball.param_groups(model)"
+            )
+        names = group.get("param_names")
+        for position, entry in enumerate(group["params"]):
+            if isinstance(entry, tuple):
+                name, parameter = entry
+            else:
+                parameter = entry
+                name = names[position] if names else f"parameter {position} of group {index}"
+            yield name, parameter, group["norm"], float(group["radius"])

@@ -1,0 +1,92 @@
+"""Starts on the sphere, and back inside the ball."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from normball import ClippedScion, init_, param_groups, project_
+from normball.norms import RMS, Spectral
+
+
+def model():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Embedding(9, 6),
+        nn.Conv1d(6, 8, 3),
+        nn.Linear(8, 8),
+        nn.LayerNorm(8),
+        nn.Linear(8, 5),
+    ).double()
+
+
+def test_init_puts_every_weight_on_its_sphere():
+    net = model()
+    gain = net[3].weight.detach().clone()
+    plan = param_groups(net)
+    report = init_(plan)
+    kernel = net[1].weight.detach().flatten(1)
+    # radius 5, scale sqrt(8 / 6) / 3, semi-orthogonal
+    scale = 5 * math.sqrt(8 / 6) / 3
+    assert torch.allclose(kernel @ kernel.T, scale**2 * torch.eye(8, dtype=kernel.dtype))
+    linear = net[2].weight.detach()
+    assert torch.allclose(linear @ linear.T, 25 * torch.eye(8, dtype=linear.dtype))
+    assert torch.allclose(net[4].weight.abs(), torch.tensor(200 / 8, dtype=torch.float64))
+    assert torch.allclose(net[0].weight.norm(dim=1) / math.sqrt(6), torch.ones(9).double())
+    assert torch.equal(net[3].weight, gain)
+    for layer in (net[1], net[2], net[3], net[4]):
+        assert not layer.bias.any()
+    done = {c.name: (c.done, c.after) for c in report}
+    assert done["3.weight"][0] == "kept"
+    assert done["1.bias"] == ("zero", 0)
+    for name in ("0.weight", "1.weight", "2.weight", "4.weight"):
+        assert done[name][0] == "on the sphere"
+        assert done[name][1] == pytest.approx(1)
+    assert len(report) == 9
+    assert "4.weight  (5, 8)     200" in str(report)
+
+
+def test_init_is_repeatable_and_can_start_the_output_at_zero():
+    nets = [model(), model()]
+    for net in nets:
+        init_(net, generator=torch.Generator().manual_seed(5), zero_output=True)
+    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not nets[0][4].weight.any()
+
+
+def test_project_scales_what_is_outside_and_nothing_else():
+    net = model()
+    optimizer = ClippedScion(param_groups(net), 0.1, rho=1.0, constrained=True)
+    with torch.no_grad():
+        net[2].weight.mul_(100)
+        net[4].bias.fill_(7.0)
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    report = project_(optimizer)
+    assert {c.name for c in report if c.done == "scaled"} == {"2.weight", "4.bias"}
+    sigma = torch.linalg.svdvals(before["2.weight"])[0]
+    assert torch.allclose(net[2].weight, before["2.weight"] * 5 / sigma)
+    assert torch.allclose(net[4].bias, torch.tensor(5.0, dtype=torch.float64))
+    for name, p in net.named_parameters():
+        if name not in ("2.weight", "4.bias"):
+            assert torch.equal(p, before[name])
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()  # A warning would be an error.
+
+
+def test_refusals():
+    net = model()
+    with pytest.raises(TypeError, match=r"expected a model, .* got int"):
+        init_(3)
+    with pytest.raises(TypeError, match="group 0 is not a dict with 'params', 'norm'"):
+        project_([{"params": list(net.parameters())}])
+    before = net[4].weight.detach().clone()
+    with pytest.raises(ValueError, match=r"parameter 1 of group 0: .* needs a matrix"):
+        init_([{"params": [net[4].weight, net[4].bias], "norm": Spectral(), "radius": 1.0}])
+    assert torch.equal(before, net[4].weight)
+    with torch.no_grad():
+        net[4].bias[0] = float("nan")
+    with pytest.raises(ValueError, match=r"^b of shape \(5,\) is not finite"):
+        project_([{"params": [("b", net[4].bias)], "norm": RMS(), "radius": 1.0}])
