@@ -60,6 +60,7 @@ def test_project_scales_what_is_outside_and_nothing_else():
     net = model()
     optimizer = ClippedScion(param_groups(net), 0.1, rho=1.0, constrained=True)
     with torch.no_grad():
+        net[0].weight.mul_(0.1)
         net[2].weight.mul_(100)
         net[4].bias.fill_(7.0)
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
