@@ -31,7 +31,7 @@ def test_the_core_runs_with_torch_alone():
 
 
 def test_the_command_line_says_what_is_missing():
-    code = BLOCK + "from normball.cli import main\nsys.argv = ['normball', '--help']\nmain()"
+    code = BLOCK + "from normball.cli import main\nraise SystemExit(main(['--help']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "normball[lab]" in done.stderr

@@ -1,0 +1,64 @@
+"""What the documentation names exists."""
+
+import contextlib
+import importlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
+]
+
+
+def resolve(name):
+    module, *rest = name.split(".")
+    found = importlib.import_module(module)
+    for part in rest:
+        if not hasattr(found, part):
+            importlib.import_module(f"{found.__name__}.{part}")
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_and_files_exist(page):
+    text = (ROOT / page).read_text()
+    for name in re.findall(r"`(normball\.[A-Za-z_][\w.]*)`", text):
+        resolve(name)
+    for path in re.findall(r"`((?:tests|docs|src|benchmarks|results)/[\w/.-]+)`", text):
+        assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_the_map_has_every_public_name():
+    import normball
+
+    text = (ROOT / "docs/paper-map.md").read_text()
+    modules = ("norms", "polar", "steps")
+    for name in normball.__all__:
+        if name not in (*modules, "__version__"):
+            assert f"normball.{name}" in text, name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_in_the_pages_runs(page, tmp_path, monkeypatch):
+    """The blocks of a page run one after the other, and print what the text after them says."""
+    monkeypatch.chdir(tmp_path)
+    names, printed = {}, ""
+    text = (ROOT / page).read_text()
+    for language, body in re.findall(r"^```(python|text)\n(.*?)^```", text, re.S | re.M):
+        if language == "python":
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(compile(body, page, "exec"), names)
+            printed = output.getvalue()
+        elif printed:
+            assert printed == body
+            printed = ""
