@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, saturate
+from normball._numeric import as_working, peak, saturate
 from normball.norms.base import Norm
 
 __all__ = ["L1", "RMS", "Euclidean", "Lp", "Sign", "VectorNorm"]
@@ -20,10 +20,10 @@ def _unit_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     The scale is 1 where all entries are 0, and NaN where one of them is NaN or infinite.
     """
     work = [as_working(x) for x in parts]
-    peaks = [torch.linalg.vector_norm(x, float("inf")) for x in work if x.numel()]
+    peaks = [peak(x) for x in work if x.numel()]
     if not peaks:
         return work, work[0].new_ones(())
-    scale = torch.stack([peak.to(peaks[0].device) for peak in peaks]).amax()
+    scale = torch.stack([x.to(peaks[0].device) for x in peaks]).amax()
     scale = torch.where(scale == 0, 1, scale)
     scale = scale + 0 * (scale - scale)  # infinity - infinity is NaN
     return [x / scale.to(x.device) for x in work], scale
@@ -91,9 +91,21 @@ class Lp(VectorNorm):
 
 def _length(units: Sequence[Tensor], p: float) -> Tensor:
     """Return the p-norm of a concatenation whose largest entry is 1, or 0."""
-    lengths = [torch.linalg.vector_norm(x, p) for x in units]
+    lengths = [_one_length(x, p) for x in units if x.numel()]
+    if not lengths:
+        return units[0].sum()
     lengths = [x.to(lengths[0].device) for x in lengths]
     length: Tensor = torch.linalg.vector_norm(torch.stack(lengths), p)
+    return length
+
+
+def _one_length(x: Tensor, p: float) -> Tensor:
+    # On the CPU these two are several times faster than vector_norm.
+    if p == 1:
+        return x.abs().sum()
+    if p == float("inf"):
+        return peak(x)
+    length: Tensor = torch.linalg.vector_norm(x, p)
     return length
 
 
@@ -163,11 +175,8 @@ class Sign(VectorNorm):
         """Return `d_in max|w_ij|`."""
         fan_in = self._fan_in(parts)
         units, scale = _unit_scale(parts)
-        peaks = [torch.linalg.vector_norm(x, float("inf")) for x in units if x.numel()]
-        if not peaks:
-            return 0 * scale
-        peak = torch.stack([x.to(scale.device) for x in peaks]).amax()
-        return saturate(peak * scale * fan_in)
+        # The largest entry of a unit is 1, or 0 where all are.
+        return saturate(_length(units, float("inf")) * scale * fan_in)
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d) / d_in` and `sum|d_ij| / d_in`."""

@@ -7,11 +7,10 @@ from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from normball._numeric import as_working, inner
+from normball._numeric import all_finite, as_working, inner
 from normball.optim import checkpoint, metrics, validate
 from normball.optim.geometry import Block, Geometry, gather, scalar
 from normball.optim.settings import Group, Settings
@@ -110,7 +109,7 @@ class NormBallOptimizer(Optimizer):
         blocks = self._collect()
         if not blocks:
             return loss
-        finite = torch.isfinite(get_total_norm([b.grad for b in blocks], float("inf")))
+        finite = all_finite([block.grad for block in blocks])
         if self._constrained:
             self._enter_ball(blocks, finite)
 
