@@ -1,0 +1,43 @@
+"""The command line; this module loads nothing of the extra, so that it can say what lacks."""
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import NoReturn
+
+_NEEDED = ("jinja2", "matplotlib", "numpy", "rich", "sklearn", "typer")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run ``normball`` and leave the process.
+
+    The exit code is 0 when done, 1 for a fault of the program, 2 for something the user can put
+    right, 130 after Ctrl-C.
+
+    Args:
+        argv: the arguments after the program's name; those of the process when None.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    missing = [name for name in _NEEDED if _is_missing(name)]
+    if missing:
+        print(
+            f'normball: the command line needs {", ".join(missing)}: pip install "normball[lab]"',
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    try:
+        from normball.cli.app import run
+
+        sys.exit(run(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print("normball: interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _is_missing(name: str) -> bool:
+    try:
+        return find_spec(name) is None
+    except ModuleNotFoundError:
+        return True

@@ -1,0 +1,239 @@
+"""The commands: each reads its options, calls the lab, and prints what came out."""
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from normball.cli.options import (
+    if_given,
+    parse_list,
+    parse_name,
+    parse_number,
+    parse_step,
+    parse_whole,
+)
+from normball.cli.screen import CompareScreen, TrainScreen, best_table, result_line
+from normball.lab.config import RunConfig
+from normball.lab.errors import LabError, WorkerError
+from normball.lab.machine import usable_cores
+from normball.lab.optimizers import configure
+from normball.lab.report import write_report
+from normball.lab.rows import Row, RunFolder, new_row, open_folder
+from normball.lab.summary import CLAIM, judge, summarise
+from normball.lab.sweep import Plan, make_grid, make_plan, run_plan
+from normball.lab.tasks import Task, find_task
+from normball.lab.train import Trainer
+
+# Typer does not export the class of its usage errors, only one that derives from it.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="normball",
+    help="Train and compare norm-ball optimizers.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from normball import __version__
+
+        print(f"normball {__version__}")
+        raise typer.Exit
+
+
+def _text(metavar: str, text: str) -> Any:
+    """An option that is read as text: the lab's own messages say what is wrong with a value."""
+    return typer.Option(metavar=metavar, help=text)
+
+
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="What to train: digits.")]
+Epochs = Annotated[str | None, _text("N", "Passes over the training data.")]
+BatchSize = Annotated[str | None, _text("N", "Images a step.")]
+Alpha = Annotated[str | None, _text("X", "Weight of the new gradient, in (0, 1]; for the Scions.")]
+Rho = Annotated[str | None, _text("X", "Clipping threshold; for clipped-scion.")]
+Step = Annotated[str | None, _text("STEP", "The step size, fixed, such as 0.03 or 2^-5.")]
+Steps = Annotated[str | None, _text("STEPS", "Step sizes of the Scions, such as 2^-6,2^-5.")]
+AdamSteps = Annotated[str | None, _text("STEPS", "Step sizes of Adam, likewise.")]
+Seed = Annotated[str, _text("N", "Seed of the weights and of the order of the data.")]
+Seeds = Annotated[str, _text("SEEDS", "Seeds, with commas.")]
+Optimizer = Annotated[str, _text("NAME", "adam, scion or clipped-scion.")]
+Optimizers = Annotated[
+    str | None, _text("NAMES", "Some of adam, scion, clipped-scion; all by default.")
+]
+Constrained = Annotated[
+    bool, typer.Option("--constrained", help="Keep the weights in the norm ball.")
+]
+Variant = Annotated[str | None, _text("N", "1 or 2: form of the constrained clipped step.")]
+Jobs = Annotated[str | None, _text("N", "Processes at a time; by default one for each core.")]
+RunFolderPath = Annotated[Path, _text("DIR", "Folder for the rows, the figure and the report.")]
+RowFolderPath = Annotated[Path | None, _text("DIR", "Folder that keeps the finished run's row.")]
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line and return the exit code.
+
+    Args:
+        argv: the arguments after the program's name.
+    """
+    try:
+        code = app(args=list(argv) or ["--help"], prog_name="normball", standalone_mode=False)
+    except LabError as error:
+        return _fail(str(error), 2)
+    except WorkerError as error:
+        return _fail(str(error), 1)
+    except _UsageError as error:
+        return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"normball: {message}", file=sys.stderr)
+    return code
+
+
+@app.callback()
+def _root(version: Version = False) -> None:
+    """Train and compare norm-ball optimizers."""
+
+
+@app.command()
+def compare(
+    task: TaskName,
+    out: RunFolderPath,
+    seeds: Seeds = "0,1,2",
+    optimizers: Optimizers = None,
+    lr: Steps = None,
+    adam_lr: AdamSteps = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    alpha: Alpha = None,
+    rho: Rho = None,
+    jobs: Jobs = None,
+) -> None:
+    """Train with Adam, Scion and Clipped Scion over a grid of fixed step sizes, and report.
+
+    What is not given comes from the task. Finished runs are kept: a comparison that was stopped
+    goes on when it is started again.
+    """
+    chosen = find_task(task)
+    grid = make_grid(
+        chosen,
+        optimizers=parse_list("--optimizers", optimizers, parse_name),
+        seeds=parse_list("--seeds", seeds, parse_whole) or (),
+        lr=parse_list("--lr", lr, parse_step),
+        adam_lr=parse_list("--adam-lr", adam_lr, parse_step),
+        epochs=if_given("--epochs", epochs, parse_whole),
+        batch_size=if_given("--batch-size", batch_size, parse_whole),
+        alpha=if_given("--alpha", alpha, parse_number),
+        rho=if_given("--rho", rho, parse_number),
+    )
+    processes = usable_cores() if jobs is None else parse_whole("--jobs", jobs)
+    if processes < 1:
+        raise LabError(f"--jobs must be 1 or more, got {jobs}.")
+    console = Console(markup=False, highlight=False)
+    with open_folder(out) as folder:
+        plan = make_plan(grid, folder)
+        _say_what_is_kept(console, plan, folder)
+        try:
+            started = time.monotonic()
+            with CompareScreen(plan, console) as screen:
+                run_plan(plan, folder, jobs=processes, on_event=screen.on_event)
+            _conclude(console, chosen, folder, len(plan.todo), time.monotonic() - started)
+        except KeyboardInterrupt:
+            _say_how_to_go_on(console, plan, folder)
+            raise typer.Exit(130) from None
+
+
+def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
+    if folder.dropped:
+        console.print(
+            f"The last line of {folder.record} was torn by an interruption and has been dropped.",
+            soft_wrap=True,
+        )
+    if plan.kept:
+        console.print(f"{plan.kept} of {len(plan.configs)} runs are finished already and kept.")
+
+
+def _say_how_to_go_on(console: Console, plan: Plan, folder: RunFolder) -> None:
+    done = len(folder.done() & {config.key() for config in plan.configs})
+    console.print(
+        f"Interrupted: {done} of {len(plan.configs)} runs are kept in {folder.record}. "
+        "The same command goes on from there.",
+        soft_wrap=True,
+    )
+
+
+def _conclude(console: Console, task: Task, folder: RunFolder, runs: int, seconds: float) -> None:
+    report = write_report(task, folder)
+    summaries = summarise(folder.rows)
+    console.print(best_table(summaries))
+    console.print(f"The claim: {CLAIM}\nThe verdict: {judge(summaries).text}")
+    minutes, rest = divmod(round(seconds), 60)
+    spent = f"{runs} runs in {minutes} min {rest} s" if runs else "There was nothing left to run"
+    console.print(f"{spent}. Report: {report}", soft_wrap=True)
+
+
+@app.command()
+def train(
+    task: TaskName,
+    optimizer: Optimizer,
+    lr: Step = None,
+    rho: Rho = None,
+    alpha: Alpha = None,
+    constrained: Constrained = False,
+    variant: Variant = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Seed = "0",
+    out: RowFolderPath = None,
+) -> None:
+    """Train once, at a fixed step size.
+
+    What is not given comes from the task.
+    """
+    config = configure(
+        find_task(task),
+        optimizer,
+        seed=parse_whole("--seed", seed),
+        lr=if_given("--lr", lr, parse_step),
+        epochs=if_given("--epochs", epochs, parse_whole),
+        batch_size=if_given("--batch-size", batch_size, parse_whole),
+        alpha=if_given("--alpha", alpha, parse_number),
+        rho=if_given("--rho", rho, parse_number),
+        constrained=constrained or None,
+        variant=if_given("--variant", variant, parse_whole),
+    )
+    console = Console(markup=False, highlight=False)
+    with nullcontext() if out is None else open_folder(out) as folder:
+        if folder is not None and config.key() in folder.done():
+            raise LabError(f"{folder.record} has this run already: choose another --out.")
+        row = _train(console, config)
+        console.print(result_line(config, row.result), soft_wrap=True)
+        if folder is not None:
+            folder.append(row)
+            console.print(f"The row is in {folder.record}.", soft_wrap=True)
+
+
+def _train(console: Console, config: RunConfig) -> Row:
+    # As in a comparison, so that a row can be repeated bit for bit by either command.
+    torch.set_num_threads(1)
+    try:
+        with TrainScreen(config, console) as screen:
+            return new_row(config, Trainer(config).run(screen.on_epoch))
+    except KeyboardInterrupt:
+        console.print("Interrupted: nothing of this run is kept.")
+        raise typer.Exit(130) from None

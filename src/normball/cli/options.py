@@ -1,0 +1,108 @@
+"""Text from the command line turned into values, or refused by name."""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+from normball.lab.errors import LabError
+
+Value = TypeVar("Value")
+
+
+def parse_step(option: str, text: str) -> float:
+    """A step size, written as a number or as a power: ``0.03125`` or ``2^-5``.
+
+    Args:
+        option: the option's name, for the message.
+        text: what the user wrote.
+
+    Raises:
+        LabError: if it is no positive number.
+    """
+    base, caret, exponent = text.partition("^")
+    try:
+        value = float(base) ** float(exponent) if caret else float(base)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        value = math.nan
+    if isinstance(value, complex) or not (value > 0 and math.isfinite(value)):
+        raise LabError(f"{option} must be a positive number such as 0.03125 or 2^-5, got {text!r}.")
+    return value
+
+
+def parse_number(option: str, text: str) -> float:
+    """A number. Its range is for others to judge.
+
+    Args:
+        option: the option's name, for the message.
+        text: what the user wrote.
+
+    Raises:
+        LabError: if it is no number.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise LabError(f"{option} must be a number, got {text!r}.") from None
+
+
+def parse_whole(option: str, text: str) -> int:
+    """A whole number. Its range is for others to judge.
+
+    Args:
+        option: the option's name, for the message.
+        text: what the user wrote.
+
+    Raises:
+        LabError: if it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise LabError(f"{option} must be a whole number, got {text!r}.") from None
+
+
+def if_given(option: str, text: str | None, parse: Callable[[str, str], Value]) -> Value | None:
+    """The option's value; None if it was not given.
+
+    Args:
+        option: the option's name, for the message.
+        text: what the user wrote.
+        parse: reads the value.
+
+    Raises:
+        LabError: if the value cannot be read.
+    """
+    return None if text is None else parse(option, text)
+
+
+def parse_list(
+    option: str, text: str | None, parse: Callable[[str, str], Value]
+) -> tuple[Value, ...] | None:
+    """The values of a list with commas; None for an option that was not given.
+
+    Args:
+        option: the option's name, for the message.
+        text: what the user wrote.
+        parse: reads one value.
+
+    Raises:
+        LabError: if one of the values cannot be read.
+    """
+    if text is None:
+        return None
+    return tuple(parse(option, part.strip()) for part in text.split(","))
+
+
+def parse_name(option: str, text: str) -> str:
+    """A name, left for the registries to judge.
+
+    Args:
+        option: the option's name, for the message.
+        text: what the user wrote.
+
+    Raises:
+        LabError: if it is empty.
+    """
+    if not text:
+        raise LabError(f"{option} has an empty name.")
+    return text

@@ -1,0 +1,216 @@
+"""What a run looks like in the terminal while it goes on, and what is left standing after."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from normball.lab.config import RunConfig, format_step
+from normball.lab.summary import Summary, width
+from normball.lab.sweep import Plan
+from normball.lab.train import EpochReport, RunResult
+from normball.lab.workers import Advanced, Event, Finished, Started
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        # Runs differ in speed: the time left is judged from the last ten minutes, not seconds.
+        speed_estimate_period=600,
+    )
+
+
+class _Screen:
+    """A live picture on a terminal; elsewhere nothing is drawn, and lines are printed."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = _bar()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._draw,
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(text, soft_wrap=True)
+
+    def _draw(self) -> RenderableType:
+        return self._bar
+
+
+class CompareScreen(_Screen):
+    """One bar for the comparison and one line for each worker.
+
+    Args:
+        plan: what is run.
+        console: where to draw.
+    """
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        super().__init__(console)
+        self._runs = len(plan.configs)
+        self._done = plan.kept
+        self._epochs = plan.configs[0].epochs
+        self._workers: dict[int, tuple[RunConfig, EpochReport | None]] = {}
+        self._task = self._bar.add_task(
+            self._title(), total=self._runs * self._epochs, completed=self._done * self._epochs
+        )
+
+    def on_event(self, event: Event) -> None:
+        """Show an event.
+
+        Args:
+            event: from a running comparison.
+        """
+        if isinstance(event, Started):
+            self._workers[event.worker] = (event.config, None)
+        elif isinstance(event, Advanced):
+            self._workers[event.worker] = (event.config, event.report)
+            self._bar.advance(self._task)
+        else:
+            self._finish(event)
+
+    def _finish(self, event: Finished) -> None:
+        result = event.result
+        self._workers.pop(event.worker)
+        self._done += 1
+        self._bar.update(
+            self._task,
+            advance=self._epochs - result.epochs_done,
+            description=self._title(),
+        )
+        outcome = "diverged" if result.diverged else f"{100 * result.test_accuracy:.1f} %"
+        self._line(
+            f"{self._done}/{self._runs}  {event.config.describe()}: {outcome} "
+            f"in {result.seconds:.1f} s"
+        )
+
+    def _title(self) -> str:
+        return f"{self._done}/{self._runs} runs"
+
+    def _draw(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False)
+        for title in ("worker", "optimizer"):
+            table.add_column(title)
+        for title in ("step", "seed", "epoch", "loss", "accuracy"):
+            table.add_column(title, justify="right")
+        for worker, (config, report) in sorted(self._workers.items()):
+            table.add_row(
+                str(worker + 1),
+                config.optimizer,
+                format_step(config.lr),
+                str(config.seed),
+                f"{report.epoch if report else 0}/{config.epochs}",
+                f"{report.loss:.4f}" if report else "",
+                f"{100 * report.accuracy:.1f} %" if report else "",
+            )
+        return Group(self._bar, table)
+
+
+class TrainScreen(_Screen):
+    """One bar for a run, and its figures under it.
+
+    Args:
+        config: the run.
+        console: where to draw.
+    """
+
+    def __init__(self, config: RunConfig, console: Console) -> None:
+        super().__init__(console)
+        self._figures = "the first epoch is under way"
+        self._task = self._bar.add_task(config.describe(), total=config.epochs)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Show an epoch.
+
+        Args:
+            report: the epoch.
+        """
+        self._figures = _epoch_line(report)
+        self._bar.advance(self._task)
+        self._line(f"epoch {report.epoch}/{report.epochs}  {self._figures}")
+
+    def _draw(self) -> RenderableType:
+        return Group(self._bar, self._figures)
+
+
+def _epoch_line(report: EpochReport) -> str:
+    parts = [f"loss {report.loss:.4f}", f"accuracy {100 * report.accuracy:.1f} %"]
+    if report.trace_name is not None:
+        parts.append(f"{report.trace_name.replace('_', ' ')} {report.traced:.3g}")
+    if report.clipped_share is not None:
+        parts.append(f"clipped {100 * report.clipped_share:.0f} %")
+    parts.append(f"{report.images_per_second:,.0f} images/s")
+    return "  ".join(parts)
+
+
+def result_line(config: RunConfig, result: RunResult) -> str:
+    """A finished run in one sentence.
+
+    Args:
+        config: its settings.
+        result: what came out.
+    """
+    epochs = f"{result.epochs_done} epoch{'s' if result.epochs_done > 1 else ''}"
+    ending = f"{epochs} and {result.seconds:.1f} s"
+    if result.diverged:
+        return (
+            f"{config.describe()}: diverged after {ending}, its loss is no longer a finite "
+            "number. Try a smaller --lr."
+        )
+    clipped = (
+        f", {100 * result.clipped_share:.0f} % of the steps clipped"
+        if result.clipped_share is not None
+        else ""
+    )
+    return (
+        f"{config.describe()}: test accuracy {100 * result.test_accuracy:.2f} %, training loss "
+        f"{result.train_loss:.4f}{clipped}, after {ending}."
+    )
+
+
+def best_table(summaries: tuple[Summary, ...]) -> Table:
+    """The optimizers side by side: best accuracy, its step, and the width of the good steps.
+
+    Args:
+        summaries: of a comparison.
+    """
+    table = Table()
+    for title in ("optimizer", "best accuracy", "at step", "within 1 point", "factor"):
+        table.add_column(title)
+    for summary in summaries:
+        good = summary.good
+        table.add_row(
+            summary.label,
+            f"{summary.best.mean:.1f} %",
+            format_step(summary.best.lr),
+            f"{format_step(good[0].lr)} to {format_step(good[-1].lr)}",
+            width(summary),
+        )
+    return table

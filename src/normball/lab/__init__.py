@@ -1,0 +1,1 @@
+"""Experiments with the optimizers: tasks, training, sweeps, reports (needs ``normball[lab]``)."""

@@ -1,0 +1,133 @@
+"""Everything that decides a run's outcome, as one flat record."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from normball.lab.errors import LabError
+
+_WHOLE = ("seed", "epochs", "batch_size", "variant")
+_NAMES = ("task", "optimizer")
+_SWITCHES = ("constrained",)
+_POSITIVE = ("lr", "epochs", "batch_size", "rho", "input_radius", "radius", "output_radius")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run's settings; equal settings on one machine give equal weights, bit for bit.
+
+    A setting that the optimizer does not have is None.
+
+    Attributes:
+        task: name of the task.
+        optimizer: name of the optimizer.
+        lr: the step size, fixed for the whole run.
+        seed: seed of the initial weights and of the order of the data, in [0, 2^63).
+        epochs: passes over the training data.
+        batch_size: images a step.
+        alpha: weight of the new gradient in the momentum, in (0, 1].
+        rho: clipping threshold.
+        constrained: whether the weights stay in the norm ball.
+        variant: 1 or 2, the form of the constrained clipped step.
+        input_radius: radius of the first layer's norm ball.
+        radius: radius of the norm balls in between.
+        output_radius: radius of the last layer's norm ball.
+
+    Raises:
+        LabError: if a value is out of its range; the message names the value.
+    """
+
+    task: str
+    optimizer: str
+    lr: float
+    seed: int
+    epochs: int
+    batch_size: int
+    alpha: float | None = None
+    rho: float | None = None
+    constrained: bool | None = None
+    variant: int | None = None
+    input_radius: float | None = None
+    radius: float | None = None
+    output_radius: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise LabError(f"{flag(name)} must be a positive number, got {value}.")
+        if self.constrained and self.lr > 1:
+            raise LabError(
+                f"--lr must be at most 1 with --constrained, got {self.lr}: it is the share of the "
+                "way to the edge of the ball."
+            )
+        if not 0 <= self.seed < 2**63:
+            raise LabError(f"a seed must be at least 0 and below 2^63, got {self.seed}.")
+        if self.alpha is not None and not 0 < self.alpha <= 1:
+            raise LabError(
+                f"--alpha must be above 0 and at most 1, got {self.alpha}: it is the weight of "
+                "the new gradient, 1 means no momentum."
+            )
+        if self.variant not in (None, 1, 2):
+            raise LabError(f"--variant must be 1 or 2, got {self.variant}.")
+
+    def key(self) -> str:
+        """One string per set of settings, equal exactly when the settings are."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def shared(self) -> dict[str, Any]:
+        """The settings that all runs of one optimizer in a comparison have in common."""
+        return {name: value for name, value in asdict(self).items() if name not in ("lr", "seed")}
+
+    def describe(self) -> str:
+        """The run in a few words: optimizer, step size and seed."""
+        return f"{self.optimizer}, step {format_step(self.lr)}, seed {self.seed}"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
+        """The configuration written by ``dataclasses.asdict``.
+
+        Args:
+            values: one entry per field, of the field's type.
+
+        Raises:
+            LabError: if a field is missing, unknown, or of another type.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            wrong = sorted(set(values) ^ names)
+            raise LabError(f"the settings lack or do not know {', '.join(wrong)}.")
+        for name, value in values.items():
+            if not _has_type(name, value):
+                raise LabError(f"the setting {name} has the value {value!r}.")
+        return cls(**values)
+
+
+def _has_type(name: str, value: object) -> bool:
+    if name in _NAMES:
+        return isinstance(value, str)
+    if name in _SWITCHES:
+        return value is None or isinstance(value, bool)
+    if name in _WHOLE:
+        return (value is None and name == "variant") or type(value) is int
+    return (value is None and name != "lr") or type(value) in (int, float)
+
+
+def flag(name: str) -> str:
+    """A setting's name as the command line writes it.
+
+    Args:
+        name: a field of ``RunConfig``.
+    """
+    return "--" + name.replace("_", "-")
+
+
+def format_step(lr: float) -> str:
+    """A step size for reading: ``2^-5`` for a power of two, else three digits.
+
+    Args:
+        lr: the step size, positive.
+    """
+    mantissa, exponent = math.frexp(lr)
+    return f"2^{exponent - 1}" if mantissa == 0.5 else f"{lr:.3g}"

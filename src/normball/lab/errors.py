@@ -1,0 +1,26 @@
+"""What can go wrong: by the user's request, or by a fault of the program."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LabError(Exception):
+    """Something the user asked for cannot be done; the message names the value and the remedy."""
+
+
+class WorkerError(RuntimeError):
+    """A run failed by a fault of the program, or because its process was ended from outside."""
+
+
+def unknown(kind: str, value: str, known: Iterable[str]) -> LabError:
+    """The error for a name that is not in a registry, with the nearest name where there is one.
+
+    Args:
+        kind: what is being named, such as ``"task"``.
+        value: the name as the user gave it.
+        known: every name there is.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(value.lower(), names, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}."
+    return LabError(f"unknown {kind} {value!r}: {advice}")

@@ -1,0 +1,277 @@
+"""A run folder's record: one JSON line per finished run, safe against kills and second writers."""
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from normball.lab.config import RunConfig
+from normball.lab.errors import LabError
+from normball.lab.machine import describe_machine, versions
+from normball.lab.optimizers import find_optimizer
+from normball.lab.tasks import find_task
+from normball.lab.train import RunResult
+
+ROWS = "rows.jsonl"
+REPORT = "report.html"
+FIGURE_PNG = "figure.png"
+FIGURE_SVG = "figure.svg"
+_SCHEMA = "normball.row/1"
+_START = f'{{"schema": "{_SCHEMA}", '.encode()
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished run as it stands in the record.
+
+    Attributes:
+        config: the settings.
+        result: what came out; a number that is not finite is read back as NaN.
+        versions: package name to version, at the time of the run.
+        machine: processor and number of cores.
+    """
+
+    config: RunConfig
+    result: RunResult
+    versions: dict[str, str]
+    machine: str
+
+
+def new_row(config: RunConfig, result: RunResult) -> Row:
+    """A row for a run that finished here and now.
+
+    Args:
+        config: the run's settings.
+        result: its result.
+    """
+    return Row(config, result, versions(), describe_machine())
+
+
+def to_line(row: Row) -> bytes:
+    """One line of valid JSON, newline included; numbers that are not finite become null.
+
+    Args:
+        row: the row to write.
+    """
+    values = {
+        "schema": _SCHEMA,
+        "config": asdict(row.config),
+        "result": asdict(row.result),
+        "versions": row.versions,
+        "machine": row.machine,
+    }
+    return json.dumps(_finite(values), allow_nan=False).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Row:
+    """The row that ``to_line`` wrote.
+
+    Args:
+        line: the line, with or without its newline.
+
+    Raises:
+        LabError: if it is no such line; the message says what is wrong with it.
+    """
+    try:
+        values = json.loads(line)
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise LabError("it is not valid JSON.") from None
+    if not isinstance(values, dict) or values.get("schema") != _SCHEMA:
+        raise LabError(f"it does not say that its schema is {_SCHEMA}.")
+    try:
+        config = RunConfig.from_dict(values["config"])
+        find_task(config.task)
+        find_optimizer(config.optimizer)
+        return Row(
+            config=config,
+            result=_read_result(values["result"]),
+            versions=dict(values["versions"]),
+            machine=str(values["machine"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise LabError(f"it lacks a field or has a wrong one ({error}).") from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _read_result(values: dict[str, Any]) -> RunResult:
+    """The result, with the nulls that stand for undefined numbers read back as NaN."""
+    numbers = {"test_accuracy": float, "seconds": float, "epochs_done": int, "trace_every": int}
+    read = dict(values)
+    for name, kind in numbers.items():
+        read[name] = kind(read[name])
+    read["train_loss"] = _nan_if_none(read["train_loss"])
+    for name in ("accuracies", "losses", "trace"):
+        read[name] = [_nan_if_none(value) for value in read[name]]
+    return RunResult(**read)
+
+
+def _nan_if_none(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+class RunFolder:
+    """A folder with a record of finished runs, held by one process at a time.
+
+    Use ``open_folder``, which takes the lock and reads the record.
+
+    Attributes:
+        path: the folder.
+        rows: the finished runs, in the order they finished.
+        dropped: whether a last line, torn by a kill, was found and cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[Row] = []
+        self.dropped = False
+
+    @property
+    def record(self) -> Path:
+        """The file of rows."""
+        return self.path / ROWS
+
+    def done(self) -> set[str]:
+        """The keys of the configurations whose runs are finished."""
+        return {row.config.key() for row in self.rows}
+
+    def append(self, row: Row) -> None:
+        """Add a row on the disk, whole: one write, pushed to the device before this returns.
+
+        Args:
+            row: the finished run.
+
+        Raises:
+            LabError: if the disk does not take the line.
+        """
+        line = to_line(row)
+        try:
+            with self.record.open("ab", buffering=0) as file:
+                written = file.write(line)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise LabError(f"cannot write to {self.record}: {error.strerror}.") from error
+        if written != len(line):
+            raise LabError(f"cannot write to {self.record}: the disk took a part of a line only.")
+        self.rows.append(row)
+
+    def replace(self, name: str, content: bytes) -> Path:
+        """Write a file beside its place and move it there, so that no reader sees half of it.
+
+        Args:
+            name: the file's name in the folder.
+            content: what it is to hold.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            LabError: if it cannot be written.
+        """
+        target = self.path / name
+        beside = self.path / f".{name}.new"
+        try:
+            beside.write_bytes(content)
+            os.replace(beside, target)
+        except OSError as error:
+            raise LabError(f"cannot write {target}: {error.strerror}.") from error
+        return target
+
+    def read(self) -> None:
+        """Read the record, cutting off a last line that a kill has torn.
+
+        Raises:
+            LabError: if another line is no row; the message has the file and the line, and the
+                file is left as it is.
+        """
+        if not self.record.exists():
+            self._refuse_foreign_folder()
+            return
+        content = self.record.read_bytes()
+        *lines, rest = content.split(b"\n")
+        if rest and not (rest.startswith(_START) or _START.startswith(rest)):
+            lines.append(rest)
+            rest = b""
+        self.rows = [self._read_line(number, line) for number, line in enumerate(lines, start=1)]
+        self._refuse_twins()
+        if rest:
+            os.truncate(self.record, len(content) - len(rest))
+            self.dropped = True
+
+    def _read_line(self, number: int, line: bytes) -> Row:
+        try:
+            return from_line(line)
+        except LabError as error:
+            raise LabError(
+                f"{self.record}, line {number} is not a finished run of this program: {error} "
+                "The file is unchanged; choose another --out, or mend or remove that line."
+            ) from None
+
+    def _refuse_twins(self) -> None:
+        first: dict[str, int] = {}
+        for number, row in enumerate(self.rows, start=1):
+            earlier = first.setdefault(row.config.key(), number)
+            if earlier != number:
+                raise LabError(
+                    f"{self.record}, line {number} repeats the run of line {earlier}. "
+                    "The file is unchanged; remove one of the two."
+                )
+
+    def _refuse_foreign_folder(self) -> None:
+        for name in (REPORT, FIGURE_PNG, FIGURE_SVG):
+            if (self.path / name).exists():
+                raise LabError(
+                    f"{self.path} has a {name} but no {ROWS}: it is not a run folder. "
+                    "Choose another --out."
+                )
+
+
+@contextmanager
+def open_folder(path: Path) -> Iterator[RunFolder]:
+    """Make a run folder if need be, lock it, read it.
+
+    The lock belongs to the open file, so it goes when the process does, however that ends.
+
+    Args:
+        path: the folder.
+
+    Yields:
+        The folder, its rows read.
+
+    Raises:
+        LabError: if the folder cannot be made or written, another process holds it, or its record
+            holds something else than rows.
+    """
+    if path.exists() and not path.is_dir():
+        raise LabError(f"{path} is a file: --out must be a folder, there or still to be made.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / _LOCK).open("ab")
+    except OSError as error:
+        raise LabError(
+            f"cannot write to {path}: {error.strerror}. Choose another --out."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(
+                f"another run is at work in {path}: wait for it, or choose another --out."
+            ) from None
+        folder = RunFolder(path)
+        folder.read()
+        yield folder

@@ -1,0 +1,157 @@
+"""A comparison: optimizers times fixed step sizes times seeds, in processes, resumable."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from normball.lab.config import RunConfig, flag
+from normball.lab.errors import LabError
+from normball.lab.optimizers import OPTIMIZERS, configure, find_optimizer
+from normball.lab.rows import RunFolder, new_row
+from normball.lab.tasks import Task
+from normball.lab.workers import Event, Finished, run_all
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a comparison, and what is left of them.
+
+    Attributes:
+        configs: every run of the comparison.
+        todo: those without a row yet, in the order in which they are begun.
+    """
+
+    configs: tuple[RunConfig, ...]
+    todo: tuple[RunConfig, ...]
+
+    @property
+    def kept(self) -> int:
+        """How many of the runs are finished already."""
+        return len(self.configs) - len(self.todo)
+
+
+def make_grid(
+    task: Task,
+    *,
+    optimizers: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    lr: Sequence[float] | None = None,
+    adam_lr: Sequence[float] | None = None,
+    **settings: Any,
+) -> tuple[RunConfig, ...]:
+    """Every combination of optimizer, step size and seed, seeds outermost.
+
+    Args:
+        task: what is trained.
+        optimizers: names; all that there are when None.
+        seeds: one run of every optimizer and step size for each.
+        lr: step sizes of the Scions; the task's grid when None.
+        adam_lr: step sizes of Adam; the task's grid when None.
+        settings: further fields of ``RunConfig``, each for the optimizers that have it; None means
+            the task's default.
+
+    Raises:
+        LabError: if a name is unknown, a value is out of its range or given twice, or a setting
+            applies to none of the optimizers.
+    """
+    names = tuple(OPTIMIZERS) if optimizers is None else tuple(optimizers)
+    specs = [find_optimizer(name) for name in names]
+    grids = {name: (adam_lr if name == "adam" else lr) or task.grid[name] for name in names}
+    for what, values in (("optimizers", names), ("seeds", seeds), *_named(grids)):
+        _refuse_repeats(what, values)
+    _refuse_unused(names, lr=lr, adam_lr=adam_lr)
+    common = {name: settings.pop(name, None) for name in ("epochs", "batch_size")}
+    for name, value in settings.items():
+        if value is not None and not any(name in spec.options for spec in specs):
+            raise LabError(
+                f"{flag(name)} {value} applies to none of {', '.join(names)}: leave it out."
+            )
+    return tuple(
+        configure(
+            task,
+            spec.name,
+            seed=seed,
+            lr=step,
+            **common,
+            **{name: value for name, value in settings.items() if name in spec.options},
+        )
+        for seed in seeds
+        for spec in specs
+        for step in sorted(grids[spec.name])
+    )
+
+
+def _named(grids: dict[str, Sequence[float]]) -> list[tuple[str, Sequence[float]]]:
+    return [("adam-lr" if name == "adam" else "lr", grid) for name, grid in grids.items()]
+
+
+def _refuse_repeats(what: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise LabError(f"--{what} is empty: name at least one.")
+    for value in values:
+        if values.count(value) > 1:
+            raise LabError(f"--{what} has {value} twice: name each once.")
+
+
+def _refuse_unused(
+    names: Iterable[str], *, lr: Sequence[float] | None, adam_lr: Sequence[float] | None
+) -> None:
+    if lr is not None and set(names) == {"adam"}:
+        raise LabError("--lr is for the Scions: give Adam's step sizes as --adam-lr.")
+    if adam_lr is not None and "adam" not in names:
+        raise LabError("--adam-lr is for adam, which is not among the optimizers: leave it out.")
+
+
+def make_plan(configs: tuple[RunConfig, ...], folder: RunFolder) -> Plan:
+    """What is left to run, given the rows a folder has.
+
+    Rows of other step sizes, seeds or optimizers are welcome: they join the comparison.
+
+    Args:
+        configs: the runs of the comparison.
+        folder: where the rows are.
+
+    Raises:
+        LabError: if the folder's runs and these differ in a setting that a comparison holds fixed.
+    """
+    for row in folder.rows:
+        for config in configs:
+            _refuse_mixture(folder, row.config, config)
+    done = folder.done()
+    return Plan(configs, tuple(config for config in configs if config.key() not in done))
+
+
+def _refuse_mixture(folder: RunFolder, there: RunConfig, here: RunConfig) -> None:
+    theirs, ours = there.shared(), here.shared()
+    for name in ours:
+        same_kind = there.optimizer == here.optimizer or None not in (theirs[name], ours[name])
+        if name != "optimizer" and same_kind and theirs[name] != ours[name]:
+            raise LabError(
+                f"{folder.record} has runs of {there.optimizer} with {flag(name)} {theirs[name]}, "
+                f"this comparison wants {ours[name]}: choose another --out, or the same setting."
+            )
+
+
+def run_plan(
+    plan: Plan, folder: RunFolder, *, jobs: int, on_event: Callable[[Event], None]
+) -> None:
+    """Run what is left, adding each finished run to the folder at once.
+
+    Args:
+        plan: from ``make_plan``.
+        folder: where the rows go.
+        jobs: number of processes.
+        on_event: called with every event, a finished run's after its row is on the disk.
+
+    Raises:
+        LabError: if a row cannot be written.
+        WorkerError: if a run fails by a fault of the program.
+    """
+    events = run_all(plan.todo, jobs)
+    try:
+        for event in events:
+            if isinstance(event, Finished):
+                folder.append(new_row(event.config, event.result))
+            on_event(event)
+    finally:
+        events.close()

@@ -1,0 +1,122 @@
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from normball.lab.config import RunConfig
+from normball.lab.errors import LabError, WorkerError
+from normball.lab.rows import open_folder
+from normball.lab.sweep import make_grid, make_plan, run_plan
+from normball.lab.tasks import DIGITS
+from normball.lab.train import Trainer
+from normball.lab.workers import Advanced, Event, Finished, Started, run_all
+from tests.lab.samples import config, row
+
+
+def test_the_grid_is_every_combination() -> None:
+    grid = make_grid(
+        DIGITS, seeds=(4, 2), lr=(0.5, 0.25), adam_lr=(0.1,), rho=3.0, epochs=7, batch_size=64
+    )
+    found = [(run.seed, run.optimizer, run.lr) for run in grid]
+    each = [
+        ("adam", 0.1),
+        ("scion", 0.25),
+        ("scion", 0.5),
+        ("clipped-scion", 0.25),
+        ("clipped-scion", 0.5),
+    ]
+    assert found == [(seed, name, lr) for seed in (4, 2) for name, lr in each]
+    assert {(run.epochs, run.batch_size) for run in grid} == {(7, 64)}
+    assert {run.rho for run in grid if run.optimizer == "clipped-scion"} == {3.0}
+    assert {run.rho for run in grid if run.optimizer != "clipped-scion"} == {None}
+
+
+def test_the_grid_without_wishes_is_the_tasks() -> None:
+    grid = make_grid(DIGITS)
+    assert len(grid) == len({run.key() for run in grid})
+    for name, steps in DIGITS.grid.items():
+        assert {run.lr for run in grid if run.optimizer == name} == set(steps)
+    assert len({run.seed for run in grid}) >= 2
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"optimizers": ("adam", "adam")}, "--optimizers has adam twice"),
+        ({"seeds": (1, 1)}, "--seeds has 1 twice"),
+        ({"seeds": ()}, "--seeds is empty"),
+        ({"lr": (0.1, 0.1)}, "--lr has 0.1 twice"),
+        ({"adam_lr": (0.1, 0.1)}, "--adam-lr has 0.1 twice"),
+        ({"optimizers": ("scion",), "rho": 2.0}, "--rho 2.0 applies to none of scion"),
+        ({"optimizers": ("adam",), "lr": (0.1,)}, "--adam-lr"),
+        ({"optimizers": ("scion",), "adam_lr": (0.1,)}, "adam, which is not among"),
+        ({"optimizers": ("sion",)}, "did you mean 'scion'"),
+        ({"rho": -1.0}, "--rho .* got -1.0"),
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_refused(wish: dict, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        make_grid(DIGITS, **wish)
+
+
+def test_the_plan_leaves_out_what_is_done(tmp_path: Path) -> None:
+    grid = tuple(config(seed=seed) for seed in range(3))
+    with open_folder(tmp_path) as folder:
+        folder.append(row(seed=1))
+        folder.append(row("clipped-scion", lr=0.5, seed=9))
+        plan = make_plan(grid, folder)
+    assert [run.seed for run in plan.todo] == [0, 2]
+    assert plan.kept == 1
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ((config(epochs=3),), "--epochs 2, this comparison wants 3"),
+        ((config("adam", batch_size=64),), "--batch-size 128, this comparison wants 64"),
+        ((config("clipped-scion", alpha=0.1),), "--alpha 0.5, this comparison wants 0.1"),
+    ],
+)
+def test_runs_with_other_settings_are_not_mixed(
+    tmp_path: Path, grid: tuple[RunConfig, ...], message: str
+) -> None:
+    with open_folder(tmp_path) as folder:
+        folder.append(row())
+        with pytest.raises(LabError, match=message):
+            make_plan(grid, folder)
+
+
+def test_a_plan_is_run_in_processes_and_every_row_is_kept(tmp_path: Path) -> None:
+    grid = tuple(config("clipped-scion", seed=seed, epochs=1) for seed in range(3))
+    events: list[Event] = []
+    with open_folder(tmp_path) as folder:
+        run_plan(make_plan(grid[:1], folder), folder, jobs=1, on_event=events.append)
+        run_plan(make_plan(grid, folder), folder, jobs=2, on_event=events.append)
+    with open_folder(tmp_path) as folder:
+        rows = {made.config.key(): made.result for made in folder.rows}
+    assert len(rows) == len(grid)
+    for run in grid:
+        here = Trainer(run).run()
+        there = rows[run.key()]
+        assert there.trace == here.trace
+        assert there.losses == here.losses
+        assert there.test_accuracy == here.test_accuracy
+        kinds = [type(event) for event in events if event.config == run]
+        assert kinds == [Started, Advanced, Finished]
+
+
+def test_a_failing_run_is_named_with_its_cause() -> None:
+    broken = RunConfig(task="nothing", optimizer="adam", lr=0.1, seed=6, epochs=1, batch_size=8)
+    with pytest.raises(WorkerError, match=r"(?s)adam, step 0.1, seed 6.*unknown task 'nothing'"):
+        list(run_all([broken], 1))
+
+
+def test_a_killed_worker_is_noticed_and_the_others_end() -> None:
+    events = run_all([config(seed=seed, epochs=1000) for seed in range(2)], 2)
+    assert isinstance(next(events), Started)
+    assert isinstance(next(events), Started)
+    victim = multiprocessing.active_children()[0]
+    victim.kill()
+    with pytest.raises(WorkerError, match=r"exit code -9.*--jobs"):
+        list(events)
+    assert multiprocessing.active_children() == []

@@ -1,0 +1,219 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normball.cli import main
+from normball.lab.rows import ROWS, open_folder
+from normball.lab.train import Trainer
+from tests.lab.samples import row
+
+PATIENCE = 120.0
+
+
+def call(*argv: str) -> int:
+    with pytest.raises(SystemExit) as leaving:
+        main(argv)
+    return int(leaving.value.code)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["tarin"], "'tarin'"),
+        (["train"], "TASK"),
+        (["train", "digit", "--optimizer", "adam"], "'digit': did you mean 'digits'?"),
+        (["train", "digits"], "--optimizer"),
+        (["train", "digits", "--optimizer", "adan"], "'adan': did you mean 'adam'?"),
+        (["train", "digits", "--optimizer", "adam", "--rho", "3"], "--rho 3.0 does not apply"),
+        (["train", "digits", "--optimizer", "adam", "--lr", "-1"], "--lr must be .* got '-1'"),
+        (["train", "digits", "--optimizer", "adam", "--lr", "0"], "--lr must be .* got '0'"),
+        (["train", "digits", "--optimizer", "adam", "--lr", "2^x"], "got '2\\^x'"),
+        (["train", "digits", "--optimizer", "adam", "--lr", "2^9999"], "got '2\\^9999'"),
+        (["train", "digits", "--optimizer", "adam", "--epochs", "x"], "--epochs .* got 'x'"),
+        (["train", "digits", "--optimizer", "adam", "--epochs", "0"], "--epochs .* got 0"),
+        (["train", "digits", "--optimizer", "scion", "--alpha", "y"], "--alpha .* got 'y'"),
+        (["train", "digits", "--optimizer", "scion", "--alhpa", "1"], "--al"),
+        (["compare", "digits"], "--out"),
+        (["compare", "digits", "--out", "OUT", "--jobs", "0"], "--jobs .* got 0"),
+        (["compare", "digits", "--out", "OUT", "--seeds", "0,x"], "--seeds .* got 'x'"),
+        (["compare", "digits", "--out", "OUT", "--optimizers", "adam,sgd"], "'sgd'"),
+        (["compare", "digits", "--out", "OUT", "--optimizers", "adam,"], "empty name"),
+        (["compare", "digits", "--out", "FILE"], "FILE is a file"),
+        (["compare", "digits", "--out", "FILE/sub"], "FILE/sub"),
+    ],
+)
+def test_a_wrong_call_gets_one_line_and_2(
+    argv: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("")
+    assert call(*argv) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("normball: ")
+    assert printed.err.count("\n") == 1
+    assert re.search(message, printed.err)
+    assert printed.out == ""
+    assert not Path("OUT").exists()
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call() == 0
+    assert "compare" in capsys.readouterr().out
+
+
+def test_without_the_extra_there_is_a_hint() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('typer', 'rich', 'jinja2', 'matplotlib', 'sklearn'):\n"
+        "    sys.modules[name] = None\n"
+        "from normball.cli import main\n"
+        "main(['--help'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "normball[lab]"' in done.stderr
+    assert done.stdout == ""
+
+
+def test_train_prints_its_result_and_keeps_its_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "[run]"
+    argv = ["train", "digits", "--optimizer", "clipped-scion", "--lr", "2^-4", "--rho", "9"]
+    argv += ["--epochs", "2", "--seed", "3", "--out", str(out)]
+    assert call(*argv) == 0
+    printed = capsys.readouterr().out
+    with open_folder(out) as folder:
+        (made,) = folder.rows
+    assert (made.config.lr, made.config.rho, made.config.seed) == (2.0**-4, 9.0, 3)
+    again = Trainer(made.config).run()
+    assert made.result.trace == again.trace
+    assert f"test accuracy {100 * again.test_accuracy:.2f} %" in printed
+    assert printed.count("epoch ") == 2
+    assert str(out / ROWS) in printed
+    content = (out / ROWS).read_bytes()
+    assert call(*argv) == 2
+    assert "has this run already" in capsys.readouterr().err
+    assert (out / ROWS).read_bytes() == content
+
+
+def test_a_diverged_run_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "digits", "--optimizer", "adam", "--lr", "1e30", "--epochs", "3") == 0
+    assert "diverged after 1 epoch" in capsys.readouterr().out
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_folder(tmp_path):
+        assert call("compare", "digits", "--out", str(tmp_path)) == 2
+    assert "another run is at work" in capsys.readouterr().err
+
+
+def test_other_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_folder(tmp_path) as folder:
+        folder.append(row())
+    before = (tmp_path / ROWS).read_bytes()
+    assert call("compare", "digits", "--out", str(tmp_path), "--epochs", "3") == 2
+    assert "--epochs 2, this comparison wants 3" in capsys.readouterr().err
+    assert (tmp_path / ROWS).read_bytes() == before
+
+
+# -- a whole comparison, interrupted ---------------------------------------------------------------
+
+TINY = ["--seeds", "0,1", "--lr", "2^-6,2^-5", "--adam-lr", "0.01", "--epochs", "2"]
+RUNS = 10
+
+
+def start(out: Path) -> subprocess.Popen[str]:
+    argv = ["compare", "digits", "--out", str(out), *TINY, "--jobs", "2"]
+    code = f"from normball.cli import main\nif __name__ == '__main__':\n    main({argv!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A terminal sends Ctrl-C to the whole group: here it is a group of its own.
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def lines(out: Path) -> list[bytes]:
+    record = out / ROWS
+    return record.read_bytes().splitlines(keepends=True) if record.exists() else []
+
+
+def members(group: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    wait_for(lambda: lines(tmp_path) or process.poll() is not None)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    # The workers notice that their parent is gone.
+    wait_for(lambda: not members(process.pid))
+    kept = lines(tmp_path)
+    assert 0 < len(kept) < RUNS
+
+    with (tmp_path / ROWS).open("ab") as record:
+        record.write(kept[0][:100])
+    process = start(tmp_path)
+    printed, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert "torn by an interruption and has been dropped" in printed
+    assert f"{len(kept)} of {RUNS} runs are finished already and kept" in printed
+    assert f"{RUNS - len(kept)} runs in " in printed
+    assert "The verdict: It does not hold" in printed or "The verdict: It holds" in printed
+    assert str(tmp_path / "report.html") in printed
+
+    after = lines(tmp_path)
+    assert after[: len(kept)] == kept
+    configs = [json.dumps(json.loads(line)["config"], sort_keys=True) for line in after]
+    assert len(configs) == len(set(configs)) == RUNS
+    with open_folder(tmp_path) as folder:
+        made = folder.rows[-1]
+    assert Trainer(made.config).run().trace == made.result.trace
+
+
+def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    wait_for(lambda: lines(tmp_path) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert errors == ""
+    kept = len(lines(tmp_path))
+    assert f"Interrupted: {kept} of {RUNS} runs are kept" in printed
+    assert "The same command goes on" in printed
+    assert not (tmp_path / "report.html").exists()
+    wait_for(lambda: not members(process.pid))
