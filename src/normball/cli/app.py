@@ -169,6 +169,8 @@ def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
 
 
 def _say_how_to_go_on(console: Console, plan: Plan, folder: RunFolder) -> None:
+    # The interrupt may have come between a row's way to the disk and its way into the list.
+    folder.read()
     done = len(folder.done() & {config.key() for config in plan.configs})
     console.print(
         f"Interrupted: {done} of {len(plan.configs)} runs are kept in {folder.record}. "
