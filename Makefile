@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 
-.PHONY: setup demo test lint figures lock clean
+.PHONY: setup demo test check lint figures lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -28,6 +28,10 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+# The slow suites.
+check: setup
+	$(BIN)/python -m pytest -n 2 -m slow
 
 # The pictures of docs/, drawn anew.
 figures: setup

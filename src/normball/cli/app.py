@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,16 +19,16 @@ from normball.cli.options import (
     parse_whole,
 )
 from normball.cli.screen import CompareScreen, TrainScreen, best_table, result_line
-from normball.lab.config import RunConfig
+from normball.lab.checkpoints import Checkpoints
 from normball.lab.errors import LabError, WorkerError
 from normball.lab.machine import usable_cores
 from normball.lab.optimizers import configure
 from normball.lab.report import write_report
-from normball.lab.rows import Row, RunFolder, new_row, open_folder
+from normball.lab.rows import RunFolder, new_row, open_folder
 from normball.lab.summary import CLAIM, judge, summarise
 from normball.lab.sweep import Plan, make_grid, make_plan, run_plan
 from normball.lab.tasks import Task, find_task
-from normball.lab.train import Trainer
+from normball.lab.train import EpochReport, RunResult, Trainer
 
 # Typer does not export the class of its usage errors, only one that derives from it.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -64,6 +63,7 @@ Rho = Annotated[str | None, _text("X", "Clipping threshold; for clipped-scion.")
 Step = Annotated[str | None, _text("STEP", "The step size, fixed, such as 0.03 or 2^-5.")]
 Steps = Annotated[str | None, _text("STEPS", "Step sizes of the Scions, such as 2^-6,2^-5.")]
 AdamSteps = Annotated[str | None, _text("STEPS", "Step sizes of Adam, likewise.")]
+Schedule = Annotated[str, _text("NAME", "constant, or linear down to 0.")]
 Seed = Annotated[str, _text("N", "Seed of the weights and of the order of the data.")]
 Seeds = Annotated[str, _text("SEEDS", "Seeds, with commas.")]
 Optimizer = Annotated[str, _text("NAME", "adam, scion or clipped-scion.")]
@@ -77,6 +77,9 @@ Variant = Annotated[str | None, _text("N", "1 or 2: form of the constrained clip
 Jobs = Annotated[str | None, _text("N", "Processes at a time; by default one for each core.")]
 RunFolderPath = Annotated[Path, _text("DIR", "Folder for the rows, the figure and the report.")]
 RowFolderPath = Annotated[Path | None, _text("DIR", "Folder that keeps the finished run's row.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, if any.")
+]
 Version = Annotated[
     bool,
     typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -200,13 +203,18 @@ def train(
     variant: Variant = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
+    schedule: Schedule = "constant",
     seed: Seed = "0",
     out: RowFolderPath = None,
+    resume: Resume = False,
 ) -> None:
-    """Train once, at a fixed step size.
+    """Train once.
 
-    What is not given comes from the task.
+    What is not given comes from the task. With --out the run keeps checkpoints, and the same
+    command with --resume goes on from the last one, to the weights of an unbroken run.
     """
+    if resume and out is None:
+        raise LabError("--resume needs --out, the folder that holds the checkpoints.")
     config = configure(
         find_task(task),
         optimizer,
@@ -214,28 +222,72 @@ def train(
         lr=if_given("--lr", lr, parse_step),
         epochs=if_given("--epochs", epochs, parse_whole),
         batch_size=if_given("--batch-size", batch_size, parse_whole),
+        schedule=schedule,
         alpha=if_given("--alpha", alpha, parse_number),
         rho=if_given("--rho", rho, parse_number),
         constrained=constrained or None,
         variant=if_given("--variant", variant, parse_whole),
     )
     console = Console(markup=False, highlight=False)
-    with nullcontext() if out is None else open_folder(out) as folder:
-        if folder is not None and config.key() in folder.done():
-            raise LabError(f"{folder.record} has this run already: choose another --out.")
-        row = _train(console, config)
-        console.print(result_line(config, row.result), soft_wrap=True)
-        if folder is not None:
-            folder.append(row)
-            console.print(f"The row is in {folder.record}.", soft_wrap=True)
-
-
-def _train(console: Console, config: RunConfig) -> Row:
     # As in a comparison, so that a row can be repeated bit for bit by either command.
     torch.set_num_threads(1)
+    if out is None:
+        result = _run(console, Trainer(config), None)
+        console.print(result_line(config, result), soft_wrap=True)
+        return
+    with open_folder(out) as folder:
+        checkpoints = Checkpoints(out, config)
+        if config.key() in folder.done():
+            _say_finished(console, folder, checkpoints, resume)
+            return
+        result = _run(console, _trainer(console, checkpoints, resume), checkpoints)
+        console.print(result_line(config, result), soft_wrap=True)
+        folder.append(new_row(config, result))
+        console.print(
+            f"The row is in {folder.record}, the weights are in {checkpoints.files()[0]}.",
+            soft_wrap=True,
+        )
+
+
+def _say_finished(
+    console: Console, folder: RunFolder, checkpoints: Checkpoints, resume: bool
+) -> None:
+    if not resume:
+        raise LabError(f"{folder.record} has this run already: choose another --out.")
+    weights = f", its weights are in {files[0]}" if (files := checkpoints.files()) else ""
+    console.print(f"This run is finished: its row is in {folder.record}{weights}.", soft_wrap=True)
+
+
+def _trainer(console: Console, checkpoints: Checkpoints, resume: bool) -> Trainer:
+    if not resume and checkpoints.files():
+        raise LabError(
+            f"{checkpoints.path} has checkpoints of this run: add --resume to go on from there, or "
+            "choose another --out."
+        )
+    trainer, file = checkpoints.resume(lambda text: console.print(text, soft_wrap=True))
+    if file is not None:
+        epochs = f"epoch {trainer.state.epoch} of {trainer.config.epochs}"
+        console.print(f"Going on from {file}, {epochs}.", soft_wrap=True)
+    return trainer
+
+
+def _run(console: Console, trainer: Trainer, checkpoints: Checkpoints | None) -> RunResult:
     try:
-        with TrainScreen(config, console) as screen:
-            return new_row(config, Trainer(config).run(screen.on_epoch))
+        with TrainScreen(trainer.config, console, done=trainer.state.epoch) as screen:
+
+            def on_epoch(report: EpochReport) -> None:
+                if checkpoints is not None:
+                    checkpoints.save(trainer)
+                screen.on_epoch(report)
+
+            return trainer.run(on_epoch)
     except KeyboardInterrupt:
-        console.print("Interrupted: nothing of this run is kept.")
+        if checkpoints is None or not checkpoints.files():
+            console.print("Interrupted: nothing of this run is kept.")
+        else:
+            console.print(
+                f"Interrupted: {checkpoints.files()[0]} is kept. The same command with --resume "
+                "goes on from there.",
+                soft_wrap=True,
+            )
         raise typer.Exit(130) from None

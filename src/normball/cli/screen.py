@@ -139,12 +139,13 @@ class TrainScreen(_Screen):
     Args:
         config: the run.
         console: where to draw.
+        done: epochs that an earlier process did.
     """
 
-    def __init__(self, config: RunConfig, console: Console) -> None:
+    def __init__(self, config: RunConfig, console: Console, *, done: int = 0) -> None:
         super().__init__(console)
         self._figures = "the first epoch is under way"
-        self._task = self._bar.add_task(config.describe(), total=config.epochs)
+        self._task = self._bar.add_task(config.describe(), total=config.epochs, completed=done)
 
     def on_epoch(self, report: EpochReport) -> None:
         """Show an epoch.

@@ -5,10 +5,11 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from normball.lab.errors import LabError
+from normball.lab.errors import LabError, unknown
 
 _WHOLE = ("seed", "epochs", "batch_size", "variant")
-_NAMES = ("task", "optimizer")
+_NAMES = ("task", "optimizer", "schedule")
+SCHEDULES = ("constant", "linear")
 _SWITCHES = ("constrained",)
 _POSITIVE = ("lr", "epochs", "batch_size", "rho", "input_radius", "radius", "output_radius")
 
@@ -33,6 +34,7 @@ class RunConfig:
         input_radius: radius of the first layer's norm ball.
         radius: radius of the norm balls in between.
         output_radius: radius of the last layer's norm ball.
+        schedule: ``"constant"``, or ``"linear"`` from ``lr`` down to 0.
 
     Raises:
         LabError: if a value is out of its range; the message names the value.
@@ -51,6 +53,7 @@ class RunConfig:
     input_radius: float | None = None
     radius: float | None = None
     output_radius: float | None = None
+    schedule: str = "constant"
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -71,6 +74,8 @@ class RunConfig:
             )
         if self.variant not in (None, 1, 2):
             raise LabError(f"--variant must be 1 or 2, got {self.variant}.")
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
 
     def key(self) -> str:
         """One string per set of settings, equal exactly when the settings are."""
@@ -94,6 +99,8 @@ class RunConfig:
         Raises:
             LabError: if a field is missing, unknown, or of another type.
         """
+        # Rows from before there were schedules are of constant steps.
+        values = {"schedule": "constant"} | values
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             wrong = sorted(set(values) ^ names)

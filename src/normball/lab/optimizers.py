@@ -107,6 +107,7 @@ def configure(
     lr: float | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    schedule: str = "constant",
     **options: Any,
 ) -> RunConfig:
     """A run's settings: what is given, and the task's defaults for the rest.
@@ -118,6 +119,7 @@ def configure(
         lr: step size.
         epochs: passes over the training data.
         batch_size: images a step.
+        schedule: how the step size changes over the run.
         options: further fields of ``RunConfig``; None means not given.
 
     Raises:
@@ -144,6 +146,7 @@ def configure(
         seed=seed,
         epochs=task.epochs if epochs is None else epochs,
         batch_size=task.batch_size if batch_size is None else batch_size,
+        schedule=schedule,
         **settings,
     )
 

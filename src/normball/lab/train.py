@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from normball import ClippedScion, Scion
 from normball.lab.config import RunConfig
+from normball.lab.errors import LabError
 from normball.lab.optimizers import find_optimizer
 from normball.lab.tasks import find_task
 
@@ -82,17 +83,27 @@ class RunResult:
 
 @dataclass
 class History:
-    """What a run has seen so far.
+    """What the epochs of a run have shown, in numbers that a checkpoint can hold.
 
     Attributes:
-        reports: one for each epoch that is done.
+        losses: training loss of each epoch.
+        accuracies: test accuracy after each epoch.
         trace_name: as in ``EpochReport``.
         trace: that quantity, at every step.
+        steps: how many steps were taken, those skipped left out.
+        clipped: how many of them were of full length.
+        skipped: how many were skipped for a gradient that was not finite.
+        seconds: wall time of training and evaluation.
     """
 
-    reports: list[EpochReport] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
     trace_name: str | None = None
     trace: list[float] = field(default_factory=list)
+    steps: int = 0
+    clipped: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -102,6 +113,7 @@ class TrainState:
     Attributes:
         model: the network.
         optimizer: the optimizer, momentum included.
+        schedule: sets the step size of every step.
         order: draws the order of the training data, and nothing else.
         epoch: how many epochs are done.
         history: what the run has seen; it goes into the result and decides nothing.
@@ -109,6 +121,7 @@ class TrainState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
     order: torch.Generator
     epoch: int = 0
     history: History = field(default_factory=History)
@@ -131,9 +144,12 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = task.model()
+        optimizer = find_optimizer(config.optimizer).build(model, config)
+        total = config.epochs * (len(self._data.train_y) // config.batch_size)
         self.state = TrainState(
             model=model,
-            optimizer=find_optimizer(config.optimizer).build(model, config),
+            optimizer=optimizer,
+            schedule=make_schedule(config.schedule, optimizer, total),
             order=torch.Generator().manual_seed(config.seed),
         )
 
@@ -146,28 +162,69 @@ class Trainer:
         Returns:
             The result; the trained weights are in ``state``.
         """
-        started = time.perf_counter()
-        while self.state.epoch < self.config.epochs:
+        history = self.state.history
+        while self.state.epoch < self.config.epochs and not self._diverged():
+            started = time.perf_counter()
             report = self._epoch()
-            self.state.history.reports.append(report)
+            history.seconds += time.perf_counter() - started
             if on_epoch is not None:
                 on_epoch(report)
-            if not math.isfinite(report.loss):
-                break
-        return self._result(time.perf_counter() - started)
+        return self._result()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on, in tensors, numbers, strings and lists."""
+        state = self.state
+        return {
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "schedule": state.schedule.state_dict(),
+            "order": state.order.get_state(),
+            "rng": torch.get_rng_state(),
+            "epoch": state.epoch,
+            "history": asdict(state.history),
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from a snapshot of the same configuration, bit for bit.
+
+        Args:
+            snapshot: from ``snapshot``.
+
+        Raises:
+            LabError: if it does not fit; this trainer must then be thrown away.
+        """
+        state = self.state
+        try:
+            state.model.load_state_dict(snapshot["model"])
+            state.optimizer.load_state_dict(snapshot["optimizer"])
+            state.schedule.load_state_dict(snapshot["schedule"])
+            state.order.set_state(snapshot["order"])
+            torch.set_rng_state(snapshot["rng"])
+            state.epoch = int(snapshot["epoch"])
+            state.history = History(**snapshot["history"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise LabError(f"its state does not fit ({reason}).") from None
+
+    def _diverged(self) -> bool:
+        losses = self.state.history.losses
+        return bool(losses) and not math.isfinite(losses[-1])
 
     def _epoch(self) -> EpochReport:
         started = time.perf_counter()
         losses, traced = self._steps()
         seconds = time.perf_counter() - started
         self.state.epoch += 1
-        self.state.history.trace.extend(traced)
+        history = self.state.history
+        history.trace.extend(traced)
+        history.losses.append(float(losses.mean()))
+        history.accuracies.append(accuracy(self.state.model, self._data.test_x, self._data.test_y))
         return EpochReport(
             epoch=self.state.epoch,
             epochs=self.config.epochs,
-            loss=float(losses.mean()),
-            accuracy=accuracy(self.state.model, self._data.test_x, self._data.test_y),
-            trace_name=self.state.history.trace_name,
+            loss=history.losses[-1],
+            accuracy=history.accuracies[-1],
+            trace_name=history.trace_name,
             traced=traced[-1] if traced else None,
             clipped_share=self._clipped_share(),
             images_per_second=len(losses) * self.config.batch_size / seconds,
@@ -176,17 +233,26 @@ class Trainer:
     def _steps(self) -> tuple[Tensor, list[float]]:
         """Take one epoch's steps; returns each step's loss and traced quantity."""
         model, optimizer, history = self.state.model, self.state.optimizer, self.state.history
-        losses, traced = [], []
+        losses, traced, factors = [], [], []
+        before = _metrics(optimizer)
         for batch in self._batches():
             optimizer.zero_grad()
             loss = F.cross_entropy(model(self._data.train_x[batch]), self._data.train_y[batch])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            self.state.schedule.step()
             losses.append(loss.detach())
             metrics = _metrics(optimizer)
             history.trace_name = next((name for name in _TRACED if name in metrics), None)
             if history.trace_name is not None:
                 traced.append(metrics[history.trace_name].detach().clone())
+                factors.append(metrics["step_factor"])
+        if factors:
+            # The optimizer's own counts start anew in every process.
+            skipped = int(_metrics(optimizer)["skipped"] - before["skipped"])
+            history.skipped += skipped
+            history.steps += len(factors) - skipped
+            history.clipped += int((torch.stack(factors) >= 1).sum())
         return torch.stack(losses), torch.stack(traced).tolist() if traced else []
 
     def _batches(self) -> list[Tensor]:
@@ -196,29 +262,43 @@ class Trainer:
         return list(torch.split(order[: len(order) // size * size], size))
 
     def _clipped_share(self) -> float | None:
-        if self.config.rho is None:
-            return None
-        return float(_metrics(self.state.optimizer)["clipped_share"])
-
-    def _result(self, seconds: float) -> RunResult:
         history = self.state.history
-        last = history.reports[-1]
-        metrics = _metrics(self.state.optimizer)
+        return None if self.config.rho is None else history.clipped / max(history.steps, 1)
+
+    def _result(self) -> RunResult:
+        history = self.state.history
         every = math.ceil(len(history.trace) / _MAX_TRACE) or 1
         return RunResult(
-            test_accuracy=last.accuracy,
-            train_loss=last.loss,
-            diverged=not math.isfinite(last.loss),
+            test_accuracy=history.accuracies[-1],
+            train_loss=history.losses[-1],
+            diverged=self._diverged(),
             epochs_done=self.state.epoch,
-            accuracies=[report.accuracy for report in history.reports],
-            losses=[report.loss for report in history.reports],
+            accuracies=list(history.accuracies),
+            losses=list(history.losses),
             trace_name=history.trace_name,
             trace=history.trace[::every],
             trace_every=every,
             clipped_share=self._clipped_share(),
-            skipped=int(metrics["skipped"]) if metrics else None,
-            seconds=seconds,
+            skipped=None if history.trace_name is None else history.skipped,
+            seconds=history.seconds,
         )
+
+
+def make_schedule(
+    name: str, optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """How the step size changes from step to step.
+
+    Args:
+        name: ``"constant"``, or ``"linear"``: from its full size at the first step down to 0 after
+            the last.
+        optimizer: whose step size it sets.
+        steps: length of the run.
+    """
+    linear = name == "linear"
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: max(0.0, 1 - step / steps) if linear else 1.0
+    )
 
 
 def _metrics(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -1,0 +1,5 @@
+"""`python -m normball.cli`, the same as `normball`."""
+
+from normball.cli import main
+
+main()
