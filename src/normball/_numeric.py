@@ -45,9 +45,18 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     """Tell whether every entry of every tensor is finite, 0-d bool on the device of the first."""
     if any(x.device.type != "cpu" for x in tensors):
         return torch.isfinite(get_total_norm(tensors, float("inf")))
-    # One pass without a temporary; the infinity norm is 20 times slower on the CPU.
-    ends = [end for x in tensors for end in torch.aminmax(x)]
-    return torch.stack([torch.isfinite(end) for end in ends]).all()
+    # One pass without a temporary; the infinity norm is 20 times slower on the CPU. Small tensors
+    # cost more to launch than to copy.
+    small: dict[torch.dtype, list[Tensor]] = {}
+    whole = []
+    for x in tensors:
+        if x.numel() <= 2**14:
+            small.setdefault(x.dtype, []).append(x.reshape(-1))
+        else:
+            whole.append(x)
+    whole += [torch.cat(parts) for parts in small.values()]
+    ends = [end.double() for x in whole for end in torch.aminmax(x)]
+    return torch.isfinite(torch.stack(ends)).all()
 
 
 def saturate(x: Tensor) -> Tensor:

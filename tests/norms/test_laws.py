@@ -177,3 +177,21 @@ def test_empty_tensors(law):
     assert lmo.shape == d.shape
     assert float(dual) == 0
     assert float(law.subject.norm(d)) == 0
+
+
+@pytest.mark.parametrize("law", LAWS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_stack_is_its_tensors(law, dtype):
+    """Each has its own ball; the dual norms add up, the norm is the largest."""
+    d = torch.randn((3, *(4, 3, 2, 2, 2)[: max(law.ndims)]), dtype=torch.float64).to(dtype)
+    d[1] = 0
+    d[2] *= 100
+    lmo, total = law.subject.stacked_lmo_and_dual(d)
+    alone = [law.subject.lmo_and_dual(x) for x in d]
+    tol = ROUNDING[dtype] + law.excess
+    assert lmo.dtype == dtype
+    for x, (y, _) in zip(lmo, alone, strict=True):
+        assert torch.allclose(x, y, rtol=tol, atol=tol * max(float(y.abs().max()), 1e-3))
+    assert float(total) == pytest.approx(sum(float(dual) for _, dual in alone), rel=tol)
+    norms = [float(law.subject.norm(x)) for x in d]
+    assert float(law.subject.stacked_norm(d)) == pytest.approx(max(norms), rel=tol)

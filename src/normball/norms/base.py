@@ -68,6 +68,29 @@ class Norm(ABC):
         limit = torch.finfo(d.dtype).max
         return (saturate(-dual * lmo)).clamp(-limit, limit).to(d.dtype)
 
+    def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the minimisers for a stack of tensors, each with its own ball, and the sum.
+
+        Args:
+            d: shape `(k, ...)`, `k` tensors of one shape along the first dimension.
+
+        Returns:
+            Their minimisers, of the shape of `d`, and the sum of their dual norms, 0-d.
+
+        Raises:
+            ValueError: the norm does not fit the shape of one tensor.
+        """
+        lmo, duals = torch.vmap(self.lmo_and_dual)(d)
+        return lmo, saturate(duals.sum())
+
+    def stacked_norm(self, w: Tensor) -> Tensor:
+        """Return the largest norm of a stack `(k, ...)` of tensors, 0-d.
+
+        Raises:
+            ValueError: the norm does not fit the shape of one tensor.
+        """
+        return torch.vmap(self.norm)(w).amax()
+
     def init_(
         self, w: Tensor, radius: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:

@@ -59,15 +59,24 @@ class Spectral(Norm):
     def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-s U V^T` and `s sum_i sigma_i`, summed over the blocks."""
         self.check(d.shape)
-        factor, nuclear = self.polar(as_working(self._matrices(d)))
-        gain = self._gain(d.shape)
+        return self._minimise(d, d.shape, self._matrices(d))
+
+    def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the minimisers for a stack `(k, ...)` by one batched factor, and the sum."""
+        self.check(d.shape[1:])
+        return self._minimise(d, d.shape[1:], self._matrices(d, 1))
+
+    def _minimise(self, d: Tensor, shape: torch.Size, matrices: Tensor) -> tuple[Tensor, Tensor]:
+        factor, nuclear = self.polar(as_working(matrices))
+        gain = self._gain(shape)
         return factor.mul_(-gain).reshape(d.shape).to(d.dtype), saturate(gain * nuclear.sum())
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         factor, _ = SVD()(self._matrices(noise))
         return (self._gain(noise.shape) * factor).reshape(noise.shape)
 
-    def _matrices(self, w: Tensor) -> Tensor:
+    def _matrices(self, w: Tensor, lead: int = 0) -> Tensor:  # noqa: ARG002 (kernels need it)
+        """Return `w` as matrices, behind `lead` dimensions of a stack."""
         return w
 
     def _gain(self, shape: torch.Size) -> float:
@@ -99,8 +108,8 @@ class SpectralConv(Spectral):
                 f"{tuple(shape)}; use Spectral() for matrices"
             )
 
-    def _matrices(self, w: Tensor) -> Tensor:
-        return w.flatten(1)
+    def _matrices(self, w: Tensor, lead: int = 0) -> Tensor:
+        return w.flatten(lead + 1)
 
     def _gain(self, shape: torch.Size) -> float:
         taps = math.prod(shape[2:]) if self.scale != "plain" else 1

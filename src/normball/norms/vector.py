@@ -221,20 +221,17 @@ class L1(VectorNorm):
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d_i*) e_i*` and `max|d_i|`."""
         units, scale = _unit_scale(parts)
-        full = [i for i, x in enumerate(units) if x.numel()]
-        if not full:
-            return [x.clone() for x in parts], 0 * scale
-        places = {i: units[i].abs().argmax() for i in full}
-        peaks = torch.stack([units[i].reshape(-1)[places[i]].to(scale.device) for i in full])
-        winner = peaks.abs().argmax()
+        flats = [x.reshape(-1) for x in units]
+        peaks = [peak(x) if x.numel() else x.sum() for x in flats]
+        peaks = [x.to(scale.device) for x in peaks]
+        winner = torch.stack(peaks).argmax()
         lmo = []
-        for i, (x, part) in enumerate(zip(units, parts, strict=True)):
-            step = torch.zeros_like(x)
-            if i in places:
-                mine = (winner == full.index(i)).to(x.device)
-                place = places[i]
-                value = -torch.sign(x.reshape(-1)[place]) * mine
-                flat = torch.zeros(x.numel(), dtype=x.dtype, device=x.device)
-                step = flat.index_put_((place,), value).view(x.shape)
-            lmo.append((step + 0 * scale.to(x.device)).to(part.dtype))
-        return lmo, saturate(peaks.abs().amax() * scale)
+        for number, (x, part) in enumerate(zip(flats, parts, strict=True)):
+            step = x
+            if x.numel():
+                first = torch.arange(x.numel(), device=x.device) == x.abs().argmax()
+                chosen = first & (winner == number).to(x.device)
+                # A scale that is NaN makes all of it NaN.
+                step = torch.where(chosen, -torch.sign(x), 0) + 0 * scale.to(x.device)
+            lmo.append(step.view(part.shape).to(part.dtype))
+        return lmo, saturate(torch.stack(peaks).amax() * scale)

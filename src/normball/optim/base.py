@@ -12,7 +12,8 @@ from torch.optim.optimizer import ParamsT
 
 from normball._numeric import all_finite, as_working, inner
 from normball.optim import checkpoint, metrics, validate
-from normball.optim.geometry import Block, Geometry, gather, scalar
+from normball.optim.blocks import Block, Bundle
+from normball.optim.geometry import Geometry, gather, scalar
 from normball.optim.settings import Group, Settings
 
 
@@ -113,29 +114,34 @@ class NormBallOptimizer(Optimizer):
         if self._constrained:
             self._enter_ball(blocks, finite)
 
+        bundles = self._geometry.bundles(blocks)
         updates, duals, gaps, corners = [], [], [], []
-        estimates = list(self._estimates(blocks, finite))
-        minimiser = self._geometry.minimise(blocks, estimates)
-        for block, d, (lmo, dual) in zip(blocks, estimates, minimiser, strict=True):
+        estimates = [self._estimate(bundle, finite) for bundle in bundles]
+        minimiser = self._geometry.minimise(bundles, estimates)
+        for bundle, d, (lmo, dual) in zip(bundles, estimates, minimiser, strict=True):
+            radius = bundle.first.radius
             # In 64 bit, where the product of two finite 32-bit numbers is finite.
-            duals.append(block.radius * scalar(dual))
+            duals.append(radius * scalar(dual))
             if self._constrained:
-                lmo.mul_(block.radius)
-                x = block.param.to(d.dtype)
+                lmo.mul_(radius)
+                x = bundle.join(bundle.params).to(d.dtype)
                 gaps.append(scalar(inner(as_working(d), as_working(x))) + duals[-1])
             # Held until the global number is known, in the gradient's memory if allowed.
-            updates.append(block.grad.copy_(lmo) if self._reuse_grad else lmo)
+            reuse = self._reuse_grad and not bundle.stacked
+            updates.append(bundle.first.grad.copy_(lmo) if reuse else lmo)
         if self._needs_corner:
-            points = (b.param.to(u.dtype) - u for b, u in zip(blocks, updates, strict=True))
-            corners = self._geometry.ratios(blocks, points)
+            points = (
+                b.join(b.params).to(u.dtype) - u for b, u in zip(bundles, updates, strict=True)
+            )
+            corners = self._geometry.ratios(bundles, points)
 
-        per_group = self._per_group(blocks, duals)
+        per_group = self._per_group(bundles, duals)
         size = gather(gaps).sum() if self._constrained else per_group.sum()
         factor = self._factor(size, gather(corners).amax() if corners else None)
         # Weights that are NaN already make a gap of NaN: a step would only spread it.
         finite = finite & ~size.isnan()
         factor = torch.where(finite, factor, 0)
-        self._move(blocks, updates, factor, finite)
+        self._move(bundles, updates, factor, finite)
         self._record.add(size, factor, per_group, finite)
         return loss
 
@@ -164,42 +170,43 @@ class NormBallOptimizer(Optimizer):
             names = [f"parameter {i} of group {index}" for i in range(len(params))]
         return zip(names, params, strict=True)
 
-    def _estimates(self, blocks: list[Block], finite: Tensor) -> Iterator[Tensor]:
-        for block in blocks:
-            yield self._estimate(block, finite.to(block.param.device))
-
-    def _estimate(self, block: Block, finite: Tensor) -> Tensor:
+    def _estimate(self, bundle: Bundle, finite: Tensor) -> Tensor:
         """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite."""
-        g = block.grad
+        alpha, reuse = bundle.first.alpha, self._reuse_grad and not bundle.stacked
+        g = bundle.join([block.grad for block in bundle.blocks])
         if self._maximize:
-            g = g.neg_() if self._reuse_grad else -g
-        dtype = self._dtype_of_state(block.param)
-        if block.alpha == 1:
+            g = g.neg_() if reuse else -g
+        dtype = self._dtype_of_state(bundle.first.param)
+        if alpha == 1:
             return g.to(dtype)
-        state = self.state[block.param]
+        momenta = [self._momentum(p, dtype) for p in bundle.params]
+        out = g if reuse and g.dtype == dtype else None
+        d = bundle.join(momenta)
+        new = torch.lerp(d, g.to(dtype), alpha, out=out)
+        return bundle.keep_(momenta, new, d, finite.to(g.device))
+
+    def _momentum(self, p: Tensor, dtype: torch.dtype) -> Tensor:
+        state = self.state[p]
         if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(block.param, dtype=dtype)
-        d = cast(Tensor, state["momentum"])
-        reuse = self._reuse_grad and g.dtype == dtype
-        new = torch.lerp(d, g.to(dtype), block.alpha, out=g if reuse else None)
-        # Not a branch: the host does not know the flag, and the old bits must survive.
-        return torch.where(finite, new, d, out=d)
+            state["momentum"] = torch.zeros_like(p, dtype=dtype)
+        return cast(Tensor, state["momentum"])
 
     def _move(
-        self, blocks: list[Block], updates: list[Tensor], factor: Tensor, finite: Tensor
+        self, bundles: list[Bundle], updates: list[Tensor], factor: Tensor, finite: Tensor
     ) -> None:
-        for block, update in zip(blocks, updates, strict=True):
-            p = block.param
-            dtype = torch.promote_types(p.dtype, update.dtype)
+        for bundle, update in zip(bundles, updates, strict=True):
+            first, params = bundle.first, bundle.params
+            dtype = torch.promote_types(first.param.dtype, update.dtype)
             dtype = torch.float32 if dtype.itemsize < 4 else dtype
-            x, update = p.to(dtype), update.to(dtype)
+            old = bundle.join(params)
+            x, update = old.to(dtype), update.to(dtype)
             if self._constrained:
-                share = (block.longest * factor).to(p.device, dtype)
+                share = (first.longest * factor).to(x.device, dtype)
                 new = torch.lerp(x, update, share, out=update)
             else:
-                length = (block.longest * block.radius * factor).to(p.device, dtype)
+                length = (first.longest * first.radius * factor).to(x.device, dtype)
                 new = torch.addcmul(x, update, length, out=update)
-            torch.where(finite.to(p.device), new.to(p.dtype), p, out=p)
+            bundle.keep_(params, new.to(old.dtype), old, finite.to(x.device))
 
     def _enter_ball(self, blocks: list[Block], finite: Tensor) -> None:
         """Scale parameters that start outside their ball onto it, once, with a warning.
@@ -210,7 +217,7 @@ class NormBallOptimizer(Optimizer):
         if not new:
             return
         balls = self._geometry.balls(new)
-        ratios = gather(self._geometry.ratios(new, (b.param for b in new)))
+        ratios = gather(self._geometry.ratios([Bundle([b]) for b in new], (b.param for b in new)))
         *values, all_finite = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
         if not all_finite:
             return
@@ -229,10 +236,11 @@ class NormBallOptimizer(Optimizer):
                 )
         self._inside.update(block.param for block in new)
 
-    def _per_group(self, blocks: list[Block], duals: list[Tensor]) -> Tensor:
+    def _per_group(self, bundles: list[Bundle], duals: list[Tensor]) -> Tensor:
         sums = [torch.zeros_like(duals[0]) for _ in self.param_groups]
-        for block, dual in zip(blocks, duals, strict=True):
-            sums[block.group] = sums[block.group] + dual.to(duals[0].device)
+        for bundle, dual in zip(bundles, duals, strict=True):
+            group = bundle.first.group
+            sums[group] = sums[group] + dual.to(duals[0].device)
         return gather(sums)
 
     def metrics(self) -> dict[str, Tensor]:

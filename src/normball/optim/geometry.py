@@ -2,49 +2,39 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from normball._numeric import as_working, inner, saturate
 from normball.norms import Norm, Sign, VectorNorm
-
-
-@dataclass
-class Block:
-    """One parameter with a gradient, during one step."""
-
-    name: str
-    param: Tensor
-    grad: Tensor
-    group: int
-    norm: Norm
-    radius: float
-    longest: float  # the share of the way, or the length, of a step that is not held back
-    alpha: float
+from normball.optim.blocks import Block, Bundle, bundles_of
 
 
 class Geometry(ABC):
     """A norm over all blocks together, and its minimiser."""
 
     @abstractmethod
-    def minimise(
-        self, blocks: Sequence[Block], estimates: Iterable[Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield for every block its part of the minimiser over the unit ball, new tensors.
+    def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
+        """Return the blocks as a step takes them."""
 
-        With it goes, 0-d, the part of the dual norm that belongs to the block: their sum, each
+    @abstractmethod
+    def minimise(
+        self, bundles: Sequence[Bundle], estimates: Iterable[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for every bundle its part of the minimiser over the unit ball, new tensors.
+
+        With it goes, 0-d, the part of the dual norm that belongs to the bundle: their sum, each
         weighted with its radius, is the dual norm of the whole.
         """
 
     @abstractmethod
-    def ratios(self, blocks: Sequence[Block], points: Iterable[Tensor]) -> list[Tensor]:
-        """Return the norm of points over their radius, 0-d: one per ball."""
+    def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
+        """Return the largest norm of points over their radius, 0-d: one per bundle or ball."""
 
     @abstractmethod
     def balls(self, blocks: Sequence[Block]) -> list[Sequence[Block]]:
-        """Return which blocks share a ball, in the order of `ratios`."""
+        """Return which blocks share a ball, in the order of `ratios` of single blocks."""
 
     def check_count(self, count: int) -> None:  # noqa: B027 (layers: as many as there are)
         """Raise ValueError if the norm cannot take that many parameters."""
@@ -56,16 +46,25 @@ class Geometry(ABC):
 class Layers(Geometry):
     """The product norm: every block has its own norm and ball, and the dual norms add up."""
 
-    def minimise(
-        self, blocks: Sequence[Block], estimates: Iterable[Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield `lmo_l(d_l)` and `||d_l||_l*`, one layer after the other."""
-        for block, d in zip(blocks, estimates, strict=True):
-            yield block.norm.lmo_and_dual(d)
+    def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
+        """Return small equal layers together."""
+        return bundles_of(blocks)
 
-    def ratios(self, blocks: Sequence[Block], points: Iterable[Tensor]) -> list[Tensor]:
-        """Return `||w_l||_l / r_l` for every layer."""
-        return [b.norm.norm(x) / b.radius for b, x in zip(blocks, points, strict=True)]
+    def minimise(
+        self, bundles: Sequence[Bundle], estimates: Iterable[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield `lmo_l(d_l)` and `||d_l||_l*`, one bundle after the other."""
+        for bundle, d in zip(bundles, estimates, strict=True):
+            norm = bundle.first.norm
+            yield norm.stacked_lmo_and_dual(d) if bundle.stacked else norm.lmo_and_dual(d)
+
+    def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
+        """Return `||w_l||_l / r_l`, the largest of every bundle."""
+        ratios = []
+        for bundle, x in zip(bundles, points, strict=True):
+            norm, radius = bundle.first.norm, bundle.first.radius
+            ratios.append((norm.stacked_norm(x) if bundle.stacked else norm.norm(x)) / radius)
+        return ratios
 
     def balls(self, blocks: Sequence[Block]) -> list[Sequence[Block]]:
         """Return every block on its own."""
@@ -78,9 +77,13 @@ class Joint(Geometry):
     def __init__(self, norm: Norm) -> None:
         self.norm = norm
 
+    def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
+        """Return every block alone; the norm takes them all at once."""
+        return [Bundle([block]) for block in blocks]
+
     def minimise(
         self,
-        blocks: Sequence[Block],  # noqa: ARG002
+        bundles: Sequence[Bundle],  # noqa: ARG002
         estimates: Iterable[Tensor],
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the blocks of `lmo(d)`, and `-<d_l, lmo_l>`, whose sum is the dual norm."""
@@ -95,12 +98,12 @@ class Joint(Geometry):
         for d, lmo in zip(parts, lmos, strict=True):
             yield lmo, saturate(-inner(as_working(d), as_working(lmo)))
 
-    def ratios(self, blocks: Sequence[Block], points: Iterable[Tensor]) -> list[Tensor]:
+    def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
         """Return `||w|| / beta` of all blocks together."""
         parts = list(points)
         if isinstance(self.norm, VectorNorm):
-            return [self.norm.joint_norm(parts) / blocks[0].radius]
-        return [self.norm.norm(parts[0]) / blocks[0].radius]
+            return [self.norm.joint_norm(parts) / bundles[0].first.radius]
+        return [self.norm.norm(parts[0]) / bundles[0].first.radius]
 
     def balls(self, blocks: Sequence[Block]) -> list[Sequence[Block]]:
         """Return all blocks as one."""
