@@ -5,7 +5,7 @@ from importlib.metadata import version
 from normball import norms, polar, steps
 from normball.balls import init_, project_
 from normball.groups import param_groups
-from normball.optim import GGNC, S3CG, ClippedScion, Scion
+from normball.optim import GGNC, S3CG, ClippedScion, Scion, SmoothnessProbe
 
 __version__ = version("normball")
 
@@ -14,6 +14,7 @@ __all__ = [
     "S3CG",
     "ClippedScion",
     "Scion",
+    "SmoothnessProbe",
     "__version__",
     "init_",
     "norms",

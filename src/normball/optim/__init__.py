@@ -3,6 +3,7 @@
 from normball.optim.base import NormBallOptimizer
 from normball.optim.clipped_scion import ClippedScion
 from normball.optim.joint import GGNC, S3CG
+from normball.optim.probe import SmoothnessProbe
 from normball.optim.scion import Scion
 
-__all__ = ["GGNC", "S3CG", "ClippedScion", "NormBallOptimizer", "Scion"]
+__all__ = ["GGNC", "S3CG", "ClippedScion", "NormBallOptimizer", "Scion", "SmoothnessProbe"]

@@ -1,0 +1,142 @@
+"""The probe measures what it says, and leaves training alone."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from normball import GGNC, ClippedScion, SmoothnessProbe, param_groups
+from normball.norms import Euclidean, Sign
+from normball.optim.probe import fit_line
+from tests.optim.network import build, groups, loss
+
+
+def test_a_quadratic_has_its_curvature():
+    """f = <x, A x> / 2: L is ||A s||* / ||s|| along the step s, and L1 = 0."""
+    generator = torch.Generator().manual_seed(1)
+    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    a = root @ root.T
+    for norm, dual, length in (
+        (Euclidean(), lambda g: g.norm(), lambda s: s.norm()),
+        (Sign(normalized=False), lambda g: g.abs().sum(), lambda s: s.abs().max()),
+    ):
+        x = nn.Parameter(torch.ones(6, dtype=torch.float64))
+        optimizer = GGNC([x], gamma=0.001, rho=1.0, norm=norm)
+        probe = SmoothnessProbe(optimizer, every=1)
+        expected = []
+
+        def closure(x=x):
+            x.grad = None
+            value = x @ a @ x / 2
+            value.backward()
+            return value
+
+        for _ in range(5):
+            start = x.detach().clone()
+            probe.step(closure)
+            step = x.detach() - start
+            expected.append((float(dual(a @ start)), float(dual(a @ step) / length(step))))
+        data = probe.samples()
+        got = torch.stack([data["dual_norm"], data["L"]], 1).numpy()
+        assert got == pytest.approx(np.array(expected), rel=1e-8)
+        assert data["step"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_layers_by_hand():
+    model = build()
+    optimizer = ClippedScion(groups(model), 0.01, rho=1.0)
+    probe = SmoothnessProbe(optimizer, every=1)
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(model, 0)
+        value.backward()
+        return value
+
+    closure()
+    pairs = [(p, g["norm"], g["radius"]) for g in optimizer.param_groups for p in g["params"]]
+    old = [(p.detach().clone(), p.grad.clone()) for p, _, _ in pairs]
+    probe.step(closure)
+    assert all(torch.equal(p.grad, g) for (p, _, _), (_, g) in zip(pairs, old, strict=True))
+    closure()
+    duals = [
+        r * float(n.dual_norm(p.grad - g)) for (p, n, r), (_, g) in zip(pairs, old, strict=True)
+    ]
+    moves = [
+        float(n.norm(p.detach() - x)) / r for (p, n, r), (x, _) in zip(pairs, old, strict=True)
+    ]
+    data = probe.samples()
+    assert float(data["L"][0]) == pytest.approx(sum(duals) / max(moves), rel=1e-6)
+    assert float(data["group_L"][0, 4]) == pytest.approx(sum(duals[4:]) / max(moves[4:]), rel=1e-6)
+    assert float(data["dual_norm"][0]) == pytest.approx(
+        sum(r * float(n.dual_norm(g)) for (_, n, r), (_, g) in zip(pairs, old, strict=True))
+    )
+
+
+def test_training_is_unchanged_bit_for_bit():
+    """Dropout draws the same numbers, batch norm's averages are put back."""
+    results = []
+    for probed in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 3)
+        )
+        optimizer = ClippedScion(param_groups(model), 0.01, rho=1.0)
+        probe = SmoothnessProbe(optimizer, every=2, model=model)
+        for _ in range(7):
+            x, y = torch.randn(8, 6), torch.randint(3, (8,))
+
+            def closure(x=x, y=y, model=model, optimizer=optimizer):
+                optimizer.zero_grad()
+                value = nn.functional.cross_entropy(model(x), y)
+                value.backward()
+                return value
+
+            if probed:
+                probe.step(closure)
+            else:
+                optimizer.step(closure)
+        results.append([*model.parameters(), *model.buffers(), torch.rand(3)])
+        assert len(probe.samples()["step"]) == (4 if probed else 0)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_the_fit_is_theil_and_sens():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(60, generator=generator, dtype=torch.float64) * 10
+    y = 5 + 2 * x + 0.3 * torch.randn(60, generator=generator, dtype=torch.float64)
+    y[:12] += 200  # a fifth of outliers
+    y[12] = torch.nan
+    fit = fit_line(x, y)
+    finite = torch.isfinite(y)
+    reference = stats.theilslopes(y[finite].numpy(), x[finite].numpy())
+    assert fit.l1 == pytest.approx(reference.slope, rel=0.02)
+    assert fit.l1 == pytest.approx(2, abs=0.3)
+    assert fit.l0 == pytest.approx(5, abs=2)
+    assert fit.l1_interval[0] < fit.l1 < fit.l1_interval[1]
+    assert fit.l0_interval[0] < fit.l0 < fit.l0_interval[1]
+    assert fit.count == 59
+    rank = stats.spearmanr(x[finite].numpy(), y[finite].numpy()).statistic
+    assert fit.correlation == pytest.approx(rank)
+    assert fit.rho(0.5) == 0.5 * fit.l0
+
+
+def test_the_fit_is_never_negative():
+    x = torch.arange(5.0)
+    falling = fit_line(x, 5 - x)
+    assert falling.l1 == 0
+    assert fit_line(x, 3 * x - 100).l0 == 0
+    flat = fit_line(torch.ones(4), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert (flat.l1, flat.l0) == (0, 2)
+
+
+def test_refusals():
+    p = nn.Parameter(torch.ones(2))
+    with pytest.raises(TypeError, match="not in those of SGD"):
+        SmoothnessProbe(torch.optim.SGD([p], 0.1))
+    optimizer = ClippedScion([p], 0.1, rho=1.0)
+    with pytest.raises(ValueError, match="every=0"):
+        SmoothnessProbe(optimizer, every=0)
+    with pytest.raises(ValueError, match="at least three finite measurements, got 0"):
+        SmoothnessProbe(optimizer).fit()
