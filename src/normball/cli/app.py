@@ -10,6 +10,7 @@ import torch
 import typer
 from rich.console import Console
 
+from normball import SmoothnessProbe
 from normball.cli.options import (
     if_given,
     parse_list,
@@ -18,17 +19,25 @@ from normball.cli.options import (
     parse_step,
     parse_whole,
 )
-from normball.cli.screen import CompareScreen, TrainScreen, best_table, result_line
+from normball.cli.screen import (
+    CompareScreen,
+    TrainScreen,
+    best_table,
+    fit_lines,
+    result_line,
+)
 from normball.lab.checkpoints import Checkpoints
 from normball.lab.errors import LabError, WorkerError
 from normball.lab.machine import usable_cores
 from normball.lab.optimizers import configure
 from normball.lab.report import write_report
 from normball.lab.rows import RunFolder, new_row, open_folder
+from normball.lab.smoothness import draw, fit_run, record
 from normball.lab.summary import CLAIM, judge, summarise
 from normball.lab.sweep import Plan, make_grid, make_plan, run_plan
 from normball.lab.tasks import Task, find_task
 from normball.lab.train import EpochReport, RunResult, Trainer
+from normball.optim.probe import Fit
 
 # Typer does not export the class of its usage errors, only one that derives from it.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -79,6 +88,10 @@ RunFolderPath = Annotated[Path, _text("DIR", "Folder for the rows, the figure an
 RowFolderPath = Annotated[Path | None, _text("DIR", "Folder that keeps the finished run's row.")]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, if any.")
+]
+Every = Annotated[str, _text("K", "Measure once in so many steps.")]
+SmoothnessFolder = Annotated[
+    Path | None, _text("DIR", "Folder for the picture and the measurements.")
 ]
 Version = Annotated[
     bool,
@@ -291,3 +304,62 @@ def _run(console: Console, trainer: Trainer, checkpoints: Checkpoints | None) ->
                 soft_wrap=True,
             )
         raise typer.Exit(130) from None
+
+
+@app.command()
+def smoothness(
+    task: TaskName,
+    optimizer: Optimizer = "clipped-scion",
+    lr: Step = None,
+    rho: Rho = None,
+    alpha: Alpha = None,
+    constrained: Constrained = False,
+    epochs: Epochs = None,
+    seed: Seed = "0",
+    every: Every = "5",
+    out: SmoothnessFolder = None,
+) -> None:
+    """Train once and measure the smoothness (L0, L1) of the loss on the way.
+
+    One mini-batch before and after a step, once in --every steps, in the norms of the optimizer.
+    """
+    config = configure(
+        find_task(task),
+        optimizer,
+        seed=parse_whole("--seed", seed),
+        lr=if_given("--lr", lr, parse_step),
+        epochs=if_given("--epochs", epochs, parse_whole),
+        alpha=if_given("--alpha", alpha, parse_number),
+        rho=if_given("--rho", rho, parse_number),
+        constrained=constrained or None,
+    )
+    k = parse_whole("--every", every)
+    if k < 1:
+        raise LabError(f"--every must be 1 or more, got {k}.")
+    torch.set_num_threads(1)
+    console = Console(markup=False, highlight=False)
+    trainer = Trainer(config, probe_every=k)
+    if out is None:
+        measure(console, trainer)
+        return
+    with open_folder(out) as folder:
+        probe, result, fit = measure(console, trainer)
+        folder.replace("smoothness.json", record(config, result, probe, fit))
+        paths = [
+            folder.replace(f"smoothness.{kind}", draw(config, probe, fit, kind))
+            for kind in ("svg", "png")
+        ]
+        console.print(f"The picture: {paths[1]}", soft_wrap=True)
+
+
+def measure(console: Console, trainer: Trainer) -> tuple[SmoothnessProbe, RunResult, Fit]:
+    """Run a trainer that has a probe, and print what it measured."""
+    result = _run(console, trainer, None)
+    console.print(result_line(trainer.config, result), soft_wrap=True)
+    probe = trainer.probe
+    if probe is None:
+        raise LabError("this run measures nothing.")
+    fit = fit_run(probe)
+    for line in fit_lines(trainer.config, fit):
+        console.print(line, soft_wrap=True)
+    return probe, result, fit

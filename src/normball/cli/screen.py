@@ -13,6 +13,7 @@ from normball.lab.summary import Summary, width
 from normball.lab.sweep import Plan
 from normball.lab.train import EpochReport, RunResult
 from normball.lab.workers import Advanced, Event, Finished, Started
+from normball.optim.probe import Fit
 
 
 def _bar() -> Progress:
@@ -193,6 +194,24 @@ def result_line(config: RunConfig, result: RunResult) -> str:
     return (
         f"{config.describe()}: test accuracy {100 * result.test_accuracy:.2f} %, training loss "
         f"{result.train_loss:.4f}{clipped}, after {ending}."
+    )
+
+
+def fit_lines(config: RunConfig, fit: Fit) -> tuple[str, ...]:
+    """A fitted line in words, and what it suggests.
+
+    Args:
+        config: the run it was measured on.
+        fit: the line.
+    """
+    low0, high0 = fit.l0_interval
+    low1, high1 = fit.l1_interval
+    return (
+        f"L0 = {fit.l0:.4g} (5 to 95 %: {low0:.4g} to {high0:.4g}), "
+        f"L1 = {fit.l1:.4g} ({low1:.4g} to {high1:.4g}), from {fit.count} pairs, "
+        f"rank correlation {fit.correlation:.2f}.",
+        f"At --lr {config.lr:.4g} this suggests --rho {fit.rho(config.lr):.3g}, "
+        "so that the step size below the threshold is 1/L0.",
     )
 
 

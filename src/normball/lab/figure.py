@@ -19,7 +19,7 @@ from normball.lab.summary import Summary, judge
 COLOURS = {"adam": "#6b7280", "scion": "#d55e00", "clipped-scion": "#0072b2"}
 _MARKERS = {"adam": "s", "scion": "^", "clipped-scion": "o"}
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 100)
-_STYLE = {
+STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -166,7 +166,7 @@ def render(panels: Sequence[Panel], comparison: Comparison, kind: str) -> bytes:
         comparison: what to draw.
         kind: ``"png"`` or ``"svg"``.
     """
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(5.6 * len(panels), 4.4), layout="constrained")
         FigureCanvasAgg(figure)
         for axes, panel in zip(

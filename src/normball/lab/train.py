@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normball import ClippedScion, Scion
+from normball import ClippedScion, Scion, SmoothnessProbe
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
 from normball.lab.optimizers import find_optimizer
@@ -135,9 +135,17 @@ class Trainer:
     Attributes:
         config: the run's settings.
         state: the model, the optimizer, the generator of the data's order, and the epoch.
+        probe: measures the smoothness on the way, if asked to.
+
+    Args:
+        config: the run's settings.
+        probe_every: measure the smoothness once in so many steps; None for never.
+
+    Raises:
+        LabError: if the optimizer has no norms to measure in.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, *, probe_every: int | None = None) -> None:
         task = find_task(config.task)
         self.config = config
         self._data = task.load()
@@ -152,6 +160,13 @@ class Trainer:
             schedule=make_schedule(config.schedule, optimizer, total),
             order=torch.Generator().manual_seed(config.seed),
         )
+        self.probe: SmoothnessProbe | None = None
+        if probe_every is not None:
+            if not isinstance(optimizer, Scion | ClippedScion):
+                raise LabError(
+                    f"{config.optimizer} has no norms to measure in: choose scion or clipped-scion."
+                )
+            self.probe = SmoothnessProbe(optimizer, every=probe_every, model=model)
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> RunResult:
         """Train to the last epoch, or until the loss is no longer finite.
@@ -236,12 +251,15 @@ class Trainer:
         losses, traced, factors = [], [], []
         before = _metrics(optimizer)
         for batch in self._batches():
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(self._data.train_x[batch]), self._data.train_y[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+
+            def closure(batch: Tensor = batch) -> Tensor:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(self._data.train_x[batch]), self._data.train_y[batch])
+                loss.backward()  # type: ignore[no-untyped-call]
+                return loss
+
+            losses.append(self._step(closure).detach())
             self.state.schedule.step()
-            losses.append(loss.detach())
             metrics = _metrics(optimizer)
             history.trace_name = next((name for name in _TRACED if name in metrics), None)
             if history.trace_name is not None:
@@ -254,6 +272,13 @@ class Trainer:
             history.steps += len(factors) - skipped
             history.clipped += int((torch.stack(factors) >= 1).sum())
         return torch.stack(losses), torch.stack(traced).tolist() if traced else []
+
+    def _step(self, closure: Callable[[], Tensor]) -> Tensor:
+        if self.probe is not None:
+            return self.probe.step(closure)
+        loss = closure()
+        self.state.optimizer.step()
+        return loss
 
     def _batches(self) -> list[Tensor]:
         """The epoch's mini-batches as index tensors, all of one size: a rest is left out."""

@@ -1,0 +1,54 @@
+"""The smoothness command: measured, fitted, drawn, and harmless to the training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from normball.cli import main
+from normball.lab.errors import LabError
+from normball.lab.smoothness import fit_run
+from normball.lab.train import Trainer
+from tests.lab.samples import config
+
+
+def test_a_probed_run_is_the_run() -> None:
+    plain, probed = (
+        Trainer(config("clipped-scion")),
+        Trainer(config("clipped-scion"), probe_every=3),
+    )
+    a, b = plain.run(), probed.run()
+    assert a.trace == b.trace
+    weights = probed.state.model.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in plain.state.model.state_dict().items())
+
+
+def test_too_little_to_fit() -> None:
+    trainer = Trainer(config("scion", epochs=1), probe_every=100)
+    trainer.run()
+    assert trainer.probe is not None
+    with pytest.raises(LabError, match=r"got 1: train longer, .*--every"):
+        fit_run(trainer.probe)
+    with pytest.raises(LabError, match="adam has no norms to measure in"):
+        Trainer(config("adam"), probe_every=1)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["smoothness", "digits", "--epochs", "3", "--every", "2", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as leaving:
+        main(argv)
+    assert leaving.value.code == 0
+    printed = capsys.readouterr().out
+    measured = json.loads((tmp_path / "smoothness.json").read_text())
+    assert len(measured["samples"]["L"]) == 17  # every second of 3 x 11 steps
+    assert measured["fit"]["count"] == 17
+    assert f"L0 = {measured['fit']['l0']:.4g}" in printed
+    suggested = measured["suggestion"]
+    assert suggested["rho"] == pytest.approx(suggested["lr"] * measured["fit"]["l0"])
+    assert (tmp_path / "smoothness.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "smoothness.svg").read_text().rstrip().endswith("</svg>")
+    with pytest.raises(SystemExit) as leaving:
+        main(["smoothness", "digits", "--every", "0"])
+    assert leaving.value.code == 2
+    assert "--every must be 1 or more, got 0" in capsys.readouterr().err
