@@ -3,13 +3,14 @@
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from normball import parallel
 from normball._numeric import all_finite, as_working, inner
 from normball.optim import checkpoint, metrics, validate
 from normball.optim.blocks import Block, Bundle
@@ -111,27 +112,33 @@ class NormBallOptimizer(Optimizer):
         if not blocks:
             return loss
         finite = all_finite([block.grad for block in blocks])
+        if any(parallel.is_sharded(block.owner) for block in blocks):
+            finite = parallel.agree(finite)
         if self._constrained:
             self._enter_ball(blocks, finite)
 
         bundles = self._geometry.bundles(blocks)
         updates, duals, gaps, corners = [], [], [], []
         estimates = [self._estimate(bundle, finite) for bundle in bundles]
-        minimiser = self._geometry.minimise(bundles, estimates)
+        # A generator: of sharded layers, one at a time is whole.
+        wholes = (b.whole(d) for b, d in zip(bundles, estimates, strict=True))
+        minimiser = self._geometry.minimise(bundles, wholes)
         for bundle, d, (lmo, dual) in zip(bundles, estimates, minimiser, strict=True):
             radius = bundle.first.radius
             # In 64 bit, where the product of two finite 32-bit numbers is finite.
             duals.append(radius * scalar(dual))
             if self._constrained:
                 lmo.mul_(radius)
-                x = bundle.join(bundle.params).to(d.dtype)
-                gaps.append(scalar(inner(as_working(d), as_working(x))) + duals[-1])
+                x = bundle.whole(bundle.join(bundle.params)).to(d.dtype)
+                gaps.append(scalar(inner(as_working(bundle.whole(d)), as_working(x))) + duals[-1])
+            lmo = bundle.part(lmo)
             # Held until the global number is known, in the gradient's memory if allowed.
             reuse = self._reuse_grad and not bundle.stacked
             updates.append(bundle.first.grad.copy_(lmo) if reuse else lmo)
         if self._needs_corner:
             points = (
-                b.join(b.params).to(u.dtype) - u for b, u in zip(bundles, updates, strict=True)
+                b.whole(b.join(b.params).to(u.dtype) - u)
+                for b, u in zip(bundles, updates, strict=True)
             )
             corners = self._geometry.ratios(bundles, points)
 
@@ -156,7 +163,8 @@ class NormBallOptimizer(Optimizer):
                 elif p.numel():
                     validate.check_gradient(name, p.grad)
                     norm, radius, alpha = group["norm"], group["radius"], group["alpha"]
-                    blocks.append(Block(name, p, p.grad, index, norm, radius, longest, alpha))
+                    here = parallel.local(p), parallel.local(p.grad)
+                    blocks.append(Block(name, p, *here, index, norm, radius, longest, alpha))
         self._settings.check_common(self.param_groups)
         if blocks and self._constrained:
             self._geometry.check_complete(missing)
@@ -179,7 +187,7 @@ class NormBallOptimizer(Optimizer):
         dtype = self._dtype_of_state(bundle.first.param)
         if alpha == 1:
             return g.to(dtype)
-        momenta = [self._momentum(p, dtype) for p in bundle.params]
+        momenta = [self._momentum(block.owner, dtype) for block in bundle.blocks]
         out = g if reuse and g.dtype == dtype else None
         d = bundle.join(momenta)
         new = torch.lerp(d, g.to(dtype), alpha, out=out)
@@ -189,7 +197,7 @@ class NormBallOptimizer(Optimizer):
         state = self.state[p]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p, dtype=dtype)
-        return cast(Tensor, state["momentum"])
+        return parallel.local(state["momentum"])
 
     def _move(
         self, bundles: list[Bundle], updates: list[Tensor], factor: Tensor, finite: Tensor
@@ -213,11 +221,15 @@ class NormBallOptimizer(Optimizer):
 
         The first step of a parameter reads its norm, and so waits for the device; no other does.
         """
-        new = [block for block in blocks if block.param not in self._inside]
+        new = [block for block in blocks if block.owner not in self._inside]
         if not new:
             return
         balls = self._geometry.balls(new)
-        ratios = gather(self._geometry.ratios([Bundle([b]) for b in new], (b.param for b in new)))
+        ratios = gather(
+            self._geometry.ratios(
+                [Bundle([b]) for b in new], (parallel.whole(b.param, b.owner) for b in new)
+            )
+        )
         *values, all_finite = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
         if not all_finite:
             return
@@ -226,7 +238,7 @@ class NormBallOptimizer(Optimizer):
             if ratio > 1 + _SLACK.get(first.param.dtype, 2e-2):
                 for block in ball:
                     block.param.div_(ratio)
-                what = f"{first.name} of shape {tuple(first.param.shape)} starts outside its ball"
+                what = f"{first.name} of shape {tuple(first.owner.shape)} starts outside its ball"
                 if len(ball) > 1:
                     what = f"the start ({len(ball)} parameters together) is outside the ball"
                 warnings.warn(
@@ -234,7 +246,7 @@ class NormBallOptimizer(Optimizer):
                     "scaled onto the ball; initialise it inside, or take a larger radius",
                     stacklevel=5,
                 )
-        self._inside.update(block.param for block in new)
+        self._inside.update(block.owner for block in new)
 
     def _per_group(self, bundles: list[Bundle], duals: list[Tensor]) -> Tensor:
         sums = [torch.zeros_like(duals[0]) for _ in self.param_groups]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from normball import parallel
 from normball.norms import Norm
 
 # Up to this many entries a tensor costs more to launch than to compute: 128 x 128 on a CPU, where
@@ -16,9 +17,14 @@ _SMALL_ELSEWHERE = 2**18
 
 @dataclass
 class Block:
-    """One parameter with a gradient, during one step."""
+    """One parameter with a gradient, during one step.
+
+    `param` and `grad` are what this rank holds; `owner` is the parameter as the optimizer has it, a
+    DTensor where it is sharded.
+    """
 
     name: str
+    owner: Tensor
     param: Tensor
     grad: Tensor
     group: int
@@ -30,7 +36,9 @@ class Block:
     def kind(self) -> Hashable:
         """Return what blocks that a step can stack have in common; None for a large one."""
         p = self.param
-        if p.numel() > _SMALL.get(p.device.type, _SMALL_ELSEWHERE):
+        if parallel.is_sharded(self.owner) or p.numel() > _SMALL.get(
+            p.device.type, _SMALL_ELSEWHERE
+        ):
             return None
         return self.group, p.shape, p.dtype, p.device, self.grad.dtype
 
@@ -58,6 +66,14 @@ class Bundle:
     def params(self) -> list[Tensor]:
         """The parameters."""
         return [block.param for block in self.blocks]
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Return all of the tensor of which `x`, joined, is this rank's part."""
+        return x if self.stacked else parallel.whole(x, self.first.owner)
+
+    def part(self, x: Tensor) -> Tensor:
+        """Return this rank's part of a whole tensor, joined."""
+        return x if self.stacked else parallel.part_of(x, self.first.owner)
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return one tensor per block as the bundle's one tensor."""

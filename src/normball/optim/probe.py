@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from normball import parallel
 from normball.optim.base import NormBallOptimizer
 from normball.optim.blocks import Block, Bundle
 from normball.optim.geometry import gather, scalar
@@ -98,6 +99,10 @@ class SmoothnessProbe:
             self.optimizer.step()
             return loss
         blocks = self.optimizer._collect()
+        if any(parallel.is_sharded(block.owner) for block in blocks):
+            raise TypeError(
+                "the probe measures parameters that are whole on every rank, not shards"
+            )
         old = [(b.param.detach().clone(), b.grad.clone()) for b in blocks]
         after = _random_state()
         self.optimizer.step()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import normball.norms as norms
+from normball import parallel
 from normball.norms import Norm
 
 # What users of other optimizers write, and what says the same here.
@@ -89,11 +90,7 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
             f"{name} is a flat shard of several layers, whose matrices are lost: use FSDP2 "
             "(fully_shard) or FSDP1 with use_orig_params=True on unsharded layers"
         )
-    if kind == "DTensor":
-        raise TypeError(
-            f"{name} is a DTensor, of which one rank holds a part: the norm of a part is not "
-            "the norm of the layer. Train with replicated parameters (DDP)"
-        )
+    parallel.check_placements(name, parameter)
     if parameter.is_complex():
         raise TypeError(f"{name} is complex: optimize torch.view_as_real of it, shape (..., 2)")
     if not parameter.is_floating_point():

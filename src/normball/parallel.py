@@ -1,0 +1,93 @@
+"""Sharded parameters: the only place that knows torch.distributed.
+
+A parameter sharded over ranks (a DTensor, as FSDP2 and tensor parallelism make it) keeps its
+shards, and so does its momentum. The norm of a layer is that of the whole layer: for its minimiser
+one whole matrix at a time is gathered on every rank, which then keeps its own part of the result.
+All ranks compute the same numbers from the same matrix, so no scalar is reduced but the finite
+flag.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_sharded(x: object) -> bool:
+    """Tell whether `x` is a DTensor, without loading torch.distributed if nothing else did."""
+    return type(x).__name__ == "DTensor"
+
+
+def check_placements(name: str, x: Tensor) -> None:
+    """Raise ValueError for a DTensor that holds sums still to be reduced."""
+    placements: Any = getattr(x, "placements", ())
+    if any(placement.is_partial() for placement in placements):
+        raise ValueError(
+            f"{name} has the placements {tuple(placements)}: reduce the partial sums first "
+            "(redistribute to Shard or Replicate)"
+        )
+
+
+def local(x: Tensor) -> Tensor:
+    """Return the part of `x` on this rank, sharing its memory; `x` itself if it is not sharded.
+
+    Call it where gradients are off.
+    """
+    part: Tensor = x.to_local() if is_sharded(x) else x  # type: ignore[attr-defined]
+    return part
+
+
+def whole(part: Tensor, like: "Tensor | DTensor") -> Tensor:
+    """Gather the tensor of which every rank holds `part`, sharded as `like`.
+
+    Args:
+        part: this rank's values, of the shape of `local(like)`.
+        like: a DTensor, which gives shape, mesh and placements; if it is none, `part` is the whole.
+
+    Returns:
+        A plain tensor of the shape of `like`, the same on every rank.
+    """
+    if not is_sharded(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    sharded: Any = like
+    stride = torch.empty(sharded.shape, device="meta").stride()
+    gathered = DTensor.from_local(
+        part.contiguous(),
+        sharded.device_mesh,
+        sharded.placements,
+        run_check=False,
+        shape=sharded.shape,
+        stride=stride,
+    )
+    return gathered.full_tensor()
+
+
+def part_of(x: Tensor, like: "Tensor | DTensor") -> Tensor:
+    """Return this rank's part of the whole tensor `x`, cut as `like` is; nothing is sent.
+
+    Args:
+        x: the same plain tensor on every rank, of the shape of `like`.
+        like: a DTensor; if it is none, `x` is returned.
+    """
+    if not is_sharded(like):
+        return x
+    from torch.distributed.tensor import DTensor, Replicate
+
+    sharded: Any = like
+    mesh = sharded.device_mesh
+    everywhere = DTensor.from_local(x, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(placements=sharded.placements).to_local().contiguous()
+
+
+def agree(flag: Tensor) -> Tensor:
+    """Return whether `flag` (0-d bool) holds on every rank of the default process group."""
+    import torch.distributed as dist
+
+    votes = flag.to(torch.int32)
+    dist.all_reduce(votes, dist.ReduceOp.MIN)
+    return votes.bool()
