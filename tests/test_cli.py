@@ -217,3 +217,21 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     assert "The same command goes on" in printed
     assert not (tmp_path / "report.html").exists()
     wait_for(lambda: not members(process.pid))
+
+
+def test_rates_refuses_and_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("rates", "--out", str(tmp_path), "--n", "50") == 2
+    assert "n=50 must be at least 100" in capsys.readouterr().err
+
+    def fails(out: Path, n: int, seeds: tuple[int, ...], jobs: int) -> bool:
+        (out / "rates.md").write_text(f"{n} {seeds} {jobs}")
+        return False
+
+    monkeypatch.setattr("normball.cli.app.run_rates", fails)
+    argv = ("rates", "--out", str(tmp_path), "--n", "200", "--seeds", "1,2", "--jobs", "1")
+    assert call(*argv) == 1
+    printed = capsys.readouterr().out
+    assert "200 (1, 2) 1" in printed
+    assert "NOT every statement holds" in printed

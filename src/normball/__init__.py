@@ -6,6 +6,7 @@ from normball import norms, polar, steps
 from normball.balls import init_, project_
 from normball.groups import param_groups
 from normball.optim import GGNC, S3CG, ClippedScion, Scion, SmoothnessProbe
+from normball.theory.minimize import minimize
 
 __version__ = version("normball")
 
@@ -17,6 +18,7 @@ __all__ = [
     "SmoothnessProbe",
     "__version__",
     "init_",
+    "minimize",
     "norms",
     "param_groups",
     "polar",

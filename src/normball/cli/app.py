@@ -38,6 +38,7 @@ from normball.lab.sweep import Plan, make_grid, make_plan, run_plan
 from normball.lab.tasks import Task, find_task
 from normball.lab.train import EpochReport, RunResult, Trainer
 from normball.optim.probe import Fit
+from normball.theory import run_rates
 
 # Typer does not export the class of its usage errors, only one that derives from it.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -93,6 +94,8 @@ Every = Annotated[str, _text("K", "Measure once in so many steps.")]
 SmoothnessFolder = Annotated[
     Path | None, _text("DIR", "Folder for the picture and the measurements.")
 ]
+Iterations = Annotated[str, _text("N", "Steps of every run, at least 100.")]
+RatesFolder = Annotated[Path, _text("DIR", "Folder for the table and the figures.")]
 Version = Annotated[
     bool,
     typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -363,3 +366,33 @@ def measure(console: Console, trainer: Trainer) -> tuple[SmoothnessProbe, RunRes
     for line in fit_lines(trainer.config, fit):
         console.print(line, soft_wrap=True)
     return probe, result, fit
+
+
+@app.command()
+def rates(
+    out: RatesFolder,
+    n: Iterations = "10000",
+    seeds: Seeds = "0,1,2,3,4,5,6,7",
+    jobs: Jobs = None,
+) -> None:
+    """Run every statement of the theory against its bound; exit code 1 where one fails.
+
+    Minutes at --n 10000, hours at --n 100000. Writes a table and figures.
+    """
+    steps = parse_whole("--n", n)
+    numbers = parse_list("--seeds", seeds, parse_whole) or ()
+    processes = usable_cores() if jobs is None else parse_whole("--jobs", jobs)
+    console = Console(markup=False, highlight=False)
+    started = time.monotonic()
+    try:
+        with console.status(f"every statement, {steps} steps, {len(numbers)} seeds"):
+            holds = run_rates(out, steps, numbers, processes)
+    except (ValueError, OSError) as error:
+        raise LabError(f"{error}.") from None
+    table = out / "rates.md"
+    console.print(table.read_text(encoding="utf-8"), soft_wrap=True)
+    verdict = "every statement holds" if holds else "NOT every statement holds"
+    spent = f"{time.monotonic() - started:.0f} s"
+    console.print(f"{verdict}, in {spent}. The table: {table}", soft_wrap=True)
+    if not holds:
+        raise typer.Exit(1)

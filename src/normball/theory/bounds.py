@@ -1,0 +1,296 @@
+"""The guarantees, one function per statement, with the constants that their proofs give.
+
+`n` is the number of steps, `delta = f(x_1) - inf f` (over the ball for the constrained methods),
+`L0`, `L1`, `L` the smoothness constants in the method's norm, all positive unless said otherwise.
+Dual norms and Wolfe gaps come back in the units of the problem. Each function raises `ValueError`
+naming the condition that its parameters break. The proofs are in docs/theory.md; what the paper
+prints and does not hold stands in `normball.theory.printed`.
+"""
+
+import math
+from collections.abc import Iterable
+
+__all__ = [
+    "adagrad",
+    "adagrad_gap",
+    "backtracking_ggnc",
+    "backtracking_short_step",
+    "ggnc",
+    "ggnc_descent",
+    "ggnc_error",
+    "ggnc_stochastic",
+    "ggnc_stochastic_parameters",
+    "momentum_error",
+    "s3cg",
+    "s3cg_descent",
+    "s3cg_error",
+    "s3cg_stochastic",
+    "s3cg_stochastic_parameters",
+    "ucg",
+    "ucg_relative",
+    "ucg_relative_half",
+    "ucg_relative_printed",
+]
+
+
+def _require(holds: bool, condition: str, **values: float) -> None:
+    if not holds:
+        given = ", ".join(f"{name}={value:g}" for name, value in values.items())
+        raise ValueError(f"the condition {condition} does not hold for {given}")
+
+
+def _check(n: int = 1, **positive: float) -> None:
+    _require(n >= 1, "n >= 1", n=n)
+    for name, value in positive.items():
+        _require(0 < value < math.inf, f"{name} > 0", **{name: value})
+
+
+def _check_gap(**values: float) -> None:
+    for name, value in values.items():
+        _require(0 <= value < math.inf, f"{name} >= 0", **{name: value})
+
+
+def _check_ggnc(gamma: float, rho: float, L0: float, L1: float) -> None:
+    _check(gamma=gamma, rho=rho)
+    _check_gap(L0=L0, L1=L1)
+    # A rounding error in gamma = 1/(L0 + rho L1) must not refuse the natural choice.
+    limit = 1 + 1e-12
+    _require(
+        gamma * (L0 + rho * L1) <= limit,
+        "gamma <= 1/(L0 + rho L1)",
+        gamma=gamma,
+        rho=rho,
+        L0=L0,
+        L1=L1,
+    )
+
+
+def ggnc_descent(dual_norm: float, *, gamma: float, rho: float, L0: float, L1: float) -> float:
+    """Return what a GGNC step takes off `f`: `(gamma/2) min(1, rho/||g||*) ||g||*^2` (Thm 4.3)."""
+    _check_ggnc(gamma, rho, L0, L1)
+    return gamma / 2 * min(dual_norm, rho) * dual_norm
+
+
+def ggnc(n: int, delta: float, *, gamma: float, rho: float, L0: float, L1: float) -> float:
+    """Bound `min_k ||g_k||*` over `n` GGNC steps: `sqrt(2 D/(gamma n)) + 2 D/(gamma rho n)`.
+
+    The paper prints `sqrt(D/(gamma n))` (Thm 4.3), see `printed.ggnc`. The sum may be read as a
+    maximum.
+    """
+    _check_ggnc(gamma, rho, L0, L1)
+    _check(n)
+    _check_gap(delta=delta)
+    return math.sqrt(2 * delta / (gamma * n)) + 2 * delta / (gamma * rho * n)
+
+
+def ucg(n: int, delta: float, *, lr: float, L: float) -> float:
+    """Bound `mean_k ||g_k||*` over `n` steps of length `lr`: `D/(lr n) + L lr/2` (Prop. 4.1)."""
+    _check(n, lr=lr)
+    _check_gap(delta=delta, L=L)
+    return delta / (lr * n) + L * lr / 2
+
+
+def ucg_relative(n: int, delta: float, *, lr: float, L0: float, L1: float) -> float:
+    """Bound `min_k ||g_k||*` of uCG under (L0, L1): `4 D/(3 lr n) + (2/3) L0 lr`.
+
+    For `lr <= 1/(2 L1)`; the factor 1/2 of the descent inequality is kept, so it is sharper than
+    what Thm 4.5 prints.
+    """
+    _check(n, lr=lr)
+    _check_gap(delta=delta, L0=L0, L1=L1)
+    _require(lr * L1 <= 0.5, "gamma rho <= 1/(2 L1)", lr=lr, L1=L1)
+    return 4 * delta / (3 * lr * n) + 2 / 3 * L0 * lr
+
+
+def ucg_relative_half(n: int, delta: float, *, lr: float, L0: float, L1: float) -> float:
+    """Bound `min_k ||g_k||*` of uCG for steps up to twice as long: `2 D/(lr n) + L0 lr`."""
+    _check(n, lr=lr)
+    _check_gap(delta=delta, L0=L0, L1=L1)
+    _require(lr * L1 <= 1, "gamma rho <= 1/L1", lr=lr, L1=L1)
+    return 2 * delta / (lr * n) + L0 * lr
+
+
+def ucg_relative_printed(n: int, delta: float, *, lr: float, L0: float, L1: float) -> float:
+    """Bound `min_k ||g_k||*` of uCG as Thm 4.5 prints it: `2 D/(lr n) + 2 L0 lr`. It holds."""
+    _check(n, lr=lr)
+    _check_gap(delta=delta, L0=L0, L1=L1)
+    _require(lr * L1 <= 0.5, "gamma rho <= 1/(2 L1)", lr=lr, L1=L1)
+    return 2 * delta / (lr * n) + 2 * L0 * lr
+
+
+def _check_s3cg(gamma: float, rho: float, L: float, beta: float) -> None:
+    _check(gamma=gamma, rho=rho, beta=beta)
+    _check_gap(L=L)
+    limit = 1 + 1e-12
+    _require(gamma * L <= limit, "gamma <= 1/L", gamma=gamma, L=L)
+    _require(gamma * rho <= limit, "gamma rho <= 1", gamma=gamma, rho=rho)
+
+
+def s3cg_descent(gap: float, *, gamma: float, rho: float, L: float, beta: float) -> float:
+    """Return what an S3CG step, of either variant, takes off `f` at least.
+
+    `(gamma/2) min(rho, gap/(4 beta^2)) gap`; the step itself gives `(gamma/2) eta gap`.
+    """
+    _check_s3cg(gamma, rho, L, beta)
+    return gamma / 2 * min(rho, gap / (4 * beta**2)) * gap
+
+
+def s3cg(n: int, delta: float, *, gamma: float, rho: float, L: float, beta: float) -> float:
+    """Bound `min_k gap_k`: `2 sqrt(2) beta sqrt(D/(gamma n)) + 2 D/(gamma rho n)`.
+
+    For both variants. The paper prints 2 in the place of `2 sqrt(2)` (Thm 4.7), see
+    `printed.s3cg`. With `gamma = 1/L`, `rho = L` it is the short step's. The sum may be read as a
+    maximum.
+    """
+    _check_s3cg(gamma, rho, L, beta)
+    _check(n)
+    _check_gap(delta=delta)
+    return 2 * math.sqrt(2) * beta * math.sqrt(delta / (gamma * n)) + 2 * delta / (gamma * rho * n)
+
+
+# -- stochastic ------------------------------------------------------------------------------------
+
+
+def ggnc_error(second_moments: Iterable[float], *, rho: float, zeta: float) -> float:
+    """Return `eps = mean_k (2 rho zeta sqrt(m_k) + zeta^2 m_k / 2)`.
+
+    Args:
+        second_moments: `m_k = E||d_k - g(x_k)||_2^2`, one per step.
+        rho: the threshold.
+        zeta: `max ||x||* / ||x||_2`, the price of measuring the error in the Euclidean norm.
+    """
+    _check(rho=rho, zeta=zeta)
+    terms = [2 * rho * zeta * math.sqrt(m) + zeta**2 * m / 2 for m in second_moments]
+    return math.fsum(terms) / len(terms)
+
+
+def ggnc_stochastic(
+    n: int, delta: float, *, gamma: float, rho: float, L: float, error: float
+) -> float:
+    """Bound `mean_k E||g_k||*` of GGNC whose estimates are off by `error`, from `ggnc_error`.
+
+    `sqrt(4 D/(gamma n) + 4 eps) + 4 D/(gamma rho n) + 4 eps/rho`, for `gamma <= 1/L`: the explicit
+    form of Thm 4.9.
+    """
+    _check(n, gamma=gamma, rho=rho)
+    _check_gap(delta=delta, L=L, error=error)
+    _require(gamma * L <= 1 + 1e-12, "gamma <= 1/L", gamma=gamma, L=L)
+    mean = 4 * delta / (gamma * n) + 4 * error
+    return math.sqrt(mean) + mean / rho
+
+
+def ggnc_stochastic_parameters(n: int, *, L0: float, L1: float) -> tuple[float, float, float]:
+    """Return `alpha = n^-1/2`, `gamma = 1/(sqrt(n) L0)`, `rho = L0/(2 n^(1/4) L1)` (Thm 4.9)."""
+    _check(n, L0=L0, L1=L1)
+    return n**-0.5, 1 / (math.sqrt(n) * L0), L0 / (2 * n**0.25 * L1)
+
+
+def s3cg_error(second_moments: Iterable[float], *, rho: float, zeta: float, beta: float) -> float:
+    """Return `eps = mean_k (3 beta rho zeta sqrt(m_k) + zeta^2 m_k / 2)`; see `ggnc_error`."""
+    _check(rho=rho, zeta=zeta, beta=beta)
+    terms = [3 * beta * rho * zeta * math.sqrt(m) + zeta**2 * m / 2 for m in second_moments]
+    return math.fsum(terms) / len(terms)
+
+
+def s3cg_stochastic(
+    n: int, delta: float, *, gamma: float, rho: float, L: float, beta: float, error: float
+) -> float:
+    """Bound `mean_k E gap_k` of S3CG whose estimates are off by `error`, from `s3cg_error`.
+
+    `2 beta sqrt(4 D/(gamma n) + 4 eps) + (4 D/(gamma n) + 4 eps)/rho`: the explicit form of Thm
+    4.11 and B.5, which print no `beta`.
+    """
+    _check_s3cg(gamma, rho, L, beta)
+    _check(n)
+    _check_gap(delta=delta, error=error)
+    mean = 4 * delta / (gamma * n) + 4 * error
+    return 2 * beta * math.sqrt(mean) + mean / rho
+
+
+def s3cg_stochastic_parameters(n: int, *, L: float) -> tuple[float, float, float]:
+    """Return `alpha = n^-1/2`, `gamma = 1/(L sqrt(n))`, `rho = n^-1/4` (Thm 4.11)."""
+    _check(n, L=L)
+    return n**-0.5, 1 / (L * math.sqrt(n)), n**-0.25
+
+
+def momentum_error(
+    k: int, *, alpha: float, sigma: float, drift: float, first_gradient: float
+) -> float:
+    """Bound `sqrt(E||d_k - g(x_k)||_2^2)` after `k` gradients, from `d_0 = 0`.
+
+    `(1 - alpha)^k ||g(x_1)||_2 + (1 - alpha)/alpha drift + sigma sqrt(alpha/(2 - alpha))`. The
+    first term is what the paper's lemmas leave out.
+
+    Args:
+        k: number of gradients seen, at least 1.
+        alpha: weight of the new gradient, in (0, 1].
+        sigma: standard deviation of the unbiased noise, in the Euclidean norm.
+        drift: largest change of the true gradient in one step, in the Euclidean norm.
+        first_gradient: `||g(x_1)||_2`.
+    """
+    _check(k, alpha=alpha)
+    _check_gap(sigma=sigma, drift=drift, first_gradient=first_gradient)
+    _require(alpha <= 1, "alpha <= 1", alpha=alpha)
+    memory = (1 - alpha) ** k * first_gradient + (1 - alpha) / alpha * drift
+    return memory + sigma * math.sqrt(alpha / (2 - alpha))
+
+
+# -- step sizes that know no constants -------------------------------------------------------------
+
+
+def backtracking_ggnc(n: int, delta: float, *, L0: float, L1: float, first: float) -> float:
+    """Bound `min_k ||g_k||*` of GGNC by backtracking without a threshold.
+
+    `sqrt(4 L0 D/m) + 4 L1 D/m` with `m = n - max(0, ceil(log2(first/(2 L0))))`: what the best
+    constants give, `m` in the place of `n`.
+
+    Args:
+        n: steps.
+        delta: `f(x_1) - inf f`.
+        L0: positive.
+        L1: not negative.
+        first: the constant that the first iteration tries.
+    """
+    _check(n, L0=L0, first=first)
+    _check_gap(delta=delta, L1=L1)
+    steps = _after_start(n, first, 2 * L0)
+    return math.sqrt(4 * L0 * delta / steps) + 4 * L1 * delta / steps
+
+
+def backtracking_short_step(n: int, delta: float, *, L: float, beta: float, first: float) -> float:
+    """Bound `min_k gap_k` of the short step by backtracking: `4 beta sqrt(L D/m) + 2 D/m`.
+
+    `m = n - max(0, ceil(log2(first/(2 L))))`; `first` is the constant of the first trial.
+    """
+    _check(n, L=L, beta=beta, first=first)
+    _check_gap(delta=delta)
+    steps = _after_start(n, first, 2 * L)
+    return 4 * beta * math.sqrt(L * delta / steps) + 2 * delta / steps
+
+
+def _after_start(n: int, first: float, enough: float) -> int:
+    wait = max(0, math.ceil(math.log2(first / enough)))
+    _require(n > wait, "n > log2(first/(2 L0))", n=n, first=first)
+    return n - wait
+
+
+def adagrad(n: int, delta: float, *, L: float, eta: float, first: float) -> float:
+    """Bound `min_k ||g_k||*` of AdaGrad's steps in any norm under L-smoothness.
+
+    `B/sqrt(n)`, `B = max(first, eta L) + 2 D/eta + eta L (1 + 2 log+(eta L/first))`, where `first`
+    is `||g_1||*` and `eta` the length of the first step.
+    """
+    _check(n, L=L, eta=eta, first=first)
+    _check_gap(delta=delta)
+    climb = eta * L * (1 + 2 * max(0.0, math.log(eta * L / first)))
+    return (max(first, eta * L) + 2 * delta / eta + climb) / math.sqrt(n)
+
+
+def adagrad_gap(n: int, delta: float, *, L: float, beta: float, first: float) -> float:
+    """Bound `min_k gap_k` of AdaGrad's steps in the ball of radius `beta`.
+
+    `B/sqrt(n)`, `B = max(first, C) + 2 D + C (1 + 2 log+(C/first))`, `C = 4 beta^2 L`, `first` the
+    gap at the start.
+    """
+    _check(n, L=L, beta=beta, first=first)
+    return adagrad(n, delta, L=4 * beta**2 * L, eta=1.0, first=first)

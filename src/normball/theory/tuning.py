@@ -1,0 +1,128 @@
+"""Step sizes that know no constants, against the best fixed pair of a grid, by evaluations."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from normball import steps
+from normball.norms import Euclidean, Sign, Spectral
+from normball.theory.lanes import Lanes
+from normball.theory.minimize import minimize
+from normball.theory.problems import (
+    Problem,
+    breast_cancer,
+    cosh,
+    fourth_power,
+    phase_retrieval,
+    quadratic,
+    schatten_power,
+)
+from normball.theory.space import Space
+
+__all__ = ["Contest", "compete", "contest_problems", "contest_table"]
+
+_GAMMAS = tuple(4.0**i for i in range(-8, 6))
+_RHOS = (*(10.0**i for i in range(-2, 4)), 1e12)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Evaluations until the dual norm has fallen by the factor `compete` was given.
+
+    Attributes:
+        problem: its name and norm.
+        fixed: of GGNC with the best pair of the grid, one evaluation a step.
+        gamma: of that pair.
+        rho: of that pair.
+        backtracking: of GGNC by backtracking; infinite where the limit was reached.
+        adagrad: of GGNC by AdaGrad; likewise.
+    """
+
+    problem: str
+    fixed: float
+    gamma: float
+    rho: float
+    backtracking: float
+    adagrad: float
+
+
+def contest_problems() -> list[Problem]:
+    """Return the unconstrained problems of this package, in three norms."""
+    sign, spectral = Sign(normalized=False), Spectral("plain")
+    spectrum = torch.logspace(-1, 1, 10).tolist()
+    a = torch.linspace(-1, 2, 12, dtype=torch.float64)
+    return [
+        quadratic(spectrum, Euclidean()),
+        quadratic(spectrum, sign),
+        quadratic(spectrum[::3], spectral, 3),
+        cosh(a, Euclidean()),
+        cosh(a, sign),
+        cosh(a.view(4, 3), spectral),
+        fourth_power(10, Euclidean()),
+        fourth_power(10, sign),
+        schatten_power(4, 3),
+        phase_retrieval(5, Euclidean()),
+        phase_retrieval(5, sign),
+        breast_cancer(Euclidean()),
+        breast_cancer(sign),
+    ]
+
+
+def compete(problem: Problem, factor: float = 1e-3, max_iter: int = 1500) -> Contest:
+    """Run the grid, backtracking and AdaGrad on one problem.
+
+    The grid: `gamma` from 4^-8 to 4^5, in units of `1/L0`, and `rho` from 1/100 to 1000 times
+    `L0/L1` (`L0` where `L1 = 0`), and without a threshold.
+
+    Args:
+        problem: on one tensor, without a ball.
+        factor: by which the dual norm must fall.
+        max_iter: steps after which a run has lost.
+    """
+    space = Space(problem.norm, problem.x0)
+    unit = problem.L0 / (problem.L1 or 1.0)
+    pairs = [(g / problem.L0, r * unit) for g in _GAMMAS for r in _RHOS]
+    gamma, rho = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+
+    def rule(d: Tensor, _: Tensor) -> Tensor:
+        # The rule is homogeneous: gamma min(rho, d) = gamma rho min(1, d/rho).
+        return gamma * rho * steps.ggnc(d / rho, 1.0, 1.0)
+
+    starts = [torch.stack([x] * len(pairs)) for x in space.unpack(problem.x0)]
+    measure = Lanes(problem, starts).run(rule, max_iter).measure
+    tol = factor * float(measure[0, 0])
+    reached = measure <= tol
+    first = torch.where(reached.any(0), reached.to(torch.int8).argmax(0), max_iter + 1)
+    winner = int(first.argmin())
+    # Evaluations are points: one more than steps.
+    fixed = float(first[winner]) + 1 if bool(reached[:, winner].any()) else math.inf
+    counts = []
+    for search in ("backtracking", "adagrad"):
+        run = minimize(
+            problem.fun,
+            problem.x0,
+            method="ggnc",
+            norm=problem.norm,
+            gamma=search,
+            tol=tol,
+            max_iter=max_iter,
+        )
+        counts.append(float(run.nfev) if run.success else math.inf)
+    return Contest(f"{problem.name}, {problem.norm}", fixed, *pairs[winner], *counts)
+
+
+def contest_table(contests: Sequence[Contest]) -> str:
+    """Return the contests as a Markdown table."""
+    lines = [
+        "| problem, norm | best fixed (gamma, rho) | backtracking | AdaGrad | backtracking/best |",
+        "|---|---|---|---|---|",
+    ]
+    for one in contests:
+        lines.append(
+            f"| {one.problem} | {one.fixed:g} ({one.gamma:.2g}, {one.rho:.2g}) | "
+            f"{one.backtracking:g} | {one.adagrad:g} | {one.backtracking / one.fixed:.2f} |"
+        )
+    return "\n".join(lines) + "\n"

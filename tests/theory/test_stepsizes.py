@@ -1,0 +1,177 @@
+"""Step sizes without constants: what docs/theory.md proves of them, on runs."""
+
+import math
+
+import pytest
+import torch
+
+from normball.norms import Euclidean, Sign, Spectral
+from normball.theory import bounds, minimize, problems, tuning
+from normball.theory.checks import GEOMETRIES
+from normball.theory.problems import shifted
+
+SIGN = Sign(normalized=False)
+STEEP = [
+    problems.cosh(torch.linspace(-1, 2, 6, dtype=torch.float64), Euclidean()),
+    problems.fourth_power(5, SIGN),
+    problems.schatten_power(4, 3),
+    problems.phase_retrieval(5, Euclidean()),
+    GEOMETRIES["Product"]().steep,
+]
+
+
+def run(problem, gamma, n, method="ggnc", **options):
+    return minimize(
+        problem.fun,
+        problem.x0,
+        method=method,
+        norm=problem.norm,
+        gamma=gamma,
+        beta=problem.beta,
+        max_iter=n,
+        tol=0,
+        **options,
+    )
+
+
+def name(problem):
+    return f"{problem.name}-{problem.norm}"
+
+
+@pytest.mark.parametrize("problem", STEEP, ids=name)
+def test_backtracking_descends_by_half_the_linear_part(problem):
+    history = run(problem, "backtracking", 40).history
+    gained = history.fun[:-1] - history.fun[1:]
+    promised = history.step[:-1] * history.measure[:-1] / 2
+    rounding = 1e-14 * history.fun.abs().max()
+    assert (gained >= promised * (1 - 1e-12) - rounding).all()
+
+
+@pytest.mark.parametrize("problem", STEEP, ids=name)
+def test_backtracking_counts_and_finds_the_smoothness(problem):
+    """Accepted constants stay below twice `L0 + L1 D`; evaluations below 2 n + a start."""
+    result = run(problem, "backtracking", 60)
+    history = result.history
+    # Beyond, values differ by rounding only.
+    moving = history.measure[:-1] > 1e-6 * history.measure[0]
+    constant = (history.measure[:-1] / history.step[:-1])[moving]
+    dual = history.measure[:-1][moving]
+    # A_k = L0 + L1 D_k, and the envelope of the proof: M_k <= 2 max_j 2^(j - k) A_j.
+    envelope, allowed = [], float(constant[0])
+    for d in dual.tolist():
+        allowed = max(allowed / 2, 2 * (problem.L0 + problem.L1 * d))
+        envelope.append(allowed)
+    assert (constant <= torch.tensor(envelope, dtype=torch.float64) * (1 + 1e-9)).all()
+    short = minimize(
+        problem.fun,
+        problem.x0,
+        method="ggnc",
+        norm=problem.norm,
+        gamma="backtracking",
+        tol=1e-5 * float(dual[0]),
+    )
+    assert short.success
+    # The start, its probe and doublings; then one trial a step and one for each doubling.
+    spread = math.log2(float(constant.max() / constant.min()))
+    assert short.nfev <= 2 * short.nit + spread + 3
+
+
+@pytest.mark.parametrize("problem", STEEP, ids=name)
+def test_backtracking_with_a_threshold_never_steps_further_than_it_says(problem):
+    rho = 0.1 * float(run(problem, "backtracking", 1).history.measure[0])
+    history = run(problem, "backtracking", 30, rho=rho).history
+    free = run(problem, "backtracking", 30).history
+    assert float(history.step[0]) < float(free.step[0])
+    assert (history.fun[1:] <= history.fun[:-1] * (1 + 1e-14)).all()
+    assert float(history.fun[-1]) < 0.2 * float(history.fun[0])
+
+
+@pytest.mark.parametrize("geometry", list(GEOMETRIES))
+@pytest.mark.parametrize("method", ["short-step", "s3cg-1", "s3cg-2"])
+def test_backtracking_in_the_ball(geometry, method):
+    problem = shifted(GEOMETRIES[geometry]().smooth, 1.0, beta=0.5)
+    history = run(problem, "backtracking", 200, method).history
+    assert (history.step[:-1] <= 1).all()
+    gained = history.fun[:-1] - history.fun[1:]
+    promised = history.step[:-1] * history.measure[:-1].clamp(min=0) / 2
+    assert (gained >= promised - 1e-13 * history.fun[0].abs()).all()
+    delta = float(history.fun[0] - (history.fun - history.measure).max())
+    first = float(history.measure[0] / history.step[0])
+    limit = bounds.backtracking_short_step(200, delta, L=problem.L0, beta=0.5, first=first)
+    assert float(history.measure[:-1].min()) <= limit
+
+
+@pytest.mark.parametrize("geometry", list(GEOMETRIES))
+def test_adagrad_under_its_bound(geometry):
+    problem = GEOMETRIES[geometry]().smooth
+    history = run(problem, "adagrad", 300).history
+    first, eta = float(history.measure[0]), float(history.step[0])
+    low = history.measure[:-1].cummin(0).values
+    for n in (1, 10, 100, 300):
+        limit = bounds.adagrad(n, float(history.fun[0]), L=problem.L0, eta=eta, first=first)
+        assert float(low[n - 1]) <= limit
+    # eta is the first step and the longest one.
+    assert (history.step <= eta * (1 + 1e-12)).all()
+
+
+def test_adagrad_by_hand():
+    """`t_k = eta D_k / sqrt(D_1^2 + ... + D_k^2)`, with eta = D_1/curvature."""
+    problem = problems.quadratic((1.0, 4.0), SIGN)
+    history = run(problem, "adagrad", 20).history
+    duals = history.measure[:-1]
+    expected = float(history.step[0]) * duals / duals.square().cumsum(0).sqrt()
+    assert torch.allclose(history.step[:-1], expected, rtol=1e-12)
+    ball = shifted(problem, 1.0, beta=0.5)
+    history = run(ball, "adagrad", 20, "s3cg-2").history
+    gaps = history.measure[:-1]
+    assert torch.allclose(history.step[:-1], gaps / gaps.square().cumsum(0).sqrt(), rtol=1e-12)
+    assert float(history.step[0]) == 1.0
+
+
+def test_scale_of_the_function_does_not_matter():
+    """Nothing is known, so nothing may depend on units: c f takes the steps of f."""
+    problem = STEEP[0]
+    for gamma in ("backtracking", "adagrad"):
+        histories = []
+        for c in (1e-6, 1.0, 1e6):
+            scaled = minimize(
+                lambda x, c=c: c * problem.fun(x),
+                problem.x0,
+                method="ggnc",
+                norm=problem.norm,
+                gamma=gamma,
+                max_iter=8,
+                tol=0,
+            )
+            histories.append(scaled.history.step)
+        assert torch.allclose(histories[0], histories[1], rtol=1e-5)
+        assert torch.allclose(histories[2], histories[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        problems.quadratic((0.1, 0.5, 2.0, 10.0), Euclidean()),
+        problems.quadratic((0.1, 0.5, 2.0, 10.0), Spectral("plain"), 3),
+        problems.fourth_power(5, SIGN),
+        problems.phase_retrieval(5, Euclidean()),
+    ],
+    ids=name,
+)
+def test_backtracking_against_the_best_of_a_grid(problem):
+    contest = tuning.compete(problem, max_iter=400)
+    assert contest.backtracking <= 2 * contest.fixed
+    # The grid's best is a run of `minimize` too.
+    again = minimize(
+        problem.fun,
+        problem.x0,
+        method="ggnc",
+        norm=problem.norm,
+        gamma=contest.gamma,
+        rho=contest.rho,
+        max_iter=int(contest.fixed) - 1,
+        tol=0,
+    )
+    measure = again.history.measure
+    assert float(measure[-1]) <= 1e-3 * float(measure[0]) < float(measure[-2])
+    assert f"{contest.fixed:g}" in tuning.contest_table([contest])
