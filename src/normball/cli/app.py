@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -11,6 +10,31 @@ import typer
 from rich.console import Console
 
 from normball import SmoothnessProbe
+from normball.cli.arguments import (
+    AdamSteps,
+    Alpha,
+    BatchSize,
+    Constrained,
+    Epochs,
+    Every,
+    Iterations,
+    Jobs,
+    Optimizer,
+    Optimizers,
+    RatesFolder,
+    Resume,
+    Rho,
+    RowFolderPath,
+    RunFolderPath,
+    Schedule,
+    Seed,
+    Seeds,
+    SmoothnessFolder,
+    Step,
+    Steps,
+    TaskName,
+    Variant,
+)
 from normball.cli.options import (
     if_given,
     parse_list,
@@ -27,6 +51,7 @@ from normball.cli.screen import (
     result_line,
 )
 from normball.lab.checkpoints import Checkpoints
+from normball.lab.config import flag
 from normball.lab.errors import LabError, WorkerError
 from normball.lab.machine import usable_cores
 from normball.lab.optimizers import configure
@@ -60,42 +85,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _text(metavar: str, text: str) -> Any:
-    """An option that is read as text: the lab's own messages say what is wrong with a value."""
-    return typer.Option(metavar=metavar, help=text)
-
-
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="What to train: digits.")]
-Epochs = Annotated[str | None, _text("N", "Passes over the training data.")]
-BatchSize = Annotated[str | None, _text("N", "Images a step.")]
-Alpha = Annotated[str | None, _text("X", "Weight of the new gradient, in (0, 1]; for the Scions.")]
-Rho = Annotated[str | None, _text("X", "Clipping threshold; for clipped-scion.")]
-Step = Annotated[str | None, _text("STEP", "The step size, fixed, such as 0.03 or 2^-5.")]
-Steps = Annotated[str | None, _text("STEPS", "Step sizes of the Scions, such as 2^-6,2^-5.")]
-AdamSteps = Annotated[str | None, _text("STEPS", "Step sizes of Adam, likewise.")]
-Schedule = Annotated[str, _text("NAME", "constant, or linear down to 0.")]
-Seed = Annotated[str, _text("N", "Seed of the weights and of the order of the data.")]
-Seeds = Annotated[str, _text("SEEDS", "Seeds, with commas.")]
-Optimizer = Annotated[str, _text("NAME", "adam, scion or clipped-scion.")]
-Optimizers = Annotated[
-    str | None, _text("NAMES", "Some of adam, scion, clipped-scion; all by default.")
-]
-Constrained = Annotated[
-    bool, typer.Option("--constrained", help="Keep the weights in the norm ball.")
-]
-Variant = Annotated[str | None, _text("N", "1 or 2: form of the constrained clipped step.")]
-Jobs = Annotated[str | None, _text("N", "Processes at a time; by default one for each core.")]
-RunFolderPath = Annotated[Path, _text("DIR", "Folder for the rows, the figure and the report.")]
-RowFolderPath = Annotated[Path | None, _text("DIR", "Folder that keeps the finished run's row.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, if any.")
-]
-Every = Annotated[str, _text("K", "Measure once in so many steps.")]
-SmoothnessFolder = Annotated[
-    Path | None, _text("DIR", "Folder for the picture and the measurements.")
-]
-Iterations = Annotated[str, _text("N", "Steps of every run, at least 100.")]
-RatesFolder = Annotated[Path, _text("DIR", "Folder for the table and the figures.")]
 Version = Annotated[
     bool,
     typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -122,6 +111,21 @@ def run(argv: Sequence[str]) -> int:
 def _fail(message: str, code: int) -> int:
     print(f"normball: {message}", file=sys.stderr)
     return code
+
+
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
+    "lr": parse_step,
+    "epochs": parse_whole,
+    "batch_size": parse_whole,
+    "alpha": parse_number,
+    "rho": parse_number,
+    "variant": parse_whole,
+}
+
+
+def _settings(**texts: str | None) -> dict[str, Any]:
+    """Read the options of a run, by their names in `RunConfig`; None where one is not given."""
+    return {name: if_given(flag(name), text, _PARSERS[name]) for name, text in texts.items()}
 
 
 @app.callback()
@@ -155,10 +159,7 @@ def compare(
         seeds=parse_list("--seeds", seeds, parse_whole) or (),
         lr=parse_list("--lr", lr, parse_step),
         adam_lr=parse_list("--adam-lr", adam_lr, parse_step),
-        epochs=if_given("--epochs", epochs, parse_whole),
-        batch_size=if_given("--batch-size", batch_size, parse_whole),
-        alpha=if_given("--alpha", alpha, parse_number),
-        rho=if_given("--rho", rho, parse_number),
+        **_settings(epochs=epochs, batch_size=batch_size, alpha=alpha, rho=rho),
     )
     processes = usable_cores() if jobs is None else parse_whole("--jobs", jobs)
     if processes < 1:
@@ -235,14 +236,11 @@ def train(
         find_task(task),
         optimizer,
         seed=parse_whole("--seed", seed),
-        lr=if_given("--lr", lr, parse_step),
-        epochs=if_given("--epochs", epochs, parse_whole),
-        batch_size=if_given("--batch-size", batch_size, parse_whole),
         schedule=schedule,
-        alpha=if_given("--alpha", alpha, parse_number),
-        rho=if_given("--rho", rho, parse_number),
         constrained=constrained or None,
-        variant=if_given("--variant", variant, parse_whole),
+        **_settings(
+            lr=lr, epochs=epochs, batch_size=batch_size, alpha=alpha, rho=rho, variant=variant
+        ),
     )
     console = Console(markup=False, highlight=False)
     # As in a comparison, so that a row can be repeated bit for bit by either command.
@@ -330,11 +328,8 @@ def smoothness(
         find_task(task),
         optimizer,
         seed=parse_whole("--seed", seed),
-        lr=if_given("--lr", lr, parse_step),
-        epochs=if_given("--epochs", epochs, parse_whole),
-        alpha=if_given("--alpha", alpha, parse_number),
-        rho=if_given("--rho", rho, parse_number),
         constrained=constrained or None,
+        **_settings(lr=lr, epochs=epochs, alpha=alpha, rho=rho),
     )
     k = parse_whole("--every", every)
     if k < 1:

@@ -1,0 +1,44 @@
+"""The arguments and options of the commands, each with its help."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _text(metavar: str, text: str) -> Any:
+    """An option that is read as text: the lab's own messages say what is wrong with a value."""
+    return typer.Option(metavar=metavar, help=text)
+
+
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="What to train: digits.")]
+Epochs = Annotated[str | None, _text("N", "Passes over the training data.")]
+BatchSize = Annotated[str | None, _text("N", "Images a step.")]
+Alpha = Annotated[str | None, _text("X", "Weight of the new gradient, in (0, 1]; for the Scions.")]
+Rho = Annotated[str | None, _text("X", "Clipping threshold; for clipped-scion.")]
+Step = Annotated[str | None, _text("STEP", "The step size, fixed, such as 0.03 or 2^-5.")]
+Steps = Annotated[str | None, _text("STEPS", "Step sizes of the Scions, such as 2^-6,2^-5.")]
+AdamSteps = Annotated[str | None, _text("STEPS", "Step sizes of Adam, likewise.")]
+Schedule = Annotated[str, _text("NAME", "constant, or linear down to 0.")]
+Seed = Annotated[str, _text("N", "Seed of the weights and of the order of the data.")]
+Seeds = Annotated[str, _text("SEEDS", "Seeds, with commas.")]
+Optimizer = Annotated[str, _text("NAME", "adam, scion or clipped-scion.")]
+Optimizers = Annotated[
+    str | None, _text("NAMES", "Some of adam, scion, clipped-scion; all by default.")
+]
+Constrained = Annotated[
+    bool, typer.Option("--constrained", help="Keep the weights in the norm ball.")
+]
+Variant = Annotated[str | None, _text("N", "1 or 2: form of the constrained clipped step.")]
+Jobs = Annotated[str | None, _text("N", "Processes at a time; by default one for each core.")]
+RunFolderPath = Annotated[Path, _text("DIR", "Folder for the rows, the figure and the report.")]
+RowFolderPath = Annotated[Path | None, _text("DIR", "Folder that keeps the finished run's row.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, if any.")
+]
+Every = Annotated[str, _text("K", "Measure once in so many steps.")]
+SmoothnessFolder = Annotated[
+    Path | None, _text("DIR", "Folder for the picture and the measurements.")
+]
+Iterations = Annotated[str, _text("N", "Steps of every run, at least 100.")]
+RatesFolder = Annotated[Path, _text("DIR", "Folder for the table and the figures.")]
