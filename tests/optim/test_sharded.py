@@ -3,8 +3,13 @@
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -170,3 +175,49 @@ def test_shards_train_as_one_process(ranks, kinds, tmp_path):
                 for name, w in alone["weights"].items():
                     key = f"inner.{name}" if kind == "mesh" else name
                     assert torch.allclose(here["weights"][key], w, rtol=0, atol=1e-10), (kind, name)
+
+
+def advance(model, optimizer, steps, share):
+    for step in steps:
+        tokens, y = batch(step)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(tokens[share]), y[share]).backward()
+        optimizer.step()
+
+
+def resume_worker(rank, ranks, load, store, out):
+    """Load a checkpoint if there is one, train three steps, save; return whole weights."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
+    model, share = fsdp(ranks)
+    optimizer = ClippedScion(groups(model), 0.01, alpha=0.3, **OPTIONS["clipped"])
+    # This makes a step with zero gradients, which must leave no trace.
+    saved = {"optimizer": get_optimizer_state_dict(model, optimizer), "model": model.state_dict()}
+    first = 0
+    if load:
+        dcp.load(saved, checkpoint_id=out / "checkpoint")
+        model.load_state_dict(saved["model"])
+        set_optimizer_state_dict(model, optimizer, saved["optimizer"])
+        first = 3
+    advance(model, optimizer, range(first, first + 3), share)
+    if not load:
+        saved = {"optimizer": get_optimizer_state_dict(model, optimizer)}
+        dcp.save(saved | {"model": model.state_dict()}, checkpoint_id=out / "checkpoint")
+    weights = {n: p.full_tensor().detach() for n, p in model.named_parameters()}
+    if rank == 0:
+        torch.save(weights, out / f"{ranks}-{load}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 3), (3, 2), (2, 1), (4, 3)])
+def test_a_run_goes_on_on_another_number_of_ranks(before, after, tmp_path):
+    mp.spawn(resume_worker, (before, False, tmp_path / "a", tmp_path), nprocs=before)
+    mp.spawn(resume_worker, (after, True, tmp_path / "b", tmp_path), nprocs=after)
+    model = network()
+    optimizer = ClippedScion(groups(model), 0.01, alpha=0.3, **OPTIONS["clipped"])
+    advance(model, optimizer, range(6), slice(None))
+    resumed = torch.load(tmp_path / f"{after}-True.pt")
+    for name, p in model.named_parameters():
+        assert torch.allclose(resumed[name], p, rtol=0, atol=1e-10), name
