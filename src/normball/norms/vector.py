@@ -181,14 +181,20 @@ class Sign(VectorNorm):
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d) / d_in` and `sum|d_ij| / d_in`."""
         fan_in = self._fan_in(parts)
-        units, scale = _unit_scale(parts)
-        dual = _length(units, 1) / fan_in * scale
+        work = [as_working(x) for x in parts]
+        # Embeddings and heads are large: one new tensor for each, worked on in place.
+        buffers = [x.abs() for x in work]
+        peaks = [x.amax() if x.numel() else x.sum() for x in buffers]
+        scale = torch.stack([x.to(peaks[0].device) for x in peaks]).amax()
+        scale = torch.where(scale == 0, 1, scale) + 0 * (scale - scale)
+        sums = [buffer.div_(scale.to(buffer.device)).sum() for buffer in buffers]
+        dual = torch.stack([x.to(scale.device) for x in sums]).sum() / fan_in * scale
         # sign(NaN) is 0; a scale that is NaN carries it over.
         step = 0 * scale - 1 / fan_in
-        lmo = [
-            (torch.sign(x) * step.to(x.device)).to(part.dtype)
-            for x, part in zip(units, parts, strict=True)
-        ]
+        lmo = []
+        for buffer, x, part in zip(buffers, work, parts, strict=True):
+            buffer.copy_(x).sign_()
+            lmo.append(buffer.mul_(step.to(buffer.device)).to(part.dtype))
         return lmo, saturate(dual)
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
