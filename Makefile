@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 
-.PHONY: setup demo test check lint figures lock clean
+.PHONY: setup demo test check lint bench figures lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -32,6 +32,10 @@ test: lint
 # The slow suites.
 check: setup
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# Step times and memory against rivals (those that are installed), appended to results/.
+bench: setup
+	$(BIN)/python -m benchmarks
 
 # The pictures of docs/, drawn anew.
 figures: setup

@@ -11,7 +11,9 @@ from normball.polar import (
     PolarExpress,
     polar_express_coefficients,
 )
+from normball.polar.products import gram, symmetric
 
+BFLOAT16 = PolarExpress(6, 3e-3, torch.bfloat16)
 ALL = [SVD(), Eigh(), NewtonSchulz(), PolarExpress(), Auto()]
 SHAPES = [(256, 256), (96, 384), (384, 96), (16, 16)]
 
@@ -39,7 +41,8 @@ def spectra(m, n):
 def measure(polar, dtype):
     """Return the worst relative errors of nuclear norm and inner product, and the largest sigma."""
     low, high, top = 0.0, 0.0, 0.0
-    for m, n in SHAPES:
+    # In 32 bit also by row blocks in the Gram form.
+    for m, n in [*SHAPES, (300, 700)] if dtype == torch.float32 else SHAPES:
         for _, x in spectra(m, n):
             rounded = x.to(dtype)
             exact = torch.linalg.svdvals(rounded.double()).sum()
@@ -57,8 +60,11 @@ STATED = [
     (SVD(), torch.float64, 1e-14, 1e-14, 1 + 1e-14),
     (Eigh(), torch.float32, 2e-3, 1e-4, 1 + 3e-4),
     (Eigh(), torch.float64, 1e-6, 1e-8, 1 + 1e-8),
-    (PolarExpress(), torch.float32, 2.1e-3, 1e-6, 1 + 1e-6),
-    (PolarExpress(steps=8), torch.float32, 4e-4, 1e-6, 1 + 1e-6),
+    # The Gram form, of the wide shapes, rounds sigma up by at most 5e-6.
+    (PolarExpress(), torch.float32, 6e-4, 1e-6, 1 + 1e-5),
+    (PolarExpress(5, 5e-3), torch.float32, 2.5e-3, 1e-6, 1 + 1e-5),
+    (PolarExpress(8, 1e-3), torch.float32, 2e-4, 1e-6, 1 + 1e-6),
+    (BFLOAT16, torch.float32, 2e-3, 2e-3, 1.005),
     (Auto(), torch.float32, 2e-3, 1e-4, 1 + 3e-4),
     (Auto(), torch.float64, 1e-14, 1e-14, 1 + 1e-14),
 ]
@@ -168,11 +174,72 @@ def test_coefficients_are_the_best_quintics():
 
 
 def test_more_steps_are_more_accurate():
-    errors = [-measure(PolarExpress(steps=k), torch.float64)[0] for k in (4, 6, 8)]
+    errors = [-measure(PolarExpress(k, 1e-3), torch.float64)[0] for k in (4, 6, 8)]
     assert errors[0] > errors[1] > errors[2]
 
 
+@pytest.mark.parametrize("polar", [Eigh(), PolarExpress(), BFLOAT16], ids=str)
+@pytest.mark.parametrize("shape", [(3, 130, 200), (2, 2, 70, 140), (2, 200, 130)], ids=str)
+def test_a_batch_of_larger_matrices_is_its_matrices(polar, shape):
+    """Above a size they are taken one by one, below it together; also in the Gram form."""
+    x = torch.randn(shape)
+    x[-1, ..., 0, 0] = float("nan")
+    x[0] = 0
+    factor, nuclear = polar(x)
+    assert factor.shape == shape
+    assert nuclear.shape == shape[:-2]
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in shape[:-2])).reshape(
+        -1, len(shape) - 2
+    ):
+        alone, alone_nuclear = polar(x[tuple(index)])
+        atol = 2e-2 if polar is BFLOAT16 else 1e-4
+        assert torch.allclose(factor[tuple(index)], alone, atol=atol, equal_nan=True)
+        assert torch.allclose(nuclear[tuple(index)], alone_nuclear, rtol=1e-2, equal_nan=True)
+    assert not factor[0].any()
+    assert factor[-1].isnan().any()
+
+
+@pytest.mark.parametrize("polar", ALL, ids=str)
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e30, 3e38])
+def test_the_whole_range_of_float32(polar, scale):
+    x = torch.rand(80, 160)
+    x = x / x.max() * scale
+    factor, nuclear = polar(x)
+    assert factor.isfinite().all()
+    assert nuclear.isfinite()
+    assert float(torch.linalg.matrix_norm(factor.double(), 2)) < 1.25
+    assert float(nuclear) > 0.5 * min(float(torch.linalg.svdvals(x.double()).sum()), 3.4e38)
+
+
+def test_symmetric_products():
+    """By row blocks from 256 on, whatever the remainder."""
+    for m in (1, 255, 256, 257, 514):
+        a = torch.randn(m, 40, dtype=torch.float64)
+        assert torch.allclose(gram(a), a @ a.T, rtol=1e-12, atol=1e-12)
+        one, power = gram(a), gram(a) @ gram(a)
+        assert torch.allclose(symmetric(one, power), one @ power, rtol=1e-12)
+    product = gram(torch.randn(300, 50))
+    assert torch.equal(product, product.T)
+
+
+@pytest.mark.parametrize("spread", [0, 2, 4])
+def test_the_gram_form_is_the_iteration(spread):
+    """Measured anew once, it stays with the plain iteration in float64."""
+    x = with_spectrum(96, 384, torch.logspace(0, -spread, 96).double(), torch.Generator())
+    for polar in (PolarExpress(), PolarExpress(5, 5e-3)):
+        expected = torch.linalg.svd(x, full_matrices=False)
+        sigma = expected.S / expected.S.pow(8).sum() ** (1 / 8)
+        quintics = polar_express_coefficients(polar.steps, polar.lower)
+        for a, b, c in quintics:
+            sigma = a * sigma + b * sigma**3 + c * sigma**5
+        factor, _ = polar(x.float())
+        error = factor.double() - (expected.U * sigma) @ expected.Vh
+        assert float(torch.linalg.matrix_norm(error, 2)) < 2e-2
+
+
 def test_refusals():
+    with pytest.raises(ValueError, match=r"dtype=torch\.float16"):
+        PolarExpress(dtype=torch.float16)
     with pytest.raises(ValueError, match="steps=0"):
         NewtonSchulz(steps=0)
     with pytest.raises(ValueError, match=r"steps=2\.5"):

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from normball._numeric import as_working, saturate, split_scale
 
+# From this size on, large products and little memory are worth more on a CPU than few calls.
+_ALONE = 128
+
 
 class Polar(ABC):
     """The orthogonal factor `U V^T` of a matrix with reduced SVD `U S V^T`.
@@ -33,6 +36,8 @@ class Polar(ABC):
         if x.ndim < 2:
             raise ValueError(f"a polar factor needs a matrix, got the shape {tuple(x.shape)}")
         work = as_working(x)
+        if x.ndim > 2 and x.device.type == "cpu" and min(x.shape[-2:]) >= _ALONE and x.numel():
+            return self._one_by_one(x, work)
         if x.numel() == 0:
             return x.clone(), work.new_zeros(x.shape[:-2])
         unit, scale = split_scale(work, (-2, -1))
@@ -40,6 +45,17 @@ class Polar(ABC):
         factor, nuclear = self._wide(unit.mT if tall else unit)
         nuclear = saturate(nuclear * scale[..., 0, 0])
         return (factor.mT if tall else factor).to(x.dtype), nuclear
+
+    def _one_by_one(self, x: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:
+        factor, nuclear = x.new_empty(x.shape), work.new_empty(x.shape[:-2])
+        sums = torch.unbind(nuclear.view(-1))
+        for out, x_one, sum_one in zip(
+            factor.flatten(0, -3), work.flatten(0, -3), sums, strict=True
+        ):
+            one, its_sum = self(x_one)
+            out.copy_(one)
+            sum_one.copy_(its_sum)
+        return factor, nuclear
 
     @abstractmethod
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:

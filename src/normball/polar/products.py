@@ -1,0 +1,43 @@
+"""Products that are symmetric: one triangle is copied, not computed."""
+
+import torch
+from torch import Tensor
+
+# Below this a row block is too thin to keep the matrix product at its speed.
+_SMALLEST = 256
+_BLOCKS = 4
+
+
+def gram(x: Tensor) -> Tensor:
+    """Return `x x^T`: shape `(..., m, n)` to `(..., m, m)`."""
+    return symmetric(x, x.mT)
+
+
+def symmetric(a: Tensor, b: Tensor) -> Tensor:
+    """Return `a b`, where the caller knows that it is symmetric.
+
+    For one large matrix on the CPU each block of rows is computed up to the diagonal and mirrored:
+    5/8 of the work with four blocks, and a result that is symmetric to the last bit. Otherwise
+    a plain product: for a batch, or on a GPU, the blocks would be too small.
+
+    Args:
+        a: shape `(..., m, k)`.
+        b: shape `(..., k, m)`.
+    """
+    m = a.shape[-2]
+    if a.ndim > 2 or m < _SMALLEST or a.device.type != "cpu":
+        return a @ b
+    out = a.new_empty(m, m)
+    size = -(-m // _BLOCKS)
+    for low in range(0, m, size):
+        high = min(low + size, m)
+        block = torch.mm(a[low:high], b[:, :high], out=out[low:high, :high])
+        if low:
+            out[:low, low:high].copy_(block[:, :low].mT)
+    return out
+
+
+def add_to_diagonal(x: Tensor, value: Tensor | float) -> Tensor:
+    """Add `value`, a number or of shape `(..., 1)`, to the diagonal of `x` in place; return `x`."""
+    x.diagonal(dim1=-2, dim2=-1).add_(value)
+    return x
