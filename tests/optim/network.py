@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from normball.norms import RMS, Column, Sign, Spectral, SpectralConv
+from normball.norms import RMS, Column, Sign, SpectralConv
 from normball.polar import SVD
 
 
@@ -41,13 +41,6 @@ def groups(model, polar=None):
         {"params": [model.head.weight], "norm": Sign(), "radius": 20.0},
         {"params": vectors, "norm": RMS(), "radius": 1.5},
     ]
-
-
-def linear_groups(model):
-    """As above, with a spectral norm on the head."""
-    made = groups(model)
-    made[3]["norm"] = Spectral(polar=SVD())
-    return made
 
 
 def loss(model, step):
