@@ -68,7 +68,7 @@ def test_project_scales_what_is_outside_and_nothing_else():
     assert {c.name for c in report if c.done == "scaled"} == {"2.weight", "4.bias"}
     sigma = torch.linalg.svdvals(before["2.weight"])[0]
     assert torch.allclose(net[2].weight, before["2.weight"] * 5 / sigma)
-    assert torch.allclose(net[4].bias, torch.tensor(5.0, dtype=torch.float64))
+    assert torch.allclose(net[4].bias, torch.tensor(1.0, dtype=torch.float64))
     for name, p in net.named_parameters():
         if name not in ("2.weight", "4.bias"):
             assert torch.equal(p, before[name])

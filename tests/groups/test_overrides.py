@@ -46,7 +46,7 @@ def test_a_pattern_changes_what_it_names_and_nothing_else():
     rows = rows_of(model, {"*.bias": {"radius": 2}, "2.weight": {"norm": Row()}})
     expected = dict(plain)
     for name in ("0.bias", "1.bias", "2.bias", "3.bias"):
-        expected[name] = ("vector", RMS(), 2.0)
+        expected[name] = ("bias", RMS(), 2.0)
     expected["2.weight"] = ("hidden", Row(), 5.0)
     assert rows == expected
 
@@ -78,6 +78,7 @@ def test_later_entries_win_and_settings_add_up():
         ("hidden", Spectral(), 6.0),
         ("output", Sign(), 300.0),
         ("embedding", Column(), 2.0),  # a layer with one-hot inputs
+        ("bias", RMS(), 2.0),
         ("vector", RMS(), 6.0),
     ],
 )
@@ -315,7 +316,7 @@ def test_a_norm_from_elsewhere():
             {"*": "hiden"},
             ValueError,
             "overrides['*'] has the role 'hiden', known are input, hidden, output, embedding, "
-            "vector; did you mean 'hidden'?",
+            "bias, vector; did you mean 'hidden'?",
         ),
         (
             {"*": {"raduis": 2}},

@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from normball.groups.overrides import Key, Override, Value, parse, positive
 from normball.groups.plan import Plan, Row
-from normball.groups.rules import Kind, Raw, Storage, kind_of
+from normball.groups.rules import VECTORS, Kind, Raw, Storage, kind_of
 from normball.groups.slots import Slot, slots_of
 from normball.norms import Norm
 
@@ -34,13 +34,14 @@ def param_groups(
 
     Args:
         model: a module; compiled and wrapped ones give the names of the module inside.
-        radius: of hidden layers and vectors, in units of their norms.
-        input_radius: of embedding tables and of the first layer.
+        radius: of hidden layers and of vectors but biases, in units of their norms.
+        input_radius: of the first layer, of embedding tables, and of biases, which are tables of
+            one row.
         output_radius: of the last layer.
         overrides: what holds for some parameters instead: a pattern of names (as in `fnmatch`) or a
             module type, to a dict of `norm`, `radius` or both, or to one of the roles `input`,
-            `hidden`, `output`, `embedding`, `vector`. Later entries win. A type speaks of the
-            weights its modules hold themselves, or of their vectors if they hold nothing else.
+            `hidden`, `output`, `embedding`, `bias`, `vector`. Later entries win. A type speaks of
+            the weights its modules hold themselves, or of their vectors if they hold nothing else.
 
     Returns:
         A list of dicts `{"params": [(name, parameter), ...], "norm": ..., "radius": ...}`, one for
@@ -58,14 +59,14 @@ def param_groups(
             f"param_groups takes the model itself, a torch.nn.Module, got {type(model).__name__}"
         )
     radii = dict.fromkeys(("hidden", "vector"), positive("radius", radius))
-    radii |= dict.fromkeys(("input", "embedding"), positive("input_radius", input_radius))
+    radii |= dict.fromkeys(("input", "embedding", "bias"), positive("input_radius", input_radius))
     radii["output"] = positive("output_radius", output_radius)
     slots = slots_of(model)
     _check_parameters(slots)
     entries = parse(overrides, slots)
     findings = _findings(slots)
     # Modules of which a type in the overrides means the weights alone.
-    weighty = {id(s.module) for f in findings if f.role != "vector" for s in f.slots}
+    weighty = {id(s.module) for f in findings if f.role not in VECTORS for s in f.slots}
     rows = [_row(finding, entries, weighty, radii) for finding in findings]
     _check_placed(findings, rows)
     groups: dict[tuple[str, Norm | None, float | None], dict[str, Any]] = {}
@@ -151,7 +152,7 @@ def _row(
     radius = radii[role]
     for entry in entries:
         slots = [s for s in finding.slots if entry.matches(s)]
-        if not isinstance(entry.key, str) and finding.role == "vector":
+        if not isinstance(entry.key, str) and finding.role in VECTORS:
             slots = [s for s in slots if id(s.module) not in weighty]
         if not slots:
             continue

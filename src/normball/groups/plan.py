@@ -19,7 +19,7 @@ class Row:
     """As in `model.named_parameters()`, without the prefixes of wrappers."""
     shape: torch.Size
     role: str
-    """`input`, `hidden`, `output`, `embedding`, `vector`, or `frozen` for one left out."""
+    """`input`, `hidden`, `output`, `embedding`, `bias`, `vector`, or `frozen` for one left out."""
     norm: Norm | None
     """None where frozen."""
     radius: float | None

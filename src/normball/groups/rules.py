@@ -13,7 +13,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from normball.groups.slots import Slot
 from normball.norms import RMS, Blocks, Column, Norm, Sign, Spectral, SpectralConv, Transposed
 
-ROLES = ("input", "hidden", "output", "embedding", "vector")
+ROLES = ("input", "hidden", "output", "embedding", "bias", "vector")
+VECTORS = ("bias", "vector")
 
 
 class Storage(ABC):
@@ -38,7 +39,7 @@ class Weight(Storage):
 
     def norm(self, role: str) -> Norm | None:
         """Return the norm of the weight; `embedding` is a matrix with one-hot inputs."""
-        if role == "vector":
+        if role in VECTORS:
             return RMS()
         if role == "embedding":
             return Column(transposed=self.transposed)
@@ -60,7 +61,7 @@ class Table(Storage):
 
     def norm(self, role: str) -> Norm | None:
         """Return the norm of the table; in the role `output` its rows belong to the outputs."""
-        if role == "vector":
+        if role in VECTORS:
             return RMS()
         if role == "output":
             return Sign()
@@ -76,6 +77,28 @@ class Table(Storage):
             return None
         table = Column(transposed=True)
         return Transposed(table, dims=(0, long[0])) if long[0] else table
+
+
+@dataclass(frozen=True)
+class Stack(Storage):
+    """One matrix per expert, `(experts, d_out, d_in)`, or `transposed` `(experts, d_in, d_out)`.
+
+    `blocks`: so many maps in every matrix, one below the other along the output.
+    """
+
+    blocks: int = 1
+    transposed: bool = False
+
+    def norm(self, role: str) -> Norm | None:
+        """Return the norm that gives every expert's every map a ball of its own."""
+        if role in VECTORS:
+            return RMS()
+        if role not in ("input", "hidden"):
+            return None
+        norm: Norm = Spectral("input" if role == "input" else "rms")
+        if self.blocks > 1:
+            norm = Blocks(norm, self.blocks, dim=1)
+        return Transposed(norm, dims=(1, 2)) if self.transposed else norm
 
 
 @dataclass(frozen=True)
@@ -133,6 +156,7 @@ _TOKENS = {
     "class_embedding",
     "dist_token",
     "distillation_token",
+    "latents",
     "mask_token",
     "query_tokens",
     "reg_token",
@@ -141,6 +165,8 @@ _TOKENS = {
     "register_tokens",
 }
 _WEIGHT = {"weight", "weight_v", "weight_orig"}
+_EXPERTS = {"gate_up_proj", "gate_proj", "up_proj", "down_proj"}
+_RATES = {"A_log", "A_logs"}
 _LORA = {"lora_a", "lora_b"}
 _LORA_TABLE = {"lora_embedding_a", "lora_embedding_b"}
 
@@ -149,8 +175,8 @@ def _is_vector(shape: torch.Size) -> bool:
     return sum(size > 1 for size in shape) < 2
 
 
-def _vector(slot: Slot, rule: str) -> Kind:
-    return Kind("vector", Raw(slot.shape), rule)
+def _vector(slot: Slot, rule: str, role: str = "vector") -> Kind:
+    return Kind(role, Raw(slot.shape), rule)
 
 
 def _gain(slot: Slot) -> Kind | None:
@@ -180,9 +206,9 @@ def _named_table(slot: Slot) -> Kind | None:
 
 
 def _bias(slot: Slot) -> Kind | None:
-    """Biases, whatever the shape: those with the word `bias` in the name. And vectors proper."""
-    if "bias" in slot.tensor.split("_"):
-        return _vector(slot, "bias")
+    """Biases, of any shape: `bias` or `biases` is a word of the name. And vectors proper."""
+    if {"bias", "biases"} & set(slot.tensor.split("_")):
+        return _vector(slot, "bias", "bias")
     return _vector(slot, "one dimension") if slot.parameter.ndim < 2 else None
 
 
@@ -237,6 +263,26 @@ def _linear(slot: Slot) -> Kind | None:
     return None
 
 
+def _router(slot: Slot) -> Kind | None:
+    """The layer that chooses experts, by the name of its class: `(experts, d_in)`."""
+    if slot.tensor not in _WEIGHT or slot.parameter.ndim != 2:
+        return None
+    if any(base.__name__.endswith("Router") for base in type(slot.module).__mro__):
+        return Kind("hidden", Weight(), "router of experts", "inside")
+    return None
+
+
+def _experts(slot: Slot) -> Kind | None:
+    """Expert stacks of modules that state their layout, as those of transformers do."""
+    transposed = getattr(slot.module, "is_transposed", None)
+    if slot.tensor not in _EXPERTS or slot.parameter.ndim != 3 or not isinstance(transposed, bool):
+        return None
+    # Interleaved gates and values are no blocks: they share a ball.
+    apart = slot.tensor == "gate_up_proj" and getattr(slot.module, "is_concatenated", False)
+    rule = "experts, stored (in, out)" if transposed else "experts"
+    return Kind("hidden", Stack(2 if apart else 1, transposed), rule, "inside")
+
+
 def _bilinear(slot: Slot) -> Kind | None:
     """A stack of matrices, one per output."""
     if isinstance(slot.module, nn.Bilinear) and slot.tensor in _WEIGHT:
@@ -267,6 +313,11 @@ def _recurrent(slot: Slot) -> Kind | None:
     return None
 
 
+def _rates(slot: Slot) -> Kind | None:
+    """Decay rates of a state space model, by name: one for every channel and state, no matrix."""
+    return _vector(slot, "state space, rates") if slot.tensor in _RATES else None
+
+
 def _scale(slot: Slot) -> Kind | None:
     """Scales of any shape with at most one dimension larger than 1, `(1, 1, 1, C)` for instance."""
     return _vector(slot, "one long dimension") if _is_vector(slot.shape) else None
@@ -281,8 +332,11 @@ RULES: tuple[Callable[[Slot], Kind | None], ...] = (
     _embedding,
     _convolution,
     _linear,
+    _router,
+    _experts,
     _bilinear,
     _attention,
     _recurrent,
+    _rates,
     _scale,
 )

@@ -1,0 +1,103 @@
+"""The digits with Lightning: a module, its optimizer and schedule, checkpoints and resuming.
+
+    python examples/lightning_digits.py --out runs/lightning
+    python examples/lightning_digits.py --out runs/lightning --resume
+
+docs/howto/lightning.md explains the settings.
+"""
+
+import argparse
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from real_data import accuracy, cnn, digits
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LinearLR
+from torch.utils.data import DataLoader, DistributedSampler
+
+from normball import ClippedScion, param_groups
+
+
+class Digits(lightning.LightningModule):
+    """A network for the digits, trained by Clipped Scion."""
+
+    def __init__(self, lr: float = 2**-5, rho: float = 16.0) -> None:
+        super().__init__()
+        self.lr, self.rho = lr, rho
+        self.net = cnn()
+
+    def training_step(self, batch, _):
+        """Return the loss of a batch."""
+        x, y = batch
+        loss = F.cross_entropy(self.net(x), y)
+        self.log("loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def on_train_epoch_end(self):
+        """Log what the optimizer saw, once an epoch."""
+        seen = self.optimizers().optimizer.metrics()
+        self.log_dict({name: seen[name] for name in ("dual_norm", "clipped_share", "skipped")})
+
+    def configure_optimizers(self):
+        """Return the optimizer, and a schedule that moves at every step."""
+        optimizer = ClippedScion(param_groups(self), lr=self.lr, rho=self.rho, alpha=0.5)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+class StopAfter(lightning.Callback):
+    """Ends a run early, as a machine that goes away would, for trying `--resume`."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, _):
+        """Stop once so many epochs are done."""
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+
+
+def main() -> None:
+    """Train, with a checkpoint after every epoch."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--stop-after", type=int)
+    options = parser.parse_args()
+
+    lightning.seed_everything(0)
+    train, test = digits()
+    # This sampler's order depends on the epoch alone, so that a resumed run finds its place.
+    sampler = DistributedSampler(train, num_replicas=1, rank=0, drop_last=True)
+    loader = DataLoader(train, batch_size=64, sampler=sampler, drop_last=True)
+    callbacks = [ModelCheckpoint(options.out, save_last=True, save_top_k=0)]
+    if options.stop_after is not None:
+        callbacks.append(StopAfter(options.stop_after))
+    trainer = lightning.Trainer(
+        max_epochs=options.epochs,
+        gradient_clip_val=None,  # the threshold is inside the optimizer
+        accelerator="cpu",
+        devices=1,
+        logger=CSVLogger(options.out),
+        log_every_n_steps=5,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model = Digits()
+    trainer.fit(model, loader, ckpt_path=options.out / "last.ckpt" if options.resume else None)
+    for name, value in sorted(trainer.logged_metrics.items()):
+        print(f"{name} {float(value):.3f}")
+    print(f"test accuracy {accuracy(model.net, test):.3f}")
+    torch.save(model.net.state_dict(), options.out / "final.pt")
+
+
+if __name__ == "__main__":
+    main()
