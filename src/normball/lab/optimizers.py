@@ -39,7 +39,9 @@ def _adam(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
 
 
 def _groups(model: nn.Module, config: RunConfig) -> Any:
-    return param_groups(model, **_given(config, *_RADII))
+    # The paper's radius for biases, to which its figures belong.
+    biases: dict[Any, Any] = {"*bias": {"radius": config.radius}}
+    return param_groups(model, overrides=biases, **_given(config, *_RADII))
 
 
 def _scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
