@@ -18,7 +18,7 @@ from normball import ClippedScion, param_groups
 
 
 def main() -> None:
-    """Train the compiled model; `--resume` goes on in a model that is not compiled."""
+    """Train the compiled model, and evaluate and save the plain one, whose weights it shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=8)
