@@ -138,7 +138,14 @@ RUNS = 10
 
 def start(out: Path) -> subprocess.Popen[str]:
     argv = ["compare", "digits", "--out", str(out), *TINY, "--jobs", "2"]
-    code = f"from normball.cli import main\nif __name__ == '__main__':\n    main({argv!r})"
+    # A runner in the background of a shell passes on that SIGINT is ignored; a terminal does not.
+    code = (
+        "import signal\n"
+        "from normball.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"    main({argv!r})"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
