@@ -91,6 +91,26 @@ class Norm(ABC):
         """
         return torch.vmap(self.norm)(w).amax()
 
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float] | None:  # noqa: ARG002
+        """Describe a norm that measures lines: `||w|| = max_j ||w_j||_2 / gain`.
+
+        Then `lmo(d)_j = -gain d_j / ||d_j||_2` and `||d||* = gain sum_j ||d_j||_2`: a tensor cut
+        across its lines needs their lengths from elsewhere, and nothing more.
+
+        Returns:
+            The dimensions that run along a line (none: every entry is one) and the gain of a tensor
+            of this shape; None for a norm of another kind.
+        """
+        return None
+
+    def free(self, shape: torch.Size) -> frozenset[int]:  # noqa: ARG002
+        """Return the dimensions along which a tensor is a stack of tensors with a ball each."""
+        return frozenset()
+
+    def flops(self, shape: torch.Size) -> float:
+        """Return about how many operations a minimiser takes, for sharing them out."""
+        return 8.0 * shape.numel()
+
     def init_(
         self, w: Tensor, radius: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:

@@ -65,6 +65,14 @@ class Blocks(Norm):
         lmo = self._join(factor.mul_(sign * gain).reshape(self.count, *block))
         return lmo.to(d.dtype), saturate(gain * nuclear.sum())
 
+    def free(self, shape: torch.Size) -> frozenset[int]:
+        """Return the dimensions along which every block is a stack."""
+        return self.of.free(self._block_shape(shape)) - {self.dim % len(shape)}
+
+    def flops(self, shape: torch.Size) -> float:
+        """Return those of all blocks."""
+        return self.count * self.of.flops(self._block_shape(shape))
+
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         return self._join(torch.stack([self.of._onto_sphere(x) for x in self._cut(noise)]))
 
@@ -131,10 +139,7 @@ class Transposed(Norm):
                 f"{self} exchanges the dimensions {self.dims}, which the shape {tuple(shape)} "
                 "does not have"
             )
-        exchanged = list(shape)
-        first, second = self.dims
-        exchanged[first], exchanged[second] = exchanged[second], exchanged[first]
-        self.of.check(torch.Size(exchanged))
+        self.of.check(self._exchanged(shape))
 
     def norm(self, w: Tensor) -> Tensor:
         """Return the norm of `w^T`."""
@@ -146,6 +151,31 @@ class Transposed(Norm):
         self.check(d.shape)
         lmo, dual = self.of.lmo_and_dual(d.transpose(*self.dims))
         return lmo.transpose(*self.dims), dual
+
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float] | None:
+        """Return the lines of the exchanged tensor, exchanged back."""
+        found = self.of.lines(self._exchanged(shape))
+        return found and (self._back(found[0], len(shape)), found[1])
+
+    def free(self, shape: torch.Size) -> frozenset[int]:
+        """Return the free dimensions of the exchanged tensor, exchanged back."""
+        return self._back(self.of.free(self._exchanged(shape)), len(shape))
+
+    def flops(self, shape: torch.Size) -> float:
+        """Return those of the exchanged tensor."""
+        return self.of.flops(self._exchanged(shape))
+
+    def _exchanged(self, shape: torch.Size) -> torch.Size:
+        sizes = list(shape)
+        first, second = self.dims
+        sizes[first], sizes[second] = sizes[second], sizes[first]
+        return torch.Size(sizes)
+
+    def _back(self, found: frozenset[int], ndim: int) -> frozenset[int]:
+        order = list(range(ndim))
+        first, second = self.dims
+        order[first], order[second] = order[second], order[first]
+        return frozenset(order[dim] for dim in found)
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         return self.of._onto_sphere(noise.transpose(*self.dims)).transpose(*self.dims)

@@ -108,6 +108,18 @@ class ByShape(Norm):
         """Return minimiser and dual norm of the norm that fits the shape."""
         return self._for(d.shape).lmo_and_dual(d)
 
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float] | None:
+        """Return the lines of the norm that fits the shape."""
+        return self._for(shape).lines(shape)
+
+    def free(self, shape: torch.Size) -> frozenset[int]:
+        """Return the free dimensions of the norm that fits the shape."""
+        return self._for(shape).free(shape)
+
+    def flops(self, shape: torch.Size) -> float:
+        """Return those of the norm that fits the shape."""
+        return self._for(shape).flops(shape)
+
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         return self._for(noise.shape)._onto_sphere(noise)
 

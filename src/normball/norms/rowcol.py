@@ -68,6 +68,11 @@ class Column(Norm):
         root = math.sqrt(matrix.shape[self._dim])
         return (-root * unit).reshape(d.shape).to(d.dtype), saturate(root * total)
 
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
+        """Return the columns and `sqrt(d_out)`; of a flattened kernel, those of its matrix."""
+        along = range(1, len(shape)) if self.transposed else range(1)
+        return frozenset(along), math.sqrt(math.prod(shape[dim] for dim in along))
+
     @property
     def _dim(self) -> int:
         return 1 if self.transposed else 0
@@ -98,3 +103,8 @@ class Row(Norm):
         unit, total = _normalised_lines(matrix, 1)
         root = math.sqrt(max(matrix.shape[1], 1))
         return (unit / -root).reshape(d.shape).to(d.dtype), total / root
+
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
+        """Return the rows and `1 / sqrt(d_in)`."""
+        along = range(1, len(shape))
+        return frozenset(along), 1 / math.sqrt(max(math.prod(shape[1:]), 1))

@@ -1,5 +1,6 @@
 """Norms of the singular values other than their maximum."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -38,6 +39,16 @@ class _SingularValueNorm(Norm):
         step, dual = self._minimise(sigma)
         lmo = (u * -step.unsqueeze(-2)) @ vh + 0 * scale[..., None, None]
         return lmo.to(d.dtype), saturate((dual * scale).sum())
+
+    def free(self, shape: torch.Size) -> frozenset[int]:
+        """Return all dimensions but those of a matrix."""
+        return frozenset(range(len(shape) - 2))
+
+    def flops(self, shape: torch.Size) -> float:
+        """Return those of the decompositions of all blocks."""
+        *stack, rows, columns = shape
+        small, large = sorted((rows, columns))
+        return math.prod(stack) * (6.0 * large + 20.0 * small) * small**2
 
     @abstractmethod
     def _length(self, sigma: Tensor) -> Tensor:

@@ -66,6 +66,15 @@ class Spectral(Norm):
         self.check(d.shape[1:])
         return self._minimise(d, d.shape[1:], self._matrices(d, 1))
 
+    def free(self, shape: torch.Size) -> frozenset[int]:
+        """Return all dimensions but those of a matrix."""
+        return frozenset(range(len(shape) - 2))
+
+    def flops(self, shape: torch.Size) -> float:
+        """Return those of the polar factors of all blocks."""
+        *stack, rows, columns = self._matrices(torch.empty(shape, device="meta")).shape
+        return math.prod(stack) * self.polar.flops(rows, columns)
+
     def _minimise(self, d: Tensor, shape: torch.Size, matrices: Tensor) -> tuple[Tensor, Tensor]:
         factor, nuclear = self.polar(as_working(matrices))
         gain = self._gain(shape)
@@ -107,6 +116,10 @@ class SpectralConv(Spectral):
                 f"{self} needs a convolution kernel of at least three dimensions, got the shape "
                 f"{tuple(shape)}; use Spectral() for matrices"
             )
+
+    def free(self, shape: torch.Size) -> frozenset[int]:  # noqa: ARG002
+        """Return none: a kernel is one matrix."""
+        return frozenset()
 
     def _matrices(self, w: Tensor, lead: int = 0) -> Tensor:
         return w.flatten(lead + 1)

@@ -131,6 +131,10 @@ class Euclidean(VectorNorm):
         ]
         return lmo, saturate(length * scale)
 
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
+        """Return the whole tensor as one line, and 1."""
+        return frozenset(range(len(shape))), 1.0
+
 
 @dataclass(frozen=True)
 class RMS(VectorNorm):
@@ -153,6 +157,10 @@ class RMS(VectorNorm):
             (x * factor.to(x.device)).to(part.dtype) for x, part in zip(units, parts, strict=True)
         ]
         return lmo, saturate(root * length * scale)
+
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
+        """Return the whole tensor as one line, and `sqrt(n)`."""
+        return frozenset(range(len(shape))), math.sqrt(max(shape.numel(), 1))
 
 
 def _root(parts: Sequence[Tensor]) -> float:
@@ -196,6 +204,11 @@ class Sign(VectorNorm):
             buffer.copy_(x).sign_()
             lmo.append(buffer.mul_(step.to(buffer.device)).to(part.dtype))
         return lmo, saturate(dual)
+
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
+        """Return every entry as a line, and `1 / d_in`."""
+        fan_in = max(math.prod(shape[1:]), 1) if self.normalized else 1
+        return frozenset(), 1 / fan_in
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         return torch.where(noise < 0, -1.0, 1.0) / self._fan_in([noise])

@@ -11,11 +11,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_finite, as_working, inner
+from normball._numeric import all_finite
 from normball.optim import checkpoint, metrics, validate
 from normball.optim.blocks import Block, Bundle
-from normball.optim.geometry import Geometry, gather, scalar
+from normball.optim.geometry import Geometry, gather
 from normball.optim.settings import Group, Settings
+from normball.optim.terms import Term, settle
 
 
 class NormBallOptimizer(Optimizer):
@@ -118,37 +119,30 @@ class NormBallOptimizer(Optimizer):
             self._enter_ball(blocks, finite)
 
         bundles = self._geometry.bundles(blocks)
-        updates, duals, gaps, corners = [], [], [], []
         estimates = [self._estimate(bundle, finite) for bundle in bundles]
-        # A generator: of sharded layers, one at a time is whole.
-        wholes = (b.whole(d) for b, d in zip(bundles, estimates, strict=True))
-        minimiser = self._geometry.minimise(bundles, wholes)
-        for bundle, d, (lmo, dual) in zip(bundles, estimates, minimiser, strict=True):
-            radius = bundle.first.radius
-            # In 64 bit, where the product of two finite 32-bit numbers is finite.
-            duals.append(radius * scalar(dual))
-            if self._constrained:
-                lmo.mul_(radius)
-                x = bundle.whole(bundle.join(bundle.params)).to(d.dtype)
-                gaps.append(scalar(inner(as_working(bundle.whole(d)), as_working(x))) + duals[-1])
-            lmo = bundle.part(lmo)
+        found: dict[int, Term] = {}
+        corner = self._needs_corner
+        for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
             # Held until the global number is known, in the gradient's memory if allowed.
-            reuse = self._reuse_grad and not bundle.stacked
-            updates.append(bundle.first.grad.copy_(lmo) if reuse else lmo)
-        if self._needs_corner:
-            points = (
-                b.whole(b.join(b.params).to(u.dtype) - u)
-                for b, u in zip(bundles, updates, strict=True)
-            )
-            corners = self._geometry.ratios(bundles, points)
+            if self._reuse_grad and not bundles[i].stacked:
+                term.update = bundles[i].first.grad.copy_(term.update)
+            found[i] = term
+        terms = [found[i] for i in range(len(bundles))]
+        settle(terms, corner)
+        corners = self._geometry.corners(bundles, terms) if corner else []
 
+        # In 64 bit, where the product of two finite 32-bit numbers is finite.
+        duals = [b.first.radius * t.dual for b, t in zip(bundles, terms, strict=True)]
+        gaps = [
+            t.product + dual for t, dual in zip(terms, duals, strict=True) if t.product is not None
+        ]
         per_group = self._per_group(bundles, duals)
         size = gather(gaps).sum() if self._constrained else per_group.sum()
         factor = self._factor(size, gather(corners).amax() if corners else None)
         # Weights that are NaN already make a gap of NaN: a step would only spread it.
         finite = finite & ~size.isnan()
         factor = torch.where(finite, factor, 0)
-        self._move(bundles, updates, factor, finite)
+        self._move(bundles, [term.update for term in terms], factor, finite)
         self._record.add(size, factor, per_group, finite)
         return loss
 
@@ -163,7 +157,7 @@ class NormBallOptimizer(Optimizer):
                 elif p.numel():
                     validate.check_gradient(name, p.grad)
                     norm, radius, alpha = group["norm"], group["radius"], group["alpha"]
-                    here = parallel.local(p), parallel.local(p.grad)
+                    here = parallel.local(p), parallel.local(parallel.aligned(p.grad, p))
                     blocks.append(Block(name, p, *here, index, norm, radius, longest, alpha))
         self._settings.check_common(self.param_groups)
         if blocks and self._constrained:

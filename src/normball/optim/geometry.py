@@ -6,9 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from normball import parallel
 from normball._numeric import as_working, inner, saturate
 from normball.norms import Norm, Sign, VectorNorm
+from normball.optim import terms
 from normball.optim.blocks import Block, Bundle, bundles_of
+from normball.optim.terms import Term, scalar
 
 
 class Geometry(ABC):
@@ -29,6 +32,27 @@ class Geometry(ABC):
         """
 
     @abstractmethod
+    def terms(
+        self,
+        bundles: Sequence[Bundle],
+        estimates: Sequence[Tensor],
+        constrained: bool,
+        corner: bool,
+    ) -> Iterator[tuple[int, Term]]:
+        """Yield the number of every bundle once, and its term.
+
+        Args:
+            bundles: those of this step.
+            estimates: `d` of each, this rank's parts.
+            constrained: whether updates come times their radius, and with a product `<d, x>`.
+            corner: whether terms come with a corner, where `corners` reads it from them.
+        """
+
+    @abstractmethod
+    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:
+        """Return what `||x - update|| / radius` is the largest of, over all ranks; 0-d each."""
+
+    @abstractmethod
     def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
         """Return the largest norm of points over their radius, 0-d: one per bundle or ball."""
 
@@ -44,7 +68,13 @@ class Geometry(ABC):
 
 
 class Layers(Geometry):
-    """The product norm: every block has its own norm and ball, and the dual norms add up."""
+    """The product norm: every block has its own norm and ball, and the dual norms add up.
+
+    With `split`, ranks that hold the same parameters share the costly minimisers out.
+    """
+
+    def __init__(self, split: bool = False) -> None:
+        self.split = split
 
     def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
         """Return small equal layers together."""
@@ -57,6 +87,55 @@ class Layers(Geometry):
         for bundle, d in zip(bundles, estimates, strict=True):
             norm = bundle.first.norm
             yield norm.stacked_lmo_and_dual(d) if bundle.stacked else norm.lmo_and_dual(d)
+
+    def terms(
+        self,
+        bundles: Sequence[Bundle],
+        estimates: Sequence[Tensor],
+        constrained: bool,
+        corner: bool,
+    ) -> Iterator[tuple[int, Term]]:
+        """Yield the layers that each rank computes for itself, then those of the owners."""
+        owned: list[terms.Owned] = []
+        for number, (bundle, d) in enumerate(zip(bundles, estimates, strict=True)):
+            first = bundle.first
+            norm, shape = first.norm, first.owner.shape
+            radius = first.radius if constrained else 1.0
+            x = bundle.join(bundle.params).to(d.dtype) if constrained else None
+            cut = parallel.cut_of(first.owner)
+            if cut is not None and cut.boxes:
+                lines = norm.lines(shape)
+                if not cut.dims & lines[0] if lines else cut.dims <= norm.free(shape):
+                    yield number, terms.of_piece(norm, cut, shape, d, x, radius, corner)
+                elif lines:
+                    yield number, terms.Lines(norm, cut, shape, d, x, radius, corner)
+                else:
+                    owned.append((number, bundle, cut, d, x))
+                continue
+            if cut is None and self.split and not bundle.stacked and norm.lines(shape) is None:
+                cut = parallel.everyone(shape)
+                if cut is not None:
+                    owned.append((number, bundle, cut, d, x))
+                    continue
+            yield number, self._whole(bundle, bundle.whole(d), x, radius, corner)
+        yield from terms.divided(owned, constrained, corner)
+
+    def _whole(
+        self, bundle: Bundle, d: Tensor, x: Tensor | None, radius: float, corner: bool
+    ) -> Term:
+        """Return the term of a layer that this rank holds, or gathers, all of."""
+        ((lmo, dual),) = self.minimise([bundle], [d])
+        product = ratio = None
+        if x is not None:
+            lmo.mul_(radius)
+            x = bundle.whole(x)
+            product = inner(as_working(d), as_working(x))
+            ratio = self.ratios([bundle], [x - lmo])[0] if corner else None
+        return terms.Known(bundle.part(lmo), dual, product, ratio)
+
+    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:  # noqa: ARG002
+        """Return the corner of every layer."""
+        return [term.corner for term in terms if term.corner is not None]
 
     def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
         """Return `||w_l||_l / r_l`, the largest of every bundle."""
@@ -98,6 +177,34 @@ class Joint(Geometry):
         for d, lmo in zip(parts, lmos, strict=True):
             yield lmo, saturate(-inner(as_working(d), as_working(lmo)))
 
+    def terms(
+        self,
+        bundles: Sequence[Bundle],
+        estimates: Sequence[Tensor],
+        constrained: bool,
+        corner: bool,  # noqa: ARG002 (it takes all blocks together)
+    ) -> Iterator[tuple[int, Term]]:
+        """Yield the blocks one after the other; what is sharded is gathered on every rank."""
+        wholes = (b.whole(d) for b, d in zip(bundles, estimates, strict=True))
+        for number, (lmo, dual) in enumerate(self.minimise(bundles, wholes)):
+            bundle, product = bundles[number], None
+            if constrained:
+                lmo.mul_(bundle.first.radius)
+                d = bundle.whole(estimates[number])
+                x = bundle.whole(bundle.join(bundle.params)).to(d.dtype)
+                product = inner(as_working(d), as_working(x))
+            yield number, terms.Known(bundle.part(lmo), dual, product)
+
+    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:
+        """Return the one of all blocks together."""
+        return self.ratios(
+            bundles,
+            (
+                b.whole(b.join(b.params).to(t.update.dtype) - t.update)
+                for b, t in zip(bundles, terms, strict=True)
+            ),
+        )
+
     def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
         """Return `||w|| / beta` of all blocks together."""
         parts = list(points)
@@ -130,11 +237,6 @@ class Joint(Geometry):
                 f"ball of {self.norm}: give every parameter a gradient (zero if need be), or take "
                 "it out of the optimizer"
             )
-
-
-def scalar(x: Tensor) -> Tensor:
-    """Return figures of a step in float64, if their device has it."""
-    return x if x.device.type == "mps" else x.double()
 
 
 def gather(scalars: Sequence[Tensor]) -> Tensor:

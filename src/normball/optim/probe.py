@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from normball import parallel
 from normball.optim.base import NormBallOptimizer
 from normball.optim.blocks import Block, Bundle
-from normball.optim.geometry import gather, scalar
+from normball.optim.geometry import gather
+from normball.optim.terms import scalar
 
 
 @dataclass(frozen=True)

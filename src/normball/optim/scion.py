@@ -33,6 +33,9 @@ class Scion(NormBallOptimizer):
         state_dtype: of the momentum; by default that of the parameter, float32 for 16-bit ones.
         reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
             afterwards they hold no gradient.
+        split: share the costly minimisers of parameters that all ranks hold (DDP) out over the
+            ranks of the default process group, and send the results round. Every rank must then
+            have gradients for the same parameters. What is sharded is shared out anyway.
 
     Raises:
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
@@ -50,6 +53,7 @@ class Scion(NormBallOptimizer):
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
+        split: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -59,7 +63,7 @@ class Scion(NormBallOptimizer):
                 numbers=("radius", "lr", "alpha"),
                 constrained=constrained,
             ),
-            Layers(),
+            Layers(split),
             maximize=maximize,
             state_dtype=state_dtype,
             reuse_grad=reuse_grad,

@@ -1,11 +1,4 @@
-"""Sharded parameters: the only place that knows torch.distributed.
-
-A parameter sharded over ranks (a DTensor, as FSDP2 and tensor parallelism make it) keeps its
-shards, and so does its momentum. The norm of a layer is that of the whole layer: for its minimiser
-one whole matrix at a time is gathered on every rank, which then keeps its own part of the result.
-All ranks compute the same numbers from the same matrix, so no scalar is reduced but the finite
-flag.
-"""
+"""DTensors: this rank's part, the whole, and back."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +31,17 @@ def local(x: Tensor) -> Tensor:
     """
     part: Tensor = x.to_local() if is_sharded(x) else x  # type: ignore[attr-defined]
     return part
+
+
+def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Return `gradient` laid out over ranks as `parameter` is; itself if it already is.
+
+    Tensor parallelism can leave the gradient of a replicated gain as sums still to be reduced.
+    """
+    if not is_sharded(gradient) or gradient.placements == parameter.placements:  # type: ignore[attr-defined]
+        return gradient
+    moved: Tensor = gradient.redistribute(placements=parameter.placements)  # type: ignore[attr-defined]
+    return moved
 
 
 def whole(part: Tensor, like: "Tensor | DTensor") -> Tensor:
@@ -82,12 +86,3 @@ def part_of(x: Tensor, like: "Tensor | DTensor") -> Tensor:
     mesh = sharded.device_mesh
     everywhere = DTensor.from_local(x, mesh, [Replicate()] * mesh.ndim, run_check=False)
     return everywhere.redistribute(placements=sharded.placements).to_local().contiguous()
-
-
-def agree(flag: Tensor) -> Tensor:
-    """Return whether `flag` (0-d bool) holds on every rank of the default process group."""
-    import torch.distributed as dist
-
-    votes = flag.to(torch.int32)
-    dist.all_reduce(votes, dist.ReduceOp.MIN)
-    return votes.bool()

@@ -1,0 +1,217 @@
+"""What each layer contributes to a step, and which of it must be added up over ranks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from normball import parallel
+from normball._numeric import as_working, inner
+from normball.norms import Norm
+from normball.optim.blocks import Bundle
+
+
+def scalar(x: Tensor) -> Tensor:
+    """Return figures of a step in float64, if their device has it."""
+    return x if x.device.type == "mps" else x.double()
+
+
+Owned = tuple[int, Bundle, parallel.Cut, Tensor, Tensor | None]
+"""Number of a bundle, the bundle, its cut, `d` and, if constrained, `x` of this rank."""
+
+
+class Term(ABC):
+    """One bundle in one step.
+
+    `update` is this rank's part of the minimiser over the ball. `dual`, the dual norm, `product`,
+    `<d, x>`, and `corner`, `||x - update|| / radius`, all 0-d, are those of the whole bundle once
+    `settle` was called; the last only of what this rank saw, where `partial_corner` says so.
+    """
+
+    update: Tensor
+    dual: Tensor
+    product: Tensor | None = None
+    corner: Tensor | None = None
+    partial_corner = False
+
+    @property
+    def share(self) -> Tensor | None:
+        """What this rank adds to a sum over all ranks, float64; None if all is known."""
+        return None
+
+    @abstractmethod
+    def settle(self, total: Tensor | None) -> None:
+        """Take in the sum of all shares."""
+
+
+class Known(Term):
+    """A bundle that this rank holds all of, or that was gathered."""
+
+    def __init__(
+        self, update: Tensor, dual: Tensor, product: Tensor | None = None,
+        corner: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        self.update, self.dual, self.corner = update, scalar(dual), corner
+        self.product = None if product is None else scalar(product)
+
+    def settle(self, total: Tensor | None) -> None:
+        """Do nothing."""
+
+
+class Sums(Term):
+    """A layer whose dual norm and product are sums over ranks, `[dual, product]`."""
+
+    partial_corner = True
+
+    def __init__(
+        self, update: Tensor, dual: Tensor, product: Tensor | None, corner: Tensor | None
+    ) -> None:
+        self.update, self.corner = update, corner
+        self._parts = [scalar(dual)] + ([] if product is None else [scalar(product)])
+
+    @property
+    def share(self) -> Tensor:
+        """This rank's parts of the sums."""
+        return torch.stack(self._parts)
+
+    def settle(self, total: Tensor | None) -> None:
+        """Read the sums."""
+        assert total is not None
+        self.dual = total[0]
+        self.product = total[1] if len(total) > 1 else None
+
+
+class Lines(Term):
+    """A layer of which every rank holds pieces of lines: only their lengths are added up.
+
+    Squares are summed in float64. Where even that overflows (float64 entries above 1e154), the sums
+    are NaN, and the step changes nothing.
+    """
+
+    def __init__(
+        self, norm: Norm, cut: parallel.Cut, shape: torch.Size, d: Tensor, x: Tensor | None,
+        radius: float, corner: bool,
+    ) -> None:  # fmt: skip
+        found = norm.lines(shape)
+        assert found is not None
+        along, self._gain = found
+        self._radius, self._corner = radius, corner
+        self._along = tuple(sorted(along))
+        across = [dim for dim in range(len(shape)) if dim not in along]
+        # Where this rank's lines lie among all lines.
+        self._place = tuple(
+            cut.slices[dim] if dim in across else slice(None) for dim in range(len(shape))
+        )
+        sizes = [shape[dim] if dim in across else 1 for dim in range(len(shape))]
+        squares = [(d, d)] if x is None else [(d, d), (d, x)] + ([(x, x)] if corner else [])
+        share = d.new_zeros((len(squares), *sizes), dtype=torch.float64)
+        if cut.first:
+            for row, (a, b) in zip(share, squares, strict=True):
+                row[self._place] = (a.double() * b.double()).sum(self._along, keepdim=True)
+        self._share = share
+        self.update = -d
+
+    @property
+    def share(self) -> Tensor:
+        """Sums of squares and products by line, shape `(1 to 3, lines)`."""
+        return self._share
+
+    def settle(self, total: Tensor | None) -> None:
+        """Scale the update by the lengths of the lines."""
+        assert total is not None
+        total = total + 0 * (total - total)  # infinity - infinity is NaN
+        length = total[0].sqrt()
+        self.dual = self._gain * length.sum()
+        divisor = torch.where(length == 0, 1, length)
+        scale = self._radius * self._gain / divisor
+        self.update.mul_(scale[self._place].to(self.update.dtype))
+        if len(total) > 1:
+            self.product = total[1].sum()
+        if self._corner:
+            # ||x - u||^2 with u = -scale d; rounding can take it below zero.
+            square = total[2] + 2 * scale * total[1] + scale**2 * total[0]
+            self.corner = square.clamp(min=0).sqrt().amax() / (self._gain * self._radius)
+
+
+def settle(terms: Sequence[Term], corner: bool) -> None:
+    """Make the numbers of all terms global, by one reduction; by none where all are known.
+
+    The largest corner travels as a sum, too: every rank has an entry of its own.
+    """
+    shares = [share for term in terms if (share := term.share) is not None]
+    seen = [term for term in terms if term.partial_corner]
+    if corner and shares:
+        slots = shares[0].new_zeros(parallel.ranks())
+        corners = [scalar(t.corner).to(slots.device) for t in seen if t.corner is not None]
+        if corners:
+            slots[parallel.rank()] = torch.stack(corners).amax()
+        shares.append(slots)
+    totals = iter(parallel.add_up(shares))
+    for term in terms:
+        term.settle(None if term.share is None else next(totals))
+    if corner and shares:
+        largest = next(totals).amax()
+        for term in seen:
+            term.corner = largest
+
+
+def of_piece(
+    norm: Norm, cut: parallel.Cut, shape: torch.Size, d: Tensor, x: Tensor | None,
+    radius: float, corner: bool,
+) -> Sums:  # fmt: skip
+    """Return the term of a piece that has a ball of its own: no rank needs to know of another."""
+    found = norm.lines(shape)
+    scale = 1.0
+    if found is not None:
+        here = norm.lines(d.shape)
+        assert here is not None
+        scale = found[1] / here[1]
+    if d.numel():
+        lmo, dual = norm.lmo_and_dual(d)
+        update, dual = lmo.mul_(radius * scale), dual.double() * scale
+    else:
+        update, dual = torch.empty_like(d), d.new_zeros((), dtype=torch.float64)
+    ratio = None
+    if corner:
+        assert x is not None
+        ratio = dual.new_zeros(())
+        if d.numel():
+            ratio = norm.norm(x - update).double() / (scale * radius)
+    share = None if x is None else inner(as_working(d), as_working(x)).double()
+    if not cut.first:
+        dual, share = 0 * dual, None if share is None else 0 * share
+    return Sums(update, dual, share, ratio)
+
+
+def divided(
+    bundles: Sequence[Owned], constrained: bool, corner: bool
+) -> Iterator[tuple[int, Sums]]:
+    """Yield the terms of layers that one rank of each team computes."""
+    jobs, seen = [], {}
+    for _, bundle, cut, d, x in bundles:
+        first = bundle.first
+        parts = [d, x] if corner and x is not None else [d]
+        shape = first.owner.shape
+        jobs.append(parallel.Job(cut, shape, parts, first.norm.flops(shape)))
+
+    def minimise(i: int, wholes: list[Tensor]) -> Tensor:
+        first = bundles[i][1].first
+        update, dual = first.norm.lmo_and_dual(wholes[0])
+        if constrained:
+            update.mul_(first.radius)
+        ratio = first.norm.norm(wholes[1] - update) / first.radius if corner else None
+        seen[i] = dual.double(), ratio
+        return update
+
+    for i, update in parallel.divide(jobs, minimise):
+        number, _, cut, d, x = bundles[i]
+        zero = d.new_zeros((), dtype=torch.float64)
+        dual, ratio = seen.get(i, (zero, zero if corner else None))
+        # The owner is one rank of its team, and there is one team for every copy.
+        if cut.dims and not cut.first:
+            dual = 0 * dual
+        product = None
+        if x is not None:
+            product = inner(as_working(d), as_working(x)).double() if cut.first else zero
+        yield number, Sums(update, dual, product, ratio)

@@ -1,0 +1,32 @@
+"""Sharded parameters and shared work: the only place that knows torch.distributed.
+
+A parameter sharded over ranks (a DTensor, as FSDP2 and tensor parallelism make it) keeps its
+shards, and so does its momentum. The norm of a layer is that of the whole layer. Where that norm
+needs the whole matrix, one rank, its owner, gathers it, minimises, and sends every rank its part of
+the result: the owners are chosen so that all have the same work. Sums over ranks travel together,
+in one reduction for the finite flag and one for the numbers of a step.
+"""
+
+from normball.parallel.cuts import Cut, cut_of, everyone
+from normball.parallel.division import Job, divide, share_out
+from normball.parallel.shards import aligned, check_placements, is_sharded, local, part_of, whole
+from normball.parallel.sums import add_up, agree, rank, ranks
+
+__all__ = [
+    "Cut",
+    "Job",
+    "add_up",
+    "agree",
+    "aligned",
+    "check_placements",
+    "cut_of",
+    "divide",
+    "everyone",
+    "is_sharded",
+    "local",
+    "part_of",
+    "rank",
+    "ranks",
+    "share_out",
+    "whole",
+]

@@ -1,0 +1,128 @@
+"""Which part of a tensor lies on which rank."""
+
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normball.parallel.shards import is_sharded
+
+Box = tuple[tuple[int, int], ...]
+"""A part of a tensor: first index and length along every dimension."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a tensor lies on the ranks that together hold one copy of it, its team.
+
+    `boxes` says what each member holds; none where the layout is one that this module cannot read.
+    `ranks` are the members in `group`, in the order of `boxes`; `here` is this rank's place among
+    them. `dims` are the dimensions that are cut: none where every member holds all of it. Of
+    several copies, `first` is one, and of a copy that all hold, one member: it reports to sums.
+    """
+
+    group: Any
+    ranks: tuple[int, ...]
+    boxes: tuple[Box, ...]
+    here: int
+    first: bool
+    dims: frozenset[int]
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """What this rank holds, as an index of the whole."""
+        return slices_of(self.boxes[self.here])
+
+
+def slices_of(box: Box) -> tuple[slice, ...]:
+    """Return the index of a box in its tensor."""
+    return tuple(slice(low, low + size) for low, size in box)
+
+
+def cut_of(x: Tensor) -> Cut | None:
+    """Return how `x` is cut over ranks; None for a tensor that this rank holds all of."""
+    if not is_sharded(x):
+        return None
+    import torch.distributed as dist
+
+    sharded: Any = x
+    mesh, placements = sharded.device_mesh, sharded.placements
+    along = tuple(i for i, p in enumerate(placements) if not p.is_replicate() and mesh.size(i) > 1)
+    if not along:
+        return None
+    group = mesh.get_group(along[0]) if len(along) == 1 else dist.group.WORLD
+    here = tuple(mesh.get_coordinate())
+    layout = tuple(_Split(placements[i].dim, _factor(placements[i]), mesh.size(i)) for i in along)
+    members = _members(mesh, along, tuple(0 if i in along else c for i, c in enumerate(here)))
+    global_rank = dist.get_rank()
+    return Cut(
+        group,
+        tuple(_rank_in(group)[rank] for rank in members),
+        _boxes(tuple(x.shape), layout),
+        members.index(global_rank),
+        all(c == 0 for i, c in enumerate(here) if i not in along),
+        frozenset(split.dim for split in layout),
+    )
+
+
+def everyone(shape: torch.Size) -> Cut | None:
+    """Return the cut of a tensor that all ranks hold; None for a single process."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    count = dist.get_world_size()
+    box = tuple((0, size) for size in shape)
+    here = dist.get_rank()
+    return Cut(dist.group.WORLD, tuple(range(count)), (box,) * count, here, here == 0, frozenset())
+
+
+@dataclass(frozen=True)
+class _Split:
+    dim: int
+    factor: int  # above 1: each of that many parts of the dimension is cut on its own
+    count: int
+
+
+def _factor(placement: Any) -> int:
+    return getattr(placement, "split_factor", 1)
+
+
+def _rank_in(group: Any) -> dict[int, int]:
+    import torch.distributed as dist
+
+    return {rank: i for i, rank in enumerate(dist.get_process_group_ranks(group))}
+
+
+@lru_cache
+def _members(mesh: Any, along: tuple[int, ...], fixed: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the global ranks of a team, the last of the mesh dimensions `along` fastest."""
+    index = tuple(slice(None) if i in along else c for i, c in enumerate(fixed))
+    return tuple(mesh.mesh[index].flatten().tolist())
+
+
+@lru_cache(maxsize=4096)
+def _boxes(shape: tuple[int, ...], layout: tuple[_Split, ...]) -> tuple[Box, ...]:
+    """Return the box of every member, as torch.chunk cuts, one mesh dimension after the other.
+
+    A strided split comes after those whose parts it cuts. Layouts of more strides give none.
+    """
+    strided = [split for split in layout if split.factor > 1]
+    for split in strided:
+        inner = [s.count for s in layout if s.dim == split.dim and s is not split]
+        if len(strided) > 1 or inner != [split.factor]:
+            return ()
+    order = sorted(range(len(layout)), key=lambda i: layout[i].factor > 1)
+    boxes = []
+    for place in itertools.product(*(range(split.count) for split in layout)):
+        box = [(0, size) for size in shape]
+        for i in order:
+            low, size = box[layout[i].dim]
+            step = -(-size // layout[i].count)
+            start = min(place[i] * step, size)
+            box[layout[i].dim] = (low + start, min(step, size - start))
+        boxes.append(tuple(box))
+    return tuple(boxes)
