@@ -1,0 +1,78 @@
+"""A step shared by two processes, against the same step on one: `python -m benchmarks.split`.
+
+Each process has one thread and talks to the others through gloo on this machine. The processes take
+turns between both ways of stepping, and the lone step has the machine to itself.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.distributed.fsdp import fully_shard
+
+from benchmarks.work import WORKS, Shapes, parameters, refill, summary
+from normball import ClippedScion
+
+
+class Layers(torch.nn.Module):
+    """The parameters of a work, as a module that can be sharded."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__()
+        for i, p in enumerate(parameters(shapes)):
+            self.register_parameter(f"p{i}", p)
+
+
+def worker(rank: int, ranks: int, shapes: Shapes, rounds: int, folder: str) -> None:
+    """Time both, and write the seconds of every round of rank 0."""
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
+    whole, shared = parameters(shapes), parameters(shapes)
+    sharded = list(fully_shard(Layers(shapes)).parameters())
+    grads = [p.grad.clone() for p in whole if p.grad is not None]
+    for p, g in zip(sharded, grads, strict=True):
+        p.grad = torch.distributed.tensor.distribute_tensor(g, p.device_mesh, p.placements)
+    ways = {
+        "one process": ClippedScion(whole, 0.01, rho=1e3),
+        "split": ClippedScion(shared, 0.01, rho=1e3, split=True),
+        "sharded": ClippedScion(sharded, 0.01, rho=1e3),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(rounds + 1):
+        for name, optimizer in ways.items():
+            if name != "sharded":
+                refill(whole if name == "one process" else shared, grads)
+            dist.barrier()
+            start = time.perf_counter()
+            if rank == 0 or name != "one process":
+                optimizer.step()
+            if i:
+                times[name].append(time.perf_counter() - start)
+    if rank == 0:
+        Path(folder, "times.json").write_text(json.dumps(times))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.split", description=__doc__)
+    parser.add_argument("--work", choices=sorted(WORKS), default="a")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (options.ranks, WORKS[options.work], options.rounds, folder)
+        mp.spawn(worker, arguments, nprocs=options.ranks)
+        times = json.loads(Path(folder, "times.json").read_text())
+    for name, row in summary(times, "one process").items():
+        print(name, *(f"{key}={value}" for key, value in row.items()), sep="  ")
+
+
+if __name__ == "__main__":
+    main()
