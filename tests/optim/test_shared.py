@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp._common_utils import FSDP_FLATTENED
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normball.norms import Norm, Spectral
@@ -471,9 +472,9 @@ def test_bad_keys(row, group, match):
         row([{"params": [nn.Parameter(torch.ones(2))], **group}])
 
 
-def flat_shard():
+def flat_shard(mark):
     p = nn.Parameter(torch.ones(4))
-    p._is_flat_param = True
+    setattr(p, mark, True)
     return p
 
 
@@ -485,7 +486,10 @@ BAD_PARAMS = [
     (lambda: [nn.Parameter(torch.ones(2, 2).to_sparse())], ValueError, "torch.sparse_coo"),
     (lambda: [nn.Parameter(torch.ones(2)) * 2], ValueError, "not a leaf"),
     (lambda: [3.0], TypeError, "parameter 0 is a float, not a tensor"),
-    (lambda: [flat_shard()], TypeError, "flat shard .* FSDP2"),
+    # FSDP1, FSDP1 with use_orig_params=True, DeepSpeed's ZeRO-3.
+    (lambda: [flat_shard("_is_flat_param")], TypeError, "flat shard .* FSDP2"),
+    (lambda: [flat_shard(FSDP_FLATTENED)], TypeError, "flat shard .* FSDP2"),
+    (lambda: [flat_shard("ds_id")], TypeError, "flat shard .* FSDP2"),
     (lambda: [nn.Parameter(torch.ones(2))] * 2, ValueError, r"of shape \(2,\) is given twice"),
     (lambda: [("w", nn.Parameter(torch.ones(2, dtype=torch.complex64)))], TypeError, "^w of shape"),
 ]

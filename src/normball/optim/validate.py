@@ -84,11 +84,10 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
     """
     if not isinstance(parameter, Tensor):
         raise TypeError(f"{name} is a {type(parameter).__name__}, not a tensor")
-    kind = type(parameter).__name__
-    if kind == "FlatParameter" or getattr(parameter, "_is_flat_param", False):
+    if parallel.is_flat(parameter):
         raise TypeError(
-            f"{name} is a flat shard of several layers, whose matrices are lost: use FSDP2 "
-            "(fully_shard) or FSDP1 with use_orig_params=True on unsharded layers"
+            f"{name} is a flat shard, in which the layers' matrices are lost (FSDP1, ZeRO): use "
+            "FSDP2 (torch.distributed.fsdp.fully_shard), whose shards keep their shapes, or DDP"
         )
     parallel.check_placements(name, parameter)
     if parameter.is_complex():

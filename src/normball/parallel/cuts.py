@@ -20,8 +20,9 @@ class Cut:
 
     `boxes` says what each member holds; none where the layout is one that this module cannot read.
     `ranks` are the members in `group`, in the order of `boxes`; `here` is this rank's place among
-    them. `dims` are the dimensions that are cut: none where every member holds all of it. Of
-    several copies, `first` is one, and of a copy that all hold, one member: it reports to sums.
+    them. `dims` are the dimensions that are cut: none where every member holds all of it. `first`
+    holds in one of several copies, that of rank 0, and for a tensor that all hold, on rank 0: there
+    it counts in sums over all ranks. Every rank of the default process group must be in a team.
     """
 
     group: Any
@@ -63,7 +64,7 @@ def cut_of(x: Tensor) -> Cut | None:
         tuple(_rank_in(group)[rank] for rank in members),
         _boxes(tuple(x.shape), layout),
         members.index(global_rank),
-        all(c == 0 for i, c in enumerate(here) if i not in along),
+        0 in members,
         frozenset(split.dim for split in layout),
     )
 

@@ -14,6 +14,12 @@ def is_sharded(x: object) -> bool:
     return type(x).__name__ == "DTensor"
 
 
+def is_flat(x: Tensor) -> bool:
+    """Tell whether `x` is a part of layers laid end to end, as FSDP1 and DeepSpeed's ZeRO do."""
+    marks = ("_is_flat_param", "_fsdp_flattened", "ds_id")
+    return type(x).__name__ == "FlatParameter" or any(hasattr(x, mark) for mark in marks)
+
+
 def check_placements(name: str, x: Tensor) -> None:
     """Raise ValueError for a DTensor that holds sums still to be reduced."""
     placements: Any = getattr(x, "placements", ())

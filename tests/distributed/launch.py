@@ -1,0 +1,21 @@
+"""Functions run on several processes that talk through gloo."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def _worker(rank, ranks, function, arguments, folder):
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
+    torch.save(function(*arguments), folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def launch(function, ranks, folder, *arguments):
+    """Call `function(*arguments)` on every rank; return what each returned, in their order."""
+    folder.mkdir(parents=True)
+    mp.spawn(_worker, (ranks, function, arguments, folder), nprocs=ranks)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]

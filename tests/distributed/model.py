@@ -1,0 +1,167 @@
+"""A model with every kind of layer, and the ways to spread it over ranks."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from normball.norms import RMS, Blocks, Column, Row, Sign, Spectral, SpectralConv
+from normball.polar import SVD
+
+ROWS, LENGTH, TOKENS, WIDTH, HIDDEN, EXPERTS = 12, 12, 11, 5, 12, 6
+
+
+class Mlp(nn.Module):
+    """Gain and bias, and two matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.up = nn.Linear(WIDTH, HIDDEN)
+        self.down = nn.Linear(HIDDEN, WIDTH)
+
+    def forward(self, h):
+        return self.down(torch.tanh(self.up(self.norm(h))))
+
+
+class Network(nn.Module):
+    """Embedding with a tied head, convolution, MLP, a stack of experts, fused maps.
+
+    Sizes that few numbers of ranks divide, so that shards are uneven or empty; but the hidden
+    width and the length are divided, as torch's own tensor parallelism asks.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(TOKENS, WIDTH)
+        self.position = nn.Embedding(LENGTH, WIDTH)
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+        self.mlp = Mlp()
+        self.fused = nn.Linear(WIDTH, 2 * WIDTH, bias=False)
+        self.experts = nn.Parameter(0.3 * torch.randn(EXPERTS, WIDTH, WIDTH))
+        self.head = nn.Linear(WIDTH, TOKENS, bias=False)
+        self.head.weight = self.table.weight
+        for table in (self.table, self.position):
+            nn.init.uniform_(table.weight, -0.7, 0.7)
+
+    def forward(self, tokens):
+        h = self.table(tokens) + self.position.weight
+        h = h + torch.tanh(self.conv(h.mT)).mT
+        h = h + self.mlp(h)
+        a, b = self.fused(h).chunk(2, -1)
+        h = h + torch.tanh(a) * b
+        experts = self.experts
+        if isinstance(experts, DTensor):
+            experts = experts.full_tensor()
+        return self.head((h + torch.einsum("bsi,eji->bsj", h, experts)).mean(1))
+
+
+def network(dtype=torch.float64):
+    torch.manual_seed(0)
+    return Network().to(dtype)
+
+
+def batch(step):
+    generator = torch.Generator().manual_seed(step)
+    # Three tokens a batch: the gradients of most layers are of low rank.
+    tokens = torch.randint(0, 3, (ROWS, LENGTH), generator=generator) + step % 5
+    return tokens, (tokens.sum(1) + step) % TOKENS
+
+
+# Exact factors, so that gradients of low rank agree to rounding.
+NORMS = {
+    "table.weight": (Sign(), 4.0),
+    "position.weight": (Column(transposed=True), 1.0),
+    "conv.weight": (SpectralConv(polar=SVD()), 3.0),
+    "mlp.up.weight": (Spectral(polar=SVD()), 3.0),
+    "mlp.down.weight": (Row(), 4.0),
+    "fused.weight": (Blocks(Spectral(polar=SVD()), 2), 3.0),
+    "experts": (Spectral(polar=SVD()), 3.0),
+}
+
+
+def groups(model):
+    """Return every norm's parameter, and all vectors together."""
+    named = {plain_name(name): p for name, p in model.named_parameters()}
+    made = [
+        {"params": [named.pop(name)], "norm": norm, "radius": radius}
+        for name, (norm, radius) in NORMS.items()
+    ]
+    return [*made, {"params": list(named.values()), "norm": RMS(), "radius": 1.5}]
+
+
+def plain_name(name):
+    """Return the name of a parameter without those of wrappers."""
+    return name.removeprefix("module.").replace("_checkpoint_wrapped_module.", "")
+
+
+def whole(tensors):
+    """Return copies of named tensors, gathered, under their plain names."""
+    return {
+        plain_name(name): (x.full_tensor() if isinstance(x, DTensor) else x).detach().clone()
+        for name, x in tensors
+    }
+
+
+def loss(model, step, share=slice(None)):
+    tokens, target = batch(step)
+    return F.cross_entropy(model(tokens[share]), target[share])
+
+
+# -- ways: return the model and the share of the batch that this rank takes ------------------------
+
+
+def alone(model):
+    return model, slice(None)
+
+
+def ddp(model):
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    return DistributedDataParallel(model), slice(rank, None, ranks)
+
+
+def fsdp(model, mesh=None, share=None):
+    for layer in (model.conv, model.mlp):
+        fully_shard(layer, mesh=mesh)
+    if share is None:
+        share = slice(dist.get_rank(), None, dist.get_world_size())
+    return fully_shard(model, mesh=mesh), share
+
+
+def hybrid(model):
+    ranks = dist.get_world_size()
+    mesh = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("replicate", "shard"))
+    return fsdp(model, mesh)
+
+
+def tensor_parallel(model, mesh=None):
+    """Columns, rows and a sequence-parallel gain in the MLP, experts over ranks."""
+    mesh = mesh or init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tp",))
+    plan = {
+        "mlp": PrepareModuleInput(input_layouts=(Replicate(),), desired_input_layouts=(Shard(1),)),
+        "mlp.norm": SequenceParallel(),
+        "mlp.up": ColwiseParallel(input_layouts=Shard(1)),
+        "mlp.down": RowwiseParallel(),
+    }
+    parallelize_module(model, mesh, plan)
+    model.experts = nn.Parameter(distribute_tensor(model.experts.detach(), mesh, [Shard(0)]))
+    return model, slice(None)
+
+
+def mixed(model):
+    """FSDP over tensor parallelism."""
+    ranks = dist.get_world_size()
+    mesh = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("dp", "tp"))
+    tensor_parallel(model, mesh["tp"])
+    return fsdp(model, mesh["dp"], slice(mesh.get_local_rank("dp"), None, 2))

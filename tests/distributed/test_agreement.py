@@ -1,0 +1,99 @@
+"""Spread over ranks in any way, a model trains as on one process."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from normball import ClippedScion
+from tests.distributed import model as zoo
+from tests.distributed.launch import launch
+
+RULES = {
+    "clipped": {"rho": 12.0},
+    "short-step-1": {"rho": 8.0, "constrained": True, "variant": 1},
+    "short-step-2": {"rho": 8.0, "constrained": True},
+}
+
+
+def train(way, rule, dtype, steps, poisoned=()):
+    """Return whole weights, and the dual norm or gap and the step factor of every step."""
+    split = way == "split"
+    spread = {"alone": zoo.alone, "ddp": zoo.ddp, "split": zoo.ddp}.get(way) or getattr(zoo, way)
+    model, share = spread(zoo.network(dtype))
+    optimizer = ClippedScion(
+        zoo.groups(model), 0.01, alpha=0.3, split=split, reuse_grad=way != "alone", **RULES[rule]
+    )
+    seen = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        zoo.loss(model, step, share).backward()
+        if step in poisoned:
+            poison(optimizer)
+        optimizer.step()
+        metrics = optimizer.metrics()
+        assert not any(isinstance(value, DTensor) for value in metrics.values())
+        size = metrics["gap" if rule != "clipped" else "dual_norm"]
+        seen.append(torch.stack([size, metrics["step_factor"], metrics["group_dual_norms"].sum()]))
+    for p in model.parameters():
+        momentum = optimizer.state[p]["momentum"]
+        assert type(momentum) is (DTensor if isinstance(p, DTensor) else torch.Tensor)
+        if isinstance(p, DTensor):
+            assert momentum.placements == p.placements
+    whole = zoo.whole(model.named_parameters())
+    return {"weights": whole, "seen": torch.stack(seen), "skipped": float(metrics["skipped"])}
+
+
+def poison(optimizer):
+    """Put a NaN into one gradient on the last rank alone."""
+    if dist.is_initialized() and dist.get_rank() < dist.get_world_size() - 1:
+        return
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            part = p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad
+            if part.numel():
+                part.view(-1)[0] = float("nan")
+                return
+
+
+def on_each_rank(cases):
+    return [train(*case) for case in cases]
+
+
+def compare(cases, ranks, tmp_path):
+    alone = {case[1:]: train("alone", *case[1:]) for case in cases}
+    for results in launch(on_each_rank, ranks, tmp_path / "run", cases):
+        for case, here in zip(cases, results, strict=True):
+            there = alone[case[1:]]
+            factors = there["seen"][:, 1]
+            assert factors.min() < 0.9, "the threshold must matter"
+            tolerance = 1e-10 if case[2] == torch.float64 else 1e-5
+            for name, w in there["weights"].items():
+                error = float((here["weights"][name] - w).abs().max())
+                assert error <= tolerance, (case, name, error)
+            assert torch.allclose(
+                here["seen"], there["seen"], rtol=10 * tolerance, atol=0, equal_nan=True
+            ), case
+            assert here["skipped"] == there["skipped"]
+
+
+@pytest.mark.parametrize("ranks", [2])
+def test_two_ranks_train_as_one_process(ranks, tmp_path):
+    ways = ("ddp", "split", "fsdp", "tensor_parallel")
+    cases = [(way, "clipped", torch.float64, 6) for way in ways]
+    cases += [("fsdp", "short-step-1", torch.float64, 6, (3,))]
+    cases += [("tensor_parallel", "short-step-2", torch.float64, 6, (3,))]
+    compare(cases, ranks, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_any_number_of_ranks_trains_as_one_process(ranks, tmp_path):
+    ways = ["ddp", "split", "fsdp", "tensor_parallel"]
+    ways += ["hybrid", "mixed"] if ranks == 4 else []
+    cases = [(way, rule, torch.float64, 20) for way in ways for rule in RULES]
+    cases += [(way, "clipped", torch.float32, 20) for way in ways]
+    cases += [
+        (way, "clipped", torch.float64, 8, (3, 5)) for way in ways if way not in ("ddp", "split")
+    ]
+    compare(cases, ranks, tmp_path)

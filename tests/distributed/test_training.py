@@ -1,0 +1,166 @@
+"""What training loops do around a step, on two ranks, against one process."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from normball import ClippedScion
+from tests.distributed import model as zoo
+from tests.distributed.launch import launch
+
+RANKS, STEPS = 2, 4
+WAYS = ("ddp", "fsdp")
+
+
+def optimizer_of(model, **options):
+    return ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=0.3, **options)
+
+
+def momenta(model, optimizer):
+    return zoo.whole((name, optimizer.state[p]["momentum"]) for name, p in model.named_parameters())
+
+
+def plain(model, share=slice(None)):
+    optimizer = optimizer_of(model)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        zoo.loss(model, step, share).backward()
+        optimizer.step()
+    return zoo.whole(model.named_parameters())
+
+
+def accumulated(way):
+    """Two halves of a batch, whose gradients are exchanged only after the second."""
+    model, share = getattr(zoo, way)(zoo.network())
+    optimizer = optimizer_of(model)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        halves = slice(share.start, 6, share.step), slice(6 + share.start, None, share.step)
+        if way == "ddp":
+            with model.no_sync():
+                (zoo.loss(model, step, halves[0]) / 2).backward()
+        else:
+            model.set_requires_gradient_sync(False)
+            (zoo.loss(model, step, halves[0]) / 2).backward()
+            model.set_requires_gradient_sync(True)
+        (zoo.loss(model, step, halves[1]) / 2).backward()
+        optimizer.step()
+    return zoo.whole(model.named_parameters())
+
+
+def overflowed(way):
+    """One step, then one whose gradients overflow on the last rank; what changed in the second."""
+    model, share = getattr(zoo, way)(zoo.network(torch.float32))
+    optimizer = optimizer_of(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    seen = []
+    for step in range(3):
+        optimizer.zero_grad()
+        scaler.scale(zoo.loss(model, step, share)).backward()
+        if step == 1 and dist.get_rank() == RANKS - 1:
+            gradient = next(p.grad for p in model.parameters() if p.grad is not None)
+            part = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            part.view(-1)[0] = float("inf")
+        if way == "ddp" and step == 1:  # as its own reduction would have spread it
+            for p in model.parameters():
+                dist.all_reduce(p.grad)
+        scaler.step(optimizer)
+        scaler.update()
+        seen.append((zoo.whole(model.named_parameters()), momenta(model, optimizer)))
+    return seen, scaler.get_scale()
+
+
+def sixteen_bits(way):
+    model, share = getattr(zoo, way)(zoo.network(torch.bfloat16))
+    optimizer = optimizer_of(model)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        zoo.loss(model, step, share).backward()
+        optimizer.step()
+    types = {optimizer.state[p]["momentum"].dtype for p in model.parameters()}
+    return zoo.whole(model.named_parameters()), momenta(model, optimizer), types
+
+
+def mixed_precision():
+    """FSDP2 computes in bfloat16; parameters, state and gradients stay in float32."""
+    model = zoo.network(torch.float32)
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    fully_shard(model, mp_policy=policy)
+    optimizer = optimizer_of(model)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = zoo.loss(model, 0, slice(dist.get_rank(), None, RANKS))
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, {p.dtype for p in model.parameters()}
+
+
+def checkpointed(way):
+    """The MLP computes its activations again in the backward pass."""
+    model = zoo.network()
+    model.mlp = checkpoint_wrapper(model.mlp)
+    model, share = getattr(zoo, way)(model)
+    return plain(model, share)
+
+
+def everything():
+    return {
+        "accumulated": {way: accumulated(way) for way in WAYS},
+        "overflowed": {way: overflowed(way) for way in WAYS},
+        "sixteen": {way: sixteen_bits(way) for way in WAYS},
+        "mixed": mixed_precision(),
+        "checkpointed": {way: checkpointed(way) for way in WAYS},
+    }
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return launch(everything, RANKS, tmp_path_factory.mktemp("training") / "run")
+
+
+def assert_same(found, wanted, tolerance):
+    assert found.keys() == wanted.keys()
+    for name, x in wanted.items():
+        error = float((found[name].double() - x.double()).abs().max())
+        assert error <= tolerance, (name, error)
+
+
+@pytest.mark.parametrize("case", ["accumulated", "checkpointed"])
+@pytest.mark.parametrize("way", WAYS)
+def test_gradient_accumulation_and_activation_checkpointing(results, way, case):
+    alone = plain(zoo.network())
+    for rank in results:
+        assert_same(rank[case][way], alone, 1e-10)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_overflow_on_one_rank_changes_nothing_anywhere(results, way):
+    for rank in results:
+        (first, second, third), scale = rank["overflowed"][way]
+        for before, after, later in zip(first, second, third, strict=True):
+            for name, x in before.items():
+                assert torch.equal(after[name], x)
+                assert not torch.equal(later[name], x)
+        assert scale == 4.0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sixteen_bit_parameters_have_a_state_in_32(results, way):
+    weights, momenta, types = results[0]["sixteen"][way]
+    assert types == {torch.float32}
+    assert {w.dtype for w in weights.values()} == {torch.bfloat16}
+    assert_same(results[1]["sixteen"][way][0], weights, 0)
+    # Gradients are summed in 16 bit; their rounding is 2^-9 of about 0.1.
+    assert_same(weights, plain(zoo.network(torch.bfloat16)), 0.02)
+    assert any(bool((m != m.bfloat16()).any()) for m in momenta.values())
+
+
+def test_mixed_precision_trains(results):
+    losses, types = results[0]["mixed"]
+    assert types == {torch.float32}
+    assert losses[-1] < 0.7 * losses[0]
