@@ -487,9 +487,9 @@ BAD_PARAMS = [
     (lambda: [nn.Parameter(torch.ones(2)) * 2], ValueError, "not a leaf"),
     (lambda: [3.0], TypeError, "parameter 0 is a float, not a tensor"),
     # FSDP1, FSDP1 with use_orig_params=True, DeepSpeed's ZeRO-3.
-    (lambda: [flat_shard("_is_flat_param")], TypeError, "flat shard .* FSDP2"),
-    (lambda: [flat_shard(FSDP_FLATTENED)], TypeError, "flat shard .* FSDP2"),
-    (lambda: [flat_shard("ds_id")], TypeError, "flat shard .* FSDP2"),
+    (lambda: [flat_shard("_is_flat_param")], TypeError, "flat shard, .* FSDP2"),
+    (lambda: [flat_shard(FSDP_FLATTENED)], TypeError, "flat shard, .* FSDP2"),
+    (lambda: [flat_shard("ds_id")], TypeError, "flat shard, .* FSDP2"),
     (lambda: [nn.Parameter(torch.ones(2))] * 2, ValueError, r"of shape \(2,\) is given twice"),
     (lambda: [("w", nn.Parameter(torch.ones(2, dtype=torch.complex64)))], TypeError, "^w of shape"),
 ]
