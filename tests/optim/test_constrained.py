@@ -54,6 +54,10 @@ def test_a_start_outside_is_scaled_onto_the_ball_with_a_warning():
     for p in (model.head.weight, model.head.bias):
         p.grad = torch.ones_like(p)
     start = model.head.weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(model.head.weight, start), "a step of length 0 moves nothing"
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-30
     with pytest.warns(UserWarning, match=r"head\.weight of shape \(5, 12\) starts outside") as seen:
         optimizer.step()
     assert len(seen) == 1

@@ -215,7 +215,8 @@ class NormBallOptimizer(Optimizer):
 
         The first step of a parameter reads its norm, and so waits for the device; no other does.
         """
-        new = [block for block in blocks if block.owner not in self._inside]
+        # A step of length 0 moves nothing, not even into the ball.
+        new = [block for block in blocks if block.longest and block.owner not in self._inside]
         if not new:
             return
         balls = self._geometry.balls(new)

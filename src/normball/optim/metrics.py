@@ -15,12 +15,14 @@ class Record:
     def add(self, size: Tensor, factor: Tensor, per_group: Tensor, moved: Tensor) -> None:
         """Take in one step; all 0-d on one device, but `per_group`, one entry per group.
 
-        `factor` is 0 and `moved` False for a step that was skipped.
+        `factor` is 0 and `moved` False for a step that was skipped. Where all estimates are zero no
+        step is counted: torch.distributed.checkpoint makes one like it to create the state.
         """
         device, dtype = size.device, size.dtype
         self._size, self._factor, self._per_group = size, factor, per_group
-        self._taken = self._taken.to(device, dtype) + moved
-        self._clipped = self._clipped.to(device, dtype) + (factor >= 1)
+        counted = moved & (per_group.sum() != 0)
+        self._taken = self._taken.to(device, dtype) + counted
+        self._clipped = self._clipped.to(device, dtype) + (counted & (factor >= 1))
         self._skipped = self._skipped.to(device, dtype) + ~moved
 
     def read(self, size_name: str) -> dict[str, Tensor]:

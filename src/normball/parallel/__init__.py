@@ -9,7 +9,15 @@ in one reduction for the finite flag and one for the numbers of a step.
 
 from normball.parallel.cuts import Cut, cut_of, everyone
 from normball.parallel.division import Job, divide, share_out
-from normball.parallel.shards import aligned, check_placements, is_flat, is_sharded, local, part_of, whole
+from normball.parallel.shards import (
+    aligned,
+    check_placements,
+    is_flat,
+    is_sharded,
+    local,
+    part_of,
+    whole,
+)
 from normball.parallel.sums import add_up, agree, rank, ranks
 
 __all__ = [

@@ -1,0 +1,213 @@
+"""Saved on some ranks, resumed on others; what is left behind when a save is killed."""
+
+import importlib.util
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import torch.multiprocessing as mp
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+from normball import ClippedScion
+from normball.norms import Spectral
+from tests.distributed import model as zoo
+from tests.distributed.launch import launch
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples/fsdp2_gpt.py"
+# Another mesh for every number of ranks; the sums over ranks are taken in another order.
+WAYS = {1: "fsdp", 2: "tensor_parallel", 3: "fsdp", 4: "hybrid"}
+BEFORE, AFTER = 3, 4
+
+
+def start():
+    model, share = getattr(zoo, WAYS[dist.get_world_size()])(zoo.network())
+    return model, share, ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=0.3)
+
+
+def advance(model, optimizer, steps, share):
+    for step in steps:
+        optimizer.zero_grad()
+        zoo.loss(model, step, share).backward()
+        optimizer.step()
+
+
+def save(model, optimizer, folder):
+    state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+    dcp.save(state, checkpoint_id=folder)
+
+
+def load(model, optimizer, folder):
+    # This makes a step with zero gradients, which must leave no trace.
+    state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+    dcp.load(state, checkpoint_id=folder)
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
+
+
+def save_run(folder):
+    model, share, optimizer = start()
+    advance(model, optimizer, range(BEFORE), share)
+    save(model, optimizer, folder / str(dist.get_world_size()))
+
+
+def resume_runs(folder, sources):
+    found = {}
+    for source in sources:
+        model, share, optimizer = start()
+        load(model, optimizer, folder / str(source))
+        advance(model, optimizer, range(BEFORE, BEFORE + AFTER), share)
+        found[source] = zoo.whole(model.named_parameters())
+    return found
+
+
+def assert_unbroken(weights, steps=BEFORE + AFTER):
+    model = zoo.network()
+    optimizer = ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=0.3)
+    advance(model, optimizer, range(steps), slice(None))
+    for name, p in model.named_parameters():
+        error = float((weights[name] - p.detach()).abs().max())
+        assert error <= 1e-10, (name, error)
+
+
+@pytest.mark.slow
+def test_saved_on_any_number_of_ranks_and_resumed_on_any(tmp_path):
+    for ranks in WAYS:
+        launch(save_run, ranks, tmp_path / f"save-{ranks}", tmp_path / "saved")
+    for ranks in WAYS:
+        for found in launch(
+            resume_runs, ranks, tmp_path / f"resume-{ranks}", tmp_path / "saved", list(WAYS)
+        ):
+            for weights in found.values():
+                assert_unbroken(weights)
+
+
+def traces():
+    """Ask for the state before any step; return what that left, and where training then goes."""
+    results = []
+    for constrained in (False, True):
+        model, _ = zoo.fsdp(zoo.network())
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(30)  # outside of every ball
+        before = zoo.whole(model.named_parameters())
+        optimizer = ClippedScion(
+            zoo.groups(model), 0.01, rho=12.0, alpha=0.3, constrained=constrained
+        )
+        get_optimizer_state_dict(model, optimizer)
+        after = zoo.whole(model.named_parameters())
+        largest = max(
+            float(s["momentum"].full_tensor().abs().max()) for s in optimizer.state.values()
+        )
+        lrs = {group["lr"] for group in optimizer.param_groups}
+        seen = {name: float(x.sum()) for name, x in optimizer.metrics().items()}
+        results.append((before, after, largest, lrs, seen))
+    model, share = zoo.fsdp(zoo.network())
+    optimizer = ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=0.3)
+    get_optimizer_state_dict(model, optimizer)
+    advance(model, optimizer, range(BEFORE), share)
+    return results, zoo.whole(model.named_parameters())
+
+
+def refusals():
+    """Load a state into optimizers that do not fit; return messages and what they then hold."""
+    model, share, optimizer = start()
+    advance(model, optimizer, range(BEFORE), share)
+    saved = optimizer.state_dict()
+    plain = zoo.groups(zoo.network())
+    other_norm = zoo.groups(model)
+    other_norm[2]["norm"] = Spectral("plain")
+    shapes = [{**g, "params": [torch.nn.Parameter(torch.ones(2, 2))]} for g in plain[:1]] + plain[
+        1:
+    ]
+    found = []
+    for groups in (other_norm, shapes):
+        other = ClippedScion([{**g} for g in groups], 0.01, rho=12.0, alpha=0.3)
+        try:
+            other.load_state_dict(saved)
+        except ValueError as error:
+            found.append((str(error), len(other.state)))
+    return found
+
+
+def killed(rank, ranks, folder):
+    """Save once as a whole; then die after the data of a second save, before its metadata."""
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
+    model, share, optimizer = start()
+    advance(model, optimizer, range(BEFORE), share)
+    save(model, optimizer, folder / f"step-{BEFORE}")
+    advance(model, optimizer, range(BEFORE, BEFORE + 1), share)
+
+    class Dying(dcp.FileSystemWriter):
+        def finish(self, metadata, results):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+    dcp.save(state, storage_writer=Dying(folder / f"step-{BEFORE + 1}"))
+
+
+def resume_last(folder):
+    model, share, optimizer = start()
+    load(model, optimizer, folder)
+    advance(model, optimizer, range(BEFORE, BEFORE + AFTER), share)
+    return zoo.whole(model.named_parameters())
+
+
+def last_whole(folder):
+    spec = importlib.util.spec_from_file_location("fsdp2_gpt", EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return example.last_whole(folder)
+
+
+def two_ranks(folder):
+    return {"resumed": resume_last(folder), "traces": traces(), "refusals": refusals()}
+
+
+@pytest.fixture(scope="module")
+def after_a_kill(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
+        mp.spawn(killed, (3, folder), nprocs=3)
+    whole = last_whole(folder)
+    results = launch(two_ranks, 2, folder / "resume", whole)
+    return folder, whole, results
+
+
+def test_a_killed_save_resumes_from_the_last_whole_one(after_a_kill):
+    folder, whole, results = after_a_kill
+    assert list((folder / f"step-{BEFORE + 1}").glob("*.distcp")), "it died in the middle"
+    assert whole == folder / f"step-{BEFORE}"
+    for found in results:
+        assert_unbroken(found["resumed"])
+
+
+def test_asking_for_the_state_leaves_no_trace(after_a_kill):
+    for found in after_a_kill[2]:
+        cases, weights = found["traces"]
+        for before, after, largest, lrs, seen in cases:
+            assert all(torch.equal(after[name], x) for name, x in before.items())
+            assert largest == 0
+            assert lrs == {0.01}
+            assert not any(seen.values())
+        assert_unbroken(weights, BEFORE)
+
+
+def test_another_norm_or_shape_is_refused_by_name(after_a_kill):
+    for found in after_a_kill[2]:
+        (norm, left), (shape, right) = found["refusals"]
+        assert "SpectralConv" in norm
+        assert "Spectral(scale='plain'" in norm
+        assert "momentum of" in shape
+        assert "(2, 2)" in shape
+        assert left == right == 0
