@@ -6,6 +6,7 @@ import pytest
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
+from benchmarks import cost
 from normball import ClippedScion
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
@@ -66,45 +67,65 @@ def everything():
     return found | {(way, "clipped"): traffic(way, "clipped") for way in ("ddp", "split")}
 
 
-@pytest.fixture(scope="module")
-def counted(tmp_path_factory):
-    return launch(everything, 2, tmp_path_factory.mktemp("traffic") / "run")
+def sharded():
+    return {rule: traffic("fsdp", rule) for rule in RULES}
 
 
-def owned_entries(model):
-    named = dict(model.named_parameters())
-    return sum(named[name].numel() for name in ("conv.weight", "mlp.up.weight", "fused.weight"))
+def replicated():
+    return {way: traffic(way, "clipped") for way in ("ddp", "split")}
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_sharded(counted, rule):
-    entries = owned_entries(zoo.network())
-    per_piece = {"clipped": 1, "short-step-2": 2, "short-step-1": 2}[rule]
-    per_line = {"clipped": 1, "short-step-2": 2, "short-step-1": 3}[rule]
-    scalars = (PIECES + OWNED) * per_piece + VECTORS * per_line
-    slots = 2 if rule == "short-step-1" else 0  # one for each rank
-    for rank in counted:
-        found = rank["fsdp", rule]
-        # The flag, 4 bytes, and the numbers of a step, 8 each.
-        assert found["all_reduce"] == (2, 4 + 8 * (scalars + slots))
-        # The matrices are small: one round, there and back.
-        assert found["all_to_all_single"][0] == 2
-        assert found["broadcast"] == (0, 0)
-    # Every entry goes to its owner once (with x, for variant 1), and comes back once.
-    sent = sum(rank["fsdp", rule]["all_to_all_single"][1] for rank in counted)
-    assert sent == 8 * entries * (3 if rule == "short-step-1" else 2)
+def owned_entries(*more):
+    named = dict(zoo.network().named_parameters())
+    names = ("conv.weight", "mlp.up.weight", "fused.weight", *more)
+    return sum(named[name].numel() for name in names)
 
 
-def test_replicated(counted):
-    for rank in counted:
-        assert all(calls == (0, 0) for calls in rank["ddp", "clipped"].values())
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 4)]
 
 
-def test_replicated_and_divided(counted):
-    entries = owned_entries(zoo.network()) + zoo.network().experts.numel()
-    for rank in counted:
-        found = rank["split", "clipped"]
+@pytest.mark.parametrize("ranks", [2, *SLOW])
+def test_sharded(ranks, tmp_path):
+    """Two reductions, of 4 bytes and of 8 for each number; one round there and back."""
+    counted = launch(sharded, ranks, tmp_path / "run")
+    for rule in RULES:
+        for rank in counted:
+            found = rank[rule]
+            if ranks == 1:  # all is whole: the flag alone
+                assert found["all_reduce"] == (1, 4)
+                assert found["all_to_all_single"] == (0, 0)
+            else:
+                wanted = cost.reduced_bytes(PIECES, OWNED, VECTORS, rule, ranks)
+                assert found["all_reduce"] == wanted
+                assert found["all_to_all_single"][0] == 2
+            assert found["broadcast"] == (0, 0)
+        if ranks > 1:
+            sent = sum(rank[rule]["all_to_all_single"][1] for rank in counted)
+            assert sent == cost.exchanged_bytes(owned_entries(), 8, rule)
+
+
+@pytest.mark.slow
+def test_replicated(tmp_path):
+    """Nothing is sent; or, divided, every minimiser once to all, and one reduction."""
+    entries = owned_entries("experts")
+    for rank in launch(replicated, 2, tmp_path / "run"):
+        assert all(calls == (0, 0) for calls in rank["ddp"].values())
         # Four matrices for two owners, in one bucket each.
-        assert found["broadcast"] == (2, 8 * entries)
-        assert found["all_reduce"] == (1, 8 * 4)
-        assert found["all_to_all_single"] == (0, 0)
+        assert rank["split"]["broadcast"] == (2, 8 * entries)
+        assert rank["split"]["all_reduce"] == (1, 8 * 4)
+        assert rank["split"]["all_to_all_single"] == (0, 0)
+
+
+def test_shares_of_models_on_paper():
+    """On 8 ranks every model is in balance; on 4096 its largest matrix is the work."""
+    for model in cost.MODELS.values():
+        shapes = model.matrices()
+        busiest, total, _ = cost.shared(shapes, 8)
+        assert busiest <= 1.02 * total / 8
+        assert cost.shared(shapes, 4096)[0] == max(map(cost.factor_flops, shapes))
+
+
+def test_the_sizes_of_models_are_the_published_ones():
+    wanted = {"1B": 1.236e9, "7B": 6.738e9, "70B": 68.98e9}
+    for name, model in cost.MODELS.items():
+        assert model.parameters() == pytest.approx(wanted[name], rel=1e-3)
