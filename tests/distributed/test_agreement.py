@@ -5,7 +5,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from normball import ClippedScion
+from normball import GGNC, S3CG, ClippedScion
+from normball.norms import RMS, Euclidean, Lp, Norm, Sign, Spectral
+from normball.polar import SVD
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
 
@@ -58,6 +60,51 @@ def poison(optimizer):
 
 def on_each_rank(cases):
     return [train(*case) for case in cases]
+
+
+# One norm over all parameters together; the last over the experts alone.
+JOINT: list[tuple[Norm, float, float]] = [
+    (Euclidean(), 0.3, 9.0),
+    (RMS(), 3.0, 2.0),
+    (Sign(normalized=False), 3.0, 1.5),
+    (Lp(3.0), 0.3, 4.0),
+    (Spectral("plain", SVD()), 0.3, 4.0),
+]
+
+
+def train_joint(way, steps=6):
+    """Return whole weights and figures of GGNC and both short steps in every norm."""
+    found = []
+    for norm, rho, beta in JOINT:
+        for variant in (None, 1, 2):
+            model, share = getattr(zoo, way)(zoo.network())
+            params = [model.experts] if isinstance(norm, Spectral) else list(model.parameters())
+            if variant is None:
+                optimizer = GGNC(params, gamma=0.02, rho=rho, norm=norm, alpha=0.3)
+            else:
+                gamma, options = 0.05 / rho, {"variant": variant, "alpha": 0.3}
+                optimizer = S3CG(params, gamma=gamma, rho=rho, beta=beta, norm=norm, **options)
+            seen = []
+            for step in range(steps):
+                model.zero_grad()
+                zoo.loss(model, step, share).backward()
+                optimizer.step()
+                metrics = optimizer.metrics()
+                size = metrics["dual_norm" if variant is None else "gap"]
+                seen.append(torch.stack([size, metrics["step_factor"]]))
+            found.append((zoo.whole(model.named_parameters()), torch.stack(seen)))
+    return found
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_one_norm_over_all_parameters(ranks, tmp_path):
+    alone = train_joint("alone")
+    for way in ("fsdp", "tensor_parallel")[: 2 if ranks == 3 else 1]:
+        for results in launch(train_joint, ranks, tmp_path / way, way):
+            for (weights, seen), (wanted, there) in zip(results, alone, strict=True):
+                assert torch.allclose(seen, there, rtol=1e-9, atol=1e-12)
+                for name, w in wanted.items():
+                    assert float((weights[name] - w).abs().max()) <= 1e-10, name
 
 
 def compare(cases, ranks, tmp_path):

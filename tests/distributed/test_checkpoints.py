@@ -11,8 +11,10 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_optimizer_state_dict,
     get_state_dict,
+    set_optimizer_state_dict,
     set_state_dict,
 )
 
@@ -117,6 +119,25 @@ def traces():
     return results, zoo.whole(model.named_parameters())
 
 
+def flattened():
+    """Save and load in the form of torchtitan's containers; return the momenta of both."""
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    momenta = []
+    state = None
+    for _ in range(2):
+        model, share = zoo.fsdp(zoo.network())
+        optimizer = ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=0.3)
+        if state is None:
+            advance(model, optimizer, range(BEFORE), share)
+            state = get_optimizer_state_dict(model, optimizer, options=options)
+        else:
+            set_optimizer_state_dict(model, optimizer, state, options=options)
+        momenta.append(
+            {n: optimizer.state[p]["momentum"].to_local() for n, p in model.named_parameters()}
+        )
+    return momenta
+
+
 def refusals():
     """Load a state into optimizers that do not fit; return messages and what they then hold."""
     model, share, optimizer = start()
@@ -171,7 +192,12 @@ def last_whole(folder):
 
 
 def two_ranks(folder):
-    return {"resumed": resume_last(folder), "traces": traces(), "refusals": refusals()}
+    return {
+        "resumed": resume_last(folder),
+        "traces": traces(),
+        "refusals": refusals(),
+        "flattened": flattened(),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +237,10 @@ def test_another_norm_or_shape_is_refused_by_name(after_a_kill):
         assert "momentum of" in shape
         assert "(2, 2)" in shape
         assert left == right == 0
+
+
+def test_a_flattened_state_loads(after_a_kill):
+    for found in after_a_kill[2]:
+        saved, loaded = found["flattened"]
+        assert any(bool(m.any()) for m in saved.values())
+        assert all(torch.equal(loaded[name], m) for name, m in saved.items())

@@ -11,7 +11,7 @@ from normball._numeric import as_working, inner, saturate
 from normball.norms import Norm, Sign, VectorNorm
 from normball.optim import terms
 from normball.optim.blocks import Block, Bundle, bundles_of
-from normball.optim.terms import Term, scalar
+from normball.optim.terms import Pool, Pooled, Term, scalar
 
 
 class Geometry(ABC):
@@ -182,9 +182,25 @@ class Joint(Geometry):
         bundles: Sequence[Bundle],
         estimates: Sequence[Tensor],
         constrained: bool,
-        corner: bool,  # noqa: ARG002 (it takes all blocks together)
+        corner: bool,
     ) -> Iterator[tuple[int, Term]]:
-        """Yield the blocks one after the other; what is sharded is gathered on every rank."""
+        """Yield the blocks one after the other.
+
+        Sharded blocks under a Euclidean norm or a box stay where they are, and so does a single
+        tensor; under another vector norm they are gathered on every rank.
+        """
+        if self._apart(bundles):
+            yield from Layers().terms(bundles, estimates, constrained, corner)
+            return
+        pool = self._pool(bundles)
+        if pool is not None:
+            for number, (bundle, d) in enumerate(zip(bundles, estimates, strict=True)):
+                cut = parallel.cut_of(bundle.first.owner)
+                reports = cut.first if cut is not None else parallel.rank() == 0
+                x = bundle.first.param.to(d.dtype) if constrained else None
+                radius = bundle.first.radius if constrained else 1.0
+                yield number, Pooled(pool, reports, d, x, radius)
+            return
         wholes = (b.whole(d) for b, d in zip(bundles, estimates, strict=True))
         for number, (lmo, dual) in enumerate(self.minimise(bundles, wholes)):
             bundle, product = bundles[number], None
@@ -195,8 +211,25 @@ class Joint(Geometry):
                 product = inner(as_working(d), as_working(x))
             yield number, terms.Known(bundle.part(lmo), dual, product)
 
+    def _apart(self, bundles: Sequence[Bundle]) -> bool:
+        """Tell whether some block is sharded, and each has a ball of its own or is the only one."""
+        alone = not isinstance(self.norm, VectorNorm) or isinstance(self.norm, Sign)
+        return alone and self._cut(bundles)
+
+    def _pool(self, bundles: Sequence[Bundle]) -> Pool | None:
+        """Return where sharded blocks add their squares up; None where that is not the norm."""
+        size = sum(bundle.first.owner.numel() for bundle in bundles)
+        lines = self.norm.lines(torch.Size([size])) if self._cut(bundles) else None
+        return Pool(lines[1]) if lines and lines[0] else None
+
+    @staticmethod
+    def _cut(bundles: Sequence[Bundle]) -> bool:
+        return any(parallel.cut_of(bundle.first.owner) is not None for bundle in bundles)
+
     def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:
         """Return the one of all blocks together."""
+        if self._cut(bundles) and terms[0].corner is not None:
+            return [term.corner for term in terms if term.corner is not None]
         return self.ratios(
             bundles,
             (

@@ -44,6 +44,9 @@ class Term(ABC):
     def settle(self, total: Tensor | None) -> None:
         """Take in the sum of all shares."""
 
+    def finish(self) -> None:  # noqa: B027 (most need nothing of other terms)
+        """Take in what other terms learned when they were settled."""
+
 
 class Known(Term):
     """A bundle that this rank holds all of, or that was gathered."""
@@ -134,6 +137,57 @@ class Lines(Term):
             self.corner = square.clamp(min=0).sqrt().amax() / (self._gain * self._radius)
 
 
+class Pool:
+    """The squares and products of all blocks of one Euclidean norm."""
+
+    def __init__(self, gain: float) -> None:
+        self.gain = gain
+        self.total: Tensor | None = None
+
+    def add(self, total: Tensor) -> None:
+        """Take in those of one block."""
+        self.total = total if self.total is None else self.total + total
+
+
+class Pooled(Term):
+    """A block under one Euclidean norm, scaled, of all blocks: only lengths are added up.
+
+    The range is that of `Lines`. `first` says whether this rank reports the values that it holds.
+    """
+
+    def __init__(self, pool: Pool, first: bool, d: Tensor, x: Tensor | None, radius: float) -> None:
+        self._pool, self._radius = pool, radius
+        pairs = [(d, d)] if x is None else [(d, d), (d, x), (x, x)]
+        sums = [(a.double() * b.double()).sum() for a, b in pairs]
+        self._share = torch.stack(sums) if first else d.new_zeros(len(pairs), dtype=torch.float64)
+        self.update = -d
+
+    @property
+    def share(self) -> Tensor:
+        """`<d, d>`, and if constrained `<d, x>` and `<x, x>`."""
+        return self._share
+
+    def settle(self, total: Tensor | None) -> None:
+        """Tell the others."""
+        assert total is not None
+        self._mine = total + 0 * (total - total)  # infinity - infinity is NaN
+        self._pool.add(self._mine)
+
+    def finish(self) -> None:
+        """Scale the update by the length of all blocks together."""
+        total, gain = self._pool.total, self._pool.gain
+        assert total is not None
+        length = total[0].sqrt()
+        length = torch.where(length == 0, 1, length)
+        scale = self._radius * gain / length
+        self.update.mul_(scale.to(self.update.dtype))
+        self.dual = gain * self._mine[0] / length
+        if len(total) > 1:
+            self.product = self._mine[1]
+            square = total[2] + 2 * scale * total[1] + scale**2 * total[0]
+            self.corner = square.clamp(min=0).sqrt() / (gain * self._radius)
+
+
 def settle(terms: Sequence[Term], corner: bool) -> None:
     """Make the numbers of all terms global, by one reduction; by none where all are known.
 
@@ -150,6 +204,8 @@ def settle(terms: Sequence[Term], corner: bool) -> None:
     totals = iter(parallel.add_up(shares))
     for term in terms:
         term.settle(None if term.share is None else next(totals))
+    for term in terms:
+        term.finish()
     if corner and shares:
         largest = next(totals).amax()
         for term in seen:
