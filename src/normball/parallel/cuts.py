@@ -55,18 +55,11 @@ def cut_of(x: Tensor) -> Cut | None:
     if not along:
         return None
     group = mesh.get_group(along[0]) if len(along) == 1 else dist.group.WORLD
-    here = tuple(mesh.get_coordinate())
+    fixed = tuple(0 if i in along else c for i, c in enumerate(mesh.get_coordinate()))
     layout = tuple(_Split(placements[i].dim, _factor(placements[i]), mesh.size(i)) for i in along)
-    members = _members(mesh, along, tuple(0 if i in along else c for i, c in enumerate(here)))
-    global_rank = dist.get_rank()
-    return Cut(
-        group,
-        tuple(_rank_in(group)[rank] for rank in members),
-        _boxes(tuple(x.shape), layout),
-        members.index(global_rank),
-        0 in members,
-        frozenset(split.dim for split in layout),
-    )
+    ranks, here, first = _team(mesh, along, fixed, dist.get_rank())
+    dims = frozenset(split.dim for split in layout)
+    return Cut(group, ranks, _boxes(tuple(x.shape), layout), here, first, dims)
 
 
 def everyone(shape: torch.Size) -> Cut | None:
@@ -92,17 +85,22 @@ def _factor(placement: Any) -> int:
     return getattr(placement, "split_factor", 1)
 
 
-def _rank_in(group: Any) -> dict[int, int]:
+@lru_cache
+def _team(
+    mesh: Any, along: tuple[int, ...], fixed: tuple[int, ...], rank: int
+) -> tuple[tuple[int, ...], int, bool]:
+    """Return the ranks of a team in its group, this one's place, and whether it has rank 0.
+
+    The members lie along some dimensions of the mesh, the last one fastest; in the others they have
+    the coordinates `fixed`. Nothing is kept that holds a process group.
+    """
     import torch.distributed as dist
 
-    return {rank: i for i, rank in enumerate(dist.get_process_group_ranks(group))}
-
-
-@lru_cache
-def _members(mesh: Any, along: tuple[int, ...], fixed: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the global ranks of a team, the last of the mesh dimensions `along` fastest."""
     index = tuple(slice(None) if i in along else c for i, c in enumerate(fixed))
-    return tuple(mesh.mesh[index].flatten().tolist())
+    members = mesh.mesh[index].flatten().tolist()
+    group = mesh.get_group(along[0]) if len(along) == 1 else dist.group.WORLD
+    places = {member: i for i, member in enumerate(dist.get_process_group_ranks(group))}
+    return tuple(places[member] for member in members), members.index(rank), 0 in members
 
 
 @lru_cache(maxsize=4096)

@@ -1,5 +1,6 @@
 """Minimisers shared out over ranks: each matrix is whole on one rank, and not all at once."""
 
+import heapq
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,11 +20,11 @@ def share_out(costs: Sequence[float], count: int) -> list[list[int]]:
         For every worker the indices of its pieces, dearest first. The same on all ranks.
     """
     shares: list[list[int]] = [[] for _ in range(count)]
-    loads = [0.0] * count
+    loads = [(0.0, worker) for worker in range(count)]
     for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        worker = loads.index(min(loads))
+        load, worker = heapq.heappop(loads)
         shares[worker].append(i)
-        loads[worker] += costs[i]
+        heapq.heappush(loads, (load + costs[i], worker))
     return shares
 
 
