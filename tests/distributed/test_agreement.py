@@ -1,5 +1,7 @@
 """Spread over ranks in any way, a model trains as on one process."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -7,6 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from normball import GGNC, S3CG, ClippedScion
 from normball.norms import RMS, Euclidean, Lp, Norm, Sign, Spectral
+from normball.parallel import division
 from normball.polar import SVD
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
@@ -19,7 +22,13 @@ RULES = {
 
 
 def train(way, rule, dtype, steps, poisoned=()):
-    """Return whole weights, and the dual norm or gap and the step factor of every step."""
+    """Return whole weights, and the dual norm or gap and the step factor of every step.
+
+    With `-by-one` at the end of the way, matrices travel one by one, in several rounds.
+    """
+    if way.endswith("-by-one"):
+        with mock.patch.object(division, "_BUCKET", 1):
+            return train(way.removesuffix("-by-one"), rule, dtype, steps, poisoned)
     split = way == "split"
     spread = {"alone": zoo.alone, "ddp": zoo.ddp, "split": zoo.ddp}.get(way) or getattr(zoo, way)
     model, share = spread(zoo.network(dtype))
@@ -128,7 +137,7 @@ def compare(cases, ranks, tmp_path):
 
 @pytest.mark.parametrize("ranks", [2])
 def test_two_ranks_train_as_one_process(ranks, tmp_path):
-    ways = ("ddp", "split", "fsdp", "tensor_parallel")
+    ways = ("ddp", "split", "split-by-one", "fsdp", "fsdp-by-one", "tensor_parallel")
     cases = [(way, "clipped", torch.float64, 6) for way in ways]
     cases += [("fsdp", "short-step-1", torch.float64, 6, (3,))]
     cases += [("tensor_parallel", "short-step-2", torch.float64, 6, (3,))]
@@ -141,6 +150,7 @@ def test_any_number_of_ranks_trains_as_one_process(ranks, tmp_path):
     ways = ["ddp", "split", "fsdp", "tensor_parallel"]
     ways += ["hybrid", "mixed"] if ranks == 4 else []
     cases = [(way, rule, torch.float64, 20) for way in ways for rule in RULES]
+    cases += [(f"{way}-by-one", rule, torch.float64, 8) for way in ways[1:] for rule in RULES]
     cases += [(way, "clipped", torch.float32, 20) for way in ways]
     cases += [
         (way, "clipped", torch.float64, 8, (3, 5)) for way in ways if way not in ("ddp", "split")

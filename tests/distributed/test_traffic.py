@@ -8,6 +8,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from benchmarks import cost
 from normball import ClippedScion
+from normball.parallel import division
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
 
@@ -71,6 +72,26 @@ def sharded():
     return {rule: traffic("fsdp", rule) for rule in RULES}
 
 
+def by_one():
+    """Return what one rank takes in, call by call, if matrices travel one by one."""
+    taken = []
+    real = dist.all_to_all_single
+
+    def noting(target, *args, **kwargs):
+        taken.append(target.numel())
+        return real(target, *args, **kwargs)
+
+    model, share = zoo.fsdp(zoo.network())
+    optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, **RULES["clipped"])
+    zoo.loss(model, 0, share).backward()
+    with (
+        mock.patch.object(division, "_BUCKET", 1),
+        mock.patch.object(dist, "all_to_all_single", noting),
+    ):
+        optimizer.step()
+    return taken
+
+
 def replicated():
     return {way: traffic(way, "clipped") for way in ("ddp", "split")}
 
@@ -102,6 +123,20 @@ def test_sharded(ranks, tmp_path):
         if ranks > 1:
             sent = sum(rank[rule]["all_to_all_single"][1] for rank in counted)
             assert sent == cost.exchanged_bytes(owned_entries(), 8, rule)
+
+
+def test_a_rank_takes_in_one_matrix_at_a_time(tmp_path):
+    """Three matrices for two owners: two rounds, there and back, none with more than a matrix."""
+    named = dict(zoo.network().named_parameters())
+    sizes = [named[name].numel() for name in ("conv.weight", "mlp.up.weight", "fused.weight")]
+    taken = launch(by_one, 2, tmp_path / "run")
+    for calls in taken:
+        assert len(calls) == 4
+        # First parts to the owners, of the next round too; then results.
+        there, back = calls[:2], calls[2:]
+        assert all(entries in (0, *sizes) for entries in there)
+        assert sum(back) < sum(sizes)
+    assert sorted(x for calls in taken for x in calls[:2] if x) == sorted(sizes)
 
 
 @pytest.mark.slow
