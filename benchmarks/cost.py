@@ -109,8 +109,9 @@ def row(name: str, gpus: int) -> str:
     away = (gpus - 1) / gpus  # the rest stays where it is
     muon_work, muon_entries = muon(shapes, gpus)
     parameters = model.parameters() / gpus
-    # Two matrices on their way, one at work with its factor, each with the buffers it came in.
-    flight = 8 * 4 * max(m * n for m, n in shapes)
+    # Two matrices on their way and one at work, with buffers and the factor's own: as measured for
+    # square ones on the CPU.
+    flight = 10 * 4 * max(m * n for m, n in shapes)
     work = [busiest, total / gpus, muon_work]
     sent = [4 * (matrices / gpus + owned) * away, 2 * muon_entries * away]
     memory = [4 * parameters, 8 * parameters, flight]

@@ -85,6 +85,7 @@ def _rounds(
             arriving = _collect(jobs, plan[number + 1], cut)
         results = [minimise(i, whole) for i, whole in zip(owned[cut.here], wholes, strict=True)]
         sent = _return(jobs, owned, results, cut)
+        del results  # a matrix's worth of memory, sent by now
         if leaving is not None:
             yield from leaving()
         leaving = sent
@@ -134,6 +135,8 @@ def _collect(
                     out[slices_of(boxes[m][place])] = arrived[m][place]
                 whole.append(out)
                 place += 1
+            if i == mine[-1]:
+                arrived.clear()  # before the last is worked on
             yield whole
 
     return wholes
@@ -174,12 +177,13 @@ def _swap(
         received[cut.ranks[m]] = sum(sizes[m])
     flat = [piece.reshape(-1) for m in order for piece in pieces[m]]
     source = torch.cat(flat) if flat else like.new_empty(0)
-    target = like.new_empty(sum(received))
-    work = dist.all_to_all_single(target, source, received, sent, cut.group, async_op=True)
+    targets = [like.new_empty(sum(received))]
+    work = dist.all_to_all_single(targets[0], source, received, sent, cut.group, async_op=True)
 
     def wait() -> list[list[Tensor]]:
         work.wait()
         found: list[list[Tensor]] = [[] for _ in order]
+        target = targets.pop()  # from here on only the parts hold its memory
         for m, part in zip(order, torch.split(target, [sum(sizes[m]) for m in order]), strict=True):
             shapes = [[size for _, size in box] for box in boxes[m]]
             found[m] = [x.view(s) for x, s in zip(torch.split(part, sizes[m]), shapes, strict=True)]
