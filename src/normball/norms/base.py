@@ -38,6 +38,19 @@ class Norm(ABC):
             ValueError: the norm does not fit the shape of `d`.
         """
 
+    def lmo_and_dual_into(self, d: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `lmo(d)`, written to `out`, and `dual_norm(d)`, 0-d.
+
+        Args:
+            d: not changed.
+            out: of the shape, dtype and device of `d`, and not its memory.
+
+        Raises:
+            ValueError: the norm does not fit the shape of `d`; `out` is then as it was.
+        """
+        lmo, dual = self.lmo_and_dual(d)
+        return out.copy_(lmo), dual
+
     def lmo(self, d: Tensor) -> Tensor:
         """Return the linear minimiser `argmin <d, x>` over the unit ball.
 

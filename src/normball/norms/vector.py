@@ -89,6 +89,17 @@ class Lp(VectorNorm):
         return lmo, saturate(length * scale)
 
 
+# Entries that fit a processor's cache: embeddings and heads are large.
+_PIECE = 2**18
+
+
+def _pieces(x: Tensor) -> Sequence[Tensor]:
+    """Cut a large tensor where that saves passes over memory; elsewhere return it alone."""
+    if x.device.type == "cpu" and x.numel() > _PIECE and x.is_contiguous():
+        return torch.split(x.view(-1), _PIECE)
+    return [x]
+
+
 def _length(units: Sequence[Tensor], p: float) -> Tensor:
     """Return the p-norm of a concatenation whose largest entry is 1, or 0."""
     lengths = [_one_length(x, p) for x in units if x.numel()]
@@ -188,27 +199,26 @@ class Sign(VectorNorm):
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d) / d_in` and `sum|d_ij| / d_in`."""
-        fan_in = self._fan_in(parts)
-        work = [as_working(x) for x in parts]
-        # Embeddings and heads are large: one new tensor for each, worked on in place.
-        buffers = [x.abs() for x in work]
-        peaks = [x.amax() if x.numel() else x.sum() for x in buffers]
-        scale = torch.stack([x.to(peaks[0].device) for x in peaks]).amax()
-        scale = torch.where(scale == 0, 1, scale) + 0 * (scale - scale)
-        sums = [buffer.div_(scale.to(buffer.device)).sum() for buffer in buffers]
-        dual = torch.stack([x.to(scale.device) for x in sums]).sum() / fan_in * scale
-        # sign(NaN) is 0; a scale that is NaN carries it over.
-        step = 0 * scale - 1 / fan_in
-        lmo = []
-        for buffer, x, part in zip(buffers, work, parts, strict=True):
-            buffer.copy_(x).sign_()
-            lmo.append(buffer.mul_(step.to(buffer.device)).to(part.dtype))
-        return lmo, saturate(dual)
+        step, dual = self._step_and_dual(parts)
+        return [torch.sign(x).mul_(step.to(x.device, x.dtype)) for x in parts], dual
 
-    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
-        """Return every entry as a line, and `1 / d_in`."""
-        fan_in = max(math.prod(shape[1:]), 1) if self.normalized else 1
-        return frozenset(), 1 / fan_in
+    def lmo_and_dual_into(self, d: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `-sign(d) / d_in`, written to `out` without a temporary, and `||d||*`, 0-d."""
+        step, dual = self._step_and_dual([d])
+        return torch.sign(d, out=out).mul_(step.to(d.device, d.dtype)), dual
+
+    def _step_and_dual(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return `-1 / d_in`, NaN where an entry is not finite, and the dual norm; 0-d each."""
+        fan_in = self._fan_in(parts)
+        pieces = [as_working(piece) for x in parts for piece in _pieces(x)]
+        peaks = [peak(x) if x.numel() else x.sum() for x in pieces]
+        device = peaks[0].device
+        scale = torch.stack([x.to(device) for x in peaks]).amax()
+        scale = torch.where(scale == 0, 1, scale) + 0 * (scale - scale)
+        sums = [x.abs().div_(scale.to(x.device)).sum() for x in pieces]
+        dual = torch.stack([x.to(device) for x in sums]).sum() / fan_in * scale
+        # sign(NaN) is 0; a scale that is NaN carries it over.
+        return 0 * scale - 1 / fan_in, saturate(dual)
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         return torch.where(noise < 0, -1.0, 1.0) / self._fan_in([noise])

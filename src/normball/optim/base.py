@@ -125,7 +125,8 @@ class NormBallOptimizer(Optimizer):
         for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
             # Held until the global number is known, in the gradient's memory if allowed.
             if self._reuse_grad and not bundles[i].stacked:
-                term.update = bundles[i].first.grad.copy_(term.update)
+                grad = bundles[i].first.grad
+                term.update = term.update if term.update is grad else grad.copy_(term.update)
             found[i] = term
         terms = [found[i] for i in range(len(bundles))]
         settle(terms, corner)
@@ -185,6 +186,7 @@ class NormBallOptimizer(Optimizer):
         out = g if reuse and g.dtype == dtype else None
         d = bundle.join(momenta)
         new = torch.lerp(d, g.to(dtype), alpha, out=out)
+        bundle.room = out
         return bundle.keep_(momenta, new, d, finite.to(g.device))
 
     def _momentum(self, p: Tensor, dtype: torch.dtype) -> Tensor:

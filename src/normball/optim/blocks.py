@@ -47,10 +47,12 @@ class Block:
 class Bundle:
     """Blocks of one group, alike but for their values, in tensors stacked along a new dimension.
 
-    A single block is taken as it is, without a copy.
+    A single block is taken as it is, without a copy. `room` is memory of this rank's part, of the
+    dtype of the estimate but not its memory, that the update may be written to.
     """
 
     blocks: list[Block]
+    room: Tensor | None = None
 
     @property
     def first(self) -> Block:

@@ -124,7 +124,11 @@ class Layers(Geometry):
         self, bundle: Bundle, d: Tensor, x: Tensor | None, radius: float, corner: bool
     ) -> Term:
         """Return the term of a layer that this rank holds, or gathers, all of."""
-        ((lmo, dual),) = self.minimise([bundle], [d])
+        norm, room = bundle.first.norm, bundle.room
+        if room is None or room.shape != d.shape:
+            ((lmo, dual),) = self.minimise([bundle], [d])
+        else:
+            lmo, dual = norm.lmo_and_dual_into(d, room)
         product = ratio = None
         if x is not None:
             lmo.mul_(radius)
