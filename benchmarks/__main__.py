@@ -82,8 +82,9 @@ def main() -> None:
         from benchmarks.figure import draw
 
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        draw(rows, out / "figure.svg")
-        print(out / "figure.svg")
+        if any(row["case"] == "growth" for row in rows):
+            draw(rows, out / "figure.svg")
+            print(out / "figure.svg")
 
 
 if __name__ == "__main__":

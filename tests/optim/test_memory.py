@@ -23,7 +23,7 @@ def test_with_the_gradients_memory_a_table_needs_no_other(maximize):
             optimizer.step()
     piece = 2**18
     matrix_work = 20 * matrix.numel()
-    assert live.peak <= 4 * (2 * piece + matrix_work) < 4 * table.numel()
+    assert live.peak <= 4 * (piece + matrix_work + 64) < 4 * table.numel()
 
 
 def test_leaving_gradients_alone_costs_one_tensor_of_their_size():
@@ -34,4 +34,4 @@ def test_leaving_gradients_alone_costs_one_tensor_of_their_size():
         known = [table, table.grad, *(s["momentum"] for s in optimizer.state.values())]
         with Live(known) as live:
             optimizer.step()
-    assert live.peak <= 4 * (table.numel() + 2 * 2**18)
+    assert live.peak <= 4 * (table.numel() + 2**18 + 64)

@@ -89,15 +89,30 @@ class Lp(VectorNorm):
         return lmo, saturate(length * scale)
 
 
-# Entries that fit a processor's cache: embeddings and heads are large.
+# Entries that fit a processor's cache. Embeddings and heads are large, and on a CPU a new tensor of
+# their size costs ten times the arithmetic on it.
 _PIECE = 2**18
 
 
-def _pieces(x: Tensor) -> Sequence[Tensor]:
-    """Cut a large tensor where that saves passes over memory; elsewhere return it alone."""
-    if x.device.type == "cpu" and x.numel() > _PIECE and x.is_contiguous():
-        return torch.split(x.view(-1), _PIECE)
-    return [x]
+def _is_long(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.numel() > _PIECE and x.is_contiguous()
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Return the largest absolute value, 0 of none, 0-d; NaN where there is one."""
+    if _is_long(x):
+        return torch.stack(torch.aminmax(x)).abs().amax()
+    return peak(x) if x.numel() else x.sum()
+
+
+def _sum_of_ratios(x: Tensor, scale: Tensor) -> Tensor:
+    """Return `sum |x_i| / scale`, 0-d."""
+    if not _is_long(x):
+        return x.abs().div_(scale).sum()
+    scratch = x.new_empty(_PIECE)
+    pieces = torch.split(x.view(-1), _PIECE)
+    sums = [torch.div(p, scale, out=scratch[: p.numel()]).abs_().sum() for p in pieces]
+    return torch.stack(sums).sum()
 
 
 def _length(units: Sequence[Tensor], p: float) -> Tensor:
@@ -210,12 +225,12 @@ class Sign(VectorNorm):
     def _step_and_dual(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return `-1 / d_in`, NaN where an entry is not finite, and the dual norm; 0-d each."""
         fan_in = self._fan_in(parts)
-        pieces = [as_working(piece) for x in parts for piece in _pieces(x)]
-        peaks = [peak(x) if x.numel() else x.sum() for x in pieces]
+        work = [as_working(x) for x in parts]
+        peaks = [_largest(x) for x in work]
         device = peaks[0].device
         scale = torch.stack([x.to(device) for x in peaks]).amax()
         scale = torch.where(scale == 0, 1, scale) + 0 * (scale - scale)
-        sums = [x.abs().div_(scale.to(x.device)).sum() for x in pieces]
+        sums = [_sum_of_ratios(x, scale.to(x.device)) for x in work]
         dual = torch.stack([x.to(device) for x in sums]).sum() / fan_in * scale
         # sign(NaN) is 0; a scale that is NaN carries it over.
         return 0 * scale - 1 / fan_in, saturate(dual)

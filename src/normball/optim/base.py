@@ -113,7 +113,7 @@ class NormBallOptimizer(Optimizer):
         if not blocks:
             return loss
         finite = all_finite([block.grad for block in blocks])
-        if any(parallel.is_sharded(block.owner) for block in blocks):
+        if any(block.sharded for block in blocks):
             finite = parallel.agree(finite)
         if self._constrained:
             self._enter_ball(blocks, finite)
@@ -152,14 +152,15 @@ class NormBallOptimizer(Optimizer):
         for index, group in enumerate(self.param_groups):
             self._settings.check_numbers(group)
             longest = self._settings.longest(group)
+            common = index, group["norm"], group["radius"], longest, group["alpha"]
             for name, p in self._named(index, group):
-                if p.grad is None:
+                grad = p.grad
+                if grad is None:
                     missing.append(name)
                 elif p.numel():
-                    validate.check_gradient(name, p.grad)
-                    norm, radius, alpha = group["norm"], group["radius"], group["alpha"]
-                    here = parallel.local(p), parallel.local(parallel.aligned(p.grad, p))
-                    blocks.append(Block(name, p, *here, index, norm, radius, longest, alpha))
+                    validate.check_gradient(name, grad)
+                    part, grad = parallel.local(p), parallel.local(parallel.aligned(grad, p))
+                    blocks.append(Block(name, p, part, grad, *common))
         self._settings.check_common(self.param_groups)
         if blocks and self._constrained:
             self._geometry.check_complete(missing)

@@ -15,7 +15,7 @@ _SMALL = {"cpu": 2**14}
 _SMALL_ELSEWHERE = 2**18
 
 
-@dataclass
+@dataclass(slots=True)
 class Block:
     """One parameter with a gradient, during one step.
 
@@ -33,12 +33,15 @@ class Block:
     longest: float  # the share of the way, or the length, of a step that is not held back
     alpha: float
 
+    @property
+    def sharded(self) -> bool:
+        """Whether this rank holds a part of the parameter."""
+        return self.param is not self.owner
+
     def kind(self) -> Hashable:
         """Return what blocks that a step can stack have in common; None for a large one."""
         p = self.param
-        if parallel.is_sharded(self.owner) or p.numel() > _SMALL.get(
-            p.device.type, _SMALL_ELSEWHERE
-        ):
+        if self.sharded or p.numel() > _SMALL.get(p.device.type, _SMALL_ELSEWHERE):
             return None
         return self.group, p.shape, p.dtype, p.device, self.grad.dtype
 
@@ -99,6 +102,9 @@ def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
     found: dict[Hashable, Bundle] = {}
     for number, block in enumerate(blocks):
         kind = block.kind()
-        bundle = found.setdefault(number if kind is None else kind, Bundle([]))
-        bundle.blocks.append(block)
+        key = number if kind is None else kind
+        if key in found:
+            found[key].blocks.append(block)
+        else:
+            found[key] = Bundle([block])
     return list(found.values())
