@@ -5,7 +5,21 @@ import math
 import pytest
 import torch
 
-from normball.norms import Blocks, Nuclear, Schatten, Spectral, SpectralConv, Transposed
+from normball.norms import (
+    L1,
+    RMS,
+    Blocks,
+    Column,
+    Euclidean,
+    Lp,
+    Nuclear,
+    Row,
+    Schatten,
+    Sign,
+    Spectral,
+    SpectralConv,
+    Transposed,
+)
 from tests.norms.laws import LAWS
 
 NORMS = [law.subject for law in LAWS] + [
@@ -68,3 +82,12 @@ def test_flops_grow_as_the_factor_does():
         flops(torch.Size((64, 256))) == flops(torch.Size((256, 64))) > flops(torch.Size((64, 64)))
     )
     assert Blocks(Spectral(), 3).flops(torch.Size((192, 64))) == 3 * flops(torch.Size((64, 64)))
+
+
+def test_which_norms_have_lines():
+    """Those leave sharded layers where they are; without one, a layer travels to an owner."""
+    shape = torch.Size((4, 6))
+    for norm in (Sign(), Sign(normalized=False), Euclidean(), RMS(), Row(), Column()):
+        assert norm.lines(shape) is not None, norm
+    for norm in (Spectral(), L1(), Lp(3.0), Nuclear()):
+        assert norm.lines(shape) is None, norm

@@ -235,6 +235,11 @@ class Sign(VectorNorm):
         # sign(NaN) is 0; a scale that is NaN carries it over.
         return 0 * scale - 1 / fan_in, saturate(dual)
 
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
+        """Return every entry as a line, and `1 / d_in`."""
+        fan_in = max(math.prod(shape[1:]), 1) if self.normalized else 1
+        return frozenset(), 1 / fan_in
+
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         return torch.where(noise < 0, -1.0, 1.0) / self._fan_in([noise])
 

@@ -1,0 +1,237 @@
+"""Pictures of what an optimizer saw. Drawing needs matplotlib; recording does not."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from normball.optim import GGNC, ClippedScion
+from normball.optim.base import NormBallOptimizer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["History", "clipped_share", "draw", "dual_norm", "heatmap", "layers"]
+
+
+class History:
+    """The metrics of an optimizer along its training.
+
+    `record()` after a step keeps tensors on their device and waits for none; they are read when
+    they are drawn. A record is six numbers, and one for each group.
+
+    Args:
+        optimizer: `ClippedScion`, `Scion`, `GGNC` or `S3CG`.
+        every: keep one step in so many.
+
+    Raises:
+        TypeError: another optimizer.
+        ValueError: `every` is not a positive whole number.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, every: int = 1) -> None:
+        if not isinstance(optimizer, NormBallOptimizer):
+            raise TypeError(
+                f"{type(optimizer).__name__} has no dual norm to record: give an optimizer of "
+                "normball, such as ClippedScion"
+            )
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"every={every!r} must be a whole number, 1 or more")
+        self.optimizer = optimizer
+        self.every = every
+        self._calls = 0
+        self._steps: list[int] = []
+        self._thresholds: list[float] = []
+        self._seen: list[dict[str, Tensor]] = []
+
+    def record(self) -> None:
+        """Take in the step just taken, or leave it out if it is not its turn."""
+        self._calls += 1
+        if (self._calls - 1) % self.every:
+            return
+        self._steps.append(self._calls)
+        self._thresholds.append(_threshold(self.optimizer))
+        self._seen.append(self.optimizer.metrics())
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @property
+    def size_name(self) -> str:
+        """`"dual_norm"`, or `"gap"` of a constrained optimizer."""
+        return "gap" if "gap" in self.optimizer.metrics() else "dual_norm"
+
+    @property
+    def labels(self) -> list[str]:
+        """A name for every group: that of its first parameter, and how many more there are."""
+        found = []
+        for number, group in enumerate(self.optimizer.param_groups):
+            names = group.get("param_names") or [f"group {number}"]
+            more = len(group["params"]) - 1
+            found.append(f"{names[0]} +{more}" if more else str(names[0]))
+        return found
+
+    def values(self) -> dict[str, Tensor]:
+        """Return what was recorded, on the CPU in float64; this waits for the device.
+
+        Returns:
+            For n records: `step` (from 1), `threshold` (NaN where the method has none that is one
+            number), `dual_norm` or `gap`, `step_factor`, `clipped_share` and `skipped`, of shape
+            `(n,)`, and `group_dual_norms` of shape `(n, groups)`.
+
+        Raises:
+            ValueError: nothing was recorded.
+        """
+        if not self._seen:
+            raise ValueError("nothing was recorded: call record() after optimizer.step()")
+        groups = max(len(seen["group_dual_norms"]) for seen in self._seen)
+        result = {
+            "step": torch.tensor(self._steps, dtype=torch.float64),
+            "threshold": torch.tensor(self._thresholds, dtype=torch.float64),
+        }
+        for name in self._seen[0]:
+            column = [seen[name].detach().cpu().double() for seen in self._seen]
+            if name == "group_dual_norms":  # a group may have joined on the way
+                pad = torch.nn.functional.pad
+                column = [pad(x, (0, groups - len(x)), value=math.nan) for x in column]
+            result[name] = torch.stack(column)
+        return result
+
+
+def _threshold(optimizer: NormBallOptimizer) -> float:
+    if isinstance(optimizer, ClippedScion):
+        # Variant 1 scales its threshold anew at every step.
+        known = not optimizer._needs_corner
+    else:
+        known = isinstance(optimizer, GGNC)
+    return float(optimizer.param_groups[0]["rho"]) if known else math.nan
+
+
+def dual_norm(history: History, axes: "Axes | None" = None) -> "Axes":
+    """Draw the dual norm (or gap) of every recorded step, and the threshold.
+
+    Args:
+        history: what to draw.
+        axes: where; a new figure's when None.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: nothing was recorded.
+    """
+    data = history.values()
+    axes = axes or _axes()
+    name = history.size_name
+    axes.plot(data["step"], data[name], color="#0072b2", linewidth=1, label=name.replace("_", " "))
+    if not bool(data["threshold"].isnan().all()):
+        axes.plot(data["step"], data["threshold"], "k:", linewidth=1, label="threshold rho")
+    if bool((data[name] > 0).any()):
+        axes.set_yscale("log")
+    axes.set(xlabel="step", title="What the threshold acts on")
+    axes.legend()
+    return axes
+
+
+def clipped_share(history: History, axes: "Axes | None" = None) -> "Axes":
+    """Draw each step's length as a share of the longest, and the share of full steps so far.
+
+    Args:
+        history: what to draw.
+        axes: where; a new figure's when None.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: nothing was recorded.
+    """
+    data = history.values()
+    axes = axes or _axes()
+    axes.plot(data["step"], data["step_factor"], ".", color="#56b4e9", ms=3, label="step length")
+    axes.plot(data["step"], data["clipped_share"], color="#d55e00", label="share of full steps")
+    axes.set(xlabel="step", ylim=(-0.03, 1.03), title="Steps, the longest being 1")
+    axes.legend()
+    return axes
+
+
+def layers(history: History, axes: "Axes | None" = None) -> "Axes":
+    """Draw what each group contributes to the dual norm of the last recorded step.
+
+    Args:
+        history: what to draw.
+        axes: where; a new figure's when None.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: nothing was recorded.
+    """
+    last = history.values()["group_dual_norms"][-1]
+    axes = axes or _axes()
+    places = list(range(len(last)))
+    axes.barh(places, last.tolist(), color="#009e73")
+    axes.set_yticks(places, history.labels[: len(last)])
+    axes.invert_yaxis()
+    axes.set(xlabel="radius times dual norm", title=f"Layers at step {history._steps[-1]}")
+    return axes
+
+
+def heatmap(history: History, axes: "Axes | None" = None) -> "Axes":
+    """Draw every group's share of the dual norm over time.
+
+    Args:
+        history: what to draw.
+        axes: where; a new figure's when None.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: nothing was recorded.
+    """
+    data = history.values()
+    parts = data["group_dual_norms"].nan_to_num()
+    total = parts.sum(1, keepdim=True)
+    share = (parts / torch.where(total == 0, 1, total)).T
+    axes = axes or _axes()
+    ends = (float(data["step"][0]) - 0.5, float(data["step"][-1]) + 0.5)
+    image = axes.imshow(
+        share.numpy(), aspect="auto", interpolation="nearest", vmin=0, cmap="viridis",
+        extent=(*ends, len(share) - 0.5, -0.5),
+    )  # fmt: skip
+    axes.set_yticks(list(range(len(share))), history.labels[: len(share)])
+    axes.set(xlabel="step", title="Share of the dual norm")
+    axes.figure.colorbar(image, ax=axes)
+    return axes
+
+
+def draw(history: History) -> "Figure":
+    """Draw all four pictures as one figure; `draw(history).savefig("seen.png")` keeps it.
+
+    Args:
+        history: what to draw.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: nothing was recorded.
+    """
+    history.values()
+    height = max(3.6, 0.22 * len(history.labels))
+    figure = _figure(figsize=(12, 3.6 + height), height_ratios=(3.6, height))
+    for panel, axes in zip((dual_norm, clipped_share, layers, heatmap), figure.axes, strict=True):
+        panel(history, axes)
+    return figure
+
+
+def _axes() -> "Axes":
+    axes: Axes = _figure(figsize=(6, 4), height_ratios=None).axes[0]
+    return axes
+
+
+def _figure(figsize: tuple[float, float], height_ratios: Any) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError('normball.plot draws with matplotlib: pip install "matplotlib"') from None
+    figure = Figure(figsize=figsize, layout="constrained")
+    if height_ratios is None:
+        figure.subplots()
+    else:
+        figure.subplots(2, 2, height_ratios=height_ratios)
+    return figure
