@@ -131,12 +131,12 @@ def ddp(model):
     return DistributedDataParallel(model), slice(rank, None, ranks)
 
 
-def fsdp(model, mesh=None, share=None):
+def fsdp(model, mesh=None, share=None, **policies):
     for layer in (model.conv, model.mlp):
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, **policies)
     if share is None:
         share = slice(dist.get_rank(), None, dist.get_world_size())
-    return fully_shard(model, mesh=mesh), share
+    return fully_shard(model, mesh=mesh, **policies), share
 
 
 def hybrid(model):

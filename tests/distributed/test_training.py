@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from normball import ClippedScion
@@ -108,8 +108,18 @@ def checkpointed(way):
     return plain(model, share)
 
 
+def offloaded():
+    """Parameters and gradients rest on the CPU; without an accelerator no memory can be pinned."""
+    policy = CPUOffloadPolicy(pin_memory=False)
+    model, share = zoo.fsdp(zoo.network(), offload_policy=policy)
+    weights = plain(model, share)
+    assert all(p.device.type == p.grad.device.type == "cpu" for p in model.parameters())
+    return weights
+
+
 def everything():
     return {
+        "offloaded": offloaded(),
         "accumulated": {way: accumulated(way) for way in WAYS},
         "overflowed": {way: overflowed(way) for way in WAYS},
         "sixteen": {way: sixteen_bits(way) for way in WAYS},
@@ -136,6 +146,12 @@ def test_gradient_accumulation_and_activation_checkpointing(results, way, case):
     alone = plain(zoo.network())
     for rank in results:
         assert_same(rank[case][way], alone, 1e-10)
+
+
+def test_cpu_offload(results):
+    alone = plain(zoo.network())
+    for rank in results:
+        assert_same(rank["offloaded"], alone, 1e-10)
 
 
 @pytest.mark.parametrize("way", WAYS)
