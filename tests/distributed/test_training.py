@@ -1,10 +1,17 @@
 """What training loops do around a step, on two ranks, against one process."""
 
+import warnings
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FullyShardedDataParallel,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 
 from normball import ClippedScion
@@ -117,8 +124,23 @@ def offloaded():
     return weights
 
 
+def flattened(use_orig_params):
+    """What FSDP1's own wrapper makes of a layer, offered to the optimizer."""
+    layer = torch.nn.Linear(4, 4)
+    cpu = torch.device("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # FSDP1 is on its way out
+        wrapped = FullyShardedDataParallel(layer, use_orig_params=use_orig_params, device_id=cpu)
+    try:
+        ClippedScion(wrapped.parameters(), 0.01, rho=1.0)
+    except TypeError as error:
+        return str(error)
+    return "accepted"
+
+
 def everything():
     return {
+        "flattened": [flattened(use_orig_params) for use_orig_params in (False, True)],
         "offloaded": offloaded(),
         "accumulated": {way: accumulated(way) for way in WAYS},
         "overflowed": {way: overflowed(way) for way in WAYS},
@@ -146,6 +168,13 @@ def test_gradient_accumulation_and_activation_checkpointing(results, way, case):
     alone = plain(zoo.network())
     for rank in results:
         assert_same(rank[case][way], alone, 1e-10)
+
+
+def test_flat_shards_are_refused_with_the_way_out(results):
+    for rank in results:
+        for message in rank["flattened"]:
+            assert "flat shard" in message
+            assert "fully_shard" in message
 
 
 def test_cpu_offload(results):
