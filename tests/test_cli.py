@@ -101,7 +101,7 @@ def test_train_prints_its_result_and_keeps_its_row(
     assert (made.config.lr, made.config.rho, made.config.seed) == (2.0**-4, 9.0, 3)
     again = Trainer(made.config).run()
     assert made.result.trace == again.trace
-    assert f"test accuracy {100 * again.test_accuracy:.2f} %" in printed
+    assert f"test accuracy {100 * again.score:.2f} %" in printed
     assert printed.count("epoch ") == 2
     assert str(out / ROWS) in printed
     content = (out / ROWS).read_bytes()

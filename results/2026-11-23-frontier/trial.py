@@ -90,7 +90,7 @@ def accuracy(cls, lr, seed, alpha=0.5, share=None, **attributes):
     options = OPTIMIZERS["clipped-scion"].options
     lab.find_optimizer = lambda name: OptimizerSpec(name, name, options, build)
     config = configure(DIGITS, "clipped-scion", lr=lr, seed=seed)
-    return 100 * lab.Trainer(config).run().test_accuracy
+    return 100 * lab.Trainer(config).run().score
 
 
 CASES = {

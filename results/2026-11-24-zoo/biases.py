@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
                         config = optimizers.configure(
                             task, "clipped-scion", seed=seed, lr=2.0**power
                         )
-                        accuracy = Trainer(config).run().test_accuracy
+                        accuracy = Trainer(config).run().score
                         run = {"model": "digits", "lr": config.lr, "accuracy": accuracy}
                         keep(bias_radius=radius, seed=seed, **run)
 

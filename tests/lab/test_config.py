@@ -6,8 +6,8 @@ import pytest
 from normball.lab.config import RunConfig, format_step
 from normball.lab.errors import LabError
 from normball.lab.optimizers import OPTIMIZERS, configure, describe_groups, find_optimizer
-from normball.lab.tasks import DIGITS, find_task, powers_of_two
-from tests.lab.samples import config
+from normball.lab.tasks import DIGITS, build_model, find_task, powers_of_two
+from tests.lab.samples import NETWORKS, config
 
 
 @pytest.mark.parametrize(
@@ -57,34 +57,34 @@ def test_names_are_refused_with_the_nearest() -> None:
         find_optimizer("Cliped-Scion")
     with pytest.raises(LabError, match="'digit': did you mean 'digits'"):
         find_task("digit")
-    with pytest.raises(LabError, match="'xyzzy': choose one of: adam, clipped-scion, scion"):
+    with pytest.raises(LabError, match="'xyzzy': choose one of: adam, adamw, clipped-scion"):
         find_optimizer("xyzzy")
 
 
 def test_what_is_not_given_comes_from_the_task() -> None:
     free = configure(DIGITS, "clipped-scion")
     assert (free.lr, free.rho, free.radius) == (
-        DIGITS.free.lr,
-        DIGITS.free.rho,
-        DIGITS.free.radius,
+        DIGITS.free["cnn"].lr,
+        DIGITS.free["cnn"].rho,
+        DIGITS.free["cnn"].radius,
     )
     assert free.variant is None
     held = configure(DIGITS, "clipped-scion", constrained=True, rho=7.0)
     assert (held.lr, held.rho, held.output_radius) == (
-        DIGITS.constrained.lr,
+        DIGITS.constrained["cnn"].lr,
         7.0,
-        DIGITS.constrained.output_radius,
+        DIGITS.constrained["cnn"].output_radius,
     )
     assert held.variant == 2
     adam = configure(DIGITS, "adam")
-    assert adam.lr == DIGITS.adam_lr
+    assert adam.lr == DIGITS.lrs["adam"]
     assert (adam.alpha, adam.rho, adam.constrained, adam.radius) == (None,) * 4
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_optimizer_has_the_settings_of_its_configuration(name: str) -> None:
-    run = config(name, lr=0.25)
-    optimizer = OPTIMIZERS[name].build(DIGITS.model(), run)
+    run = config(name, lr=0.25, model=NETWORKS.get(name))
+    optimizer = OPTIMIZERS[name].build(build_model(run), run)
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
     if run.radius is not None:
@@ -92,12 +92,13 @@ def test_the_optimizer_has_the_settings_of_its_configuration(name: str) -> None:
         assert radii == {run.input_radius, run.radius, run.output_radius}
         assert {group["alpha"] for group in optimizer.param_groups} == {run.alpha}
     if run.rho is not None:
-        assert {group["rho"] for group in optimizer.param_groups} == {run.rho}
+        rhos = {group.get("rho", run.rho) for group in optimizer.param_groups}
+        assert rhos == {run.rho}
 
 
 def test_the_groups_are_told_for_every_layer() -> None:
     table = describe_groups(config("scion"))
-    for name, _ in DIGITS.model().named_parameters():
+    for name, _ in build_model(config()).named_parameters():
         assert name in table
 
 

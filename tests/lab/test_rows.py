@@ -23,7 +23,7 @@ def test_a_row_is_one_line_of_json_and_reads_back() -> None:
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert strictly(line)["config"]["seed"] == 3
-    assert strictly(line)["result"]["test_accuracy"] == 0.975
+    assert strictly(line)["result"]["score"] == 0.975
     assert from_line(line) == made
 
 
@@ -89,7 +89,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, kept: int) -> None:
         (to_line(row(seed=1))[:200] + b"\n", "not valid JSON"),
         (to_line(row(seed=1)).replace(b'"seed": 1', b'"seed": "x"'), "seed"),
         (to_line(row(seed=1)).replace(b'"seed": 1', b'"seed": -1'), "-1"),
-        (to_line(row(seed=1)).replace(b'"test_accuracy"', b'"accuracy"'), "test_accuracy"),
+        (to_line(row(seed=1)).replace(b'"score"', b'"accuracy"'), "score"),
         (to_line(row(seed=1)).replace(b'"optimizer": "scion"', b'"optimizer": "sgd"'), "sgd"),
         (to_line(row(seed=0)), "repeats the run of line 1"),
     ],
@@ -148,3 +148,14 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_row_of_one_step_is_not_that_of_another() -> None:
     made = row()
     assert replace(made, config=config(lr=0.1)).config.key() != made.config.key()
+
+
+def test_a_row_of_the_first_schema_is_still_read() -> None:
+    file = Path(__file__).parents[2] / "results" / "2026-11-23-digits" / "rows.jsonl"
+    line = file.read_bytes().splitlines()[0]
+    values = strictly(line)
+    assert values["schema"] == "normball.row/1"
+    read = from_line(line)
+    assert read.result.score == values["result"]["test_accuracy"]
+    assert read.result.scores == values["result"]["accuracies"]
+    assert (read.config.model, read.config.width, read.commit) == ("cnn", 1.0, None)

@@ -1,14 +1,20 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from normball.lab.data import load_digits
+from normball.lab.config import SCHEDULES
+from normball.lab.data import load_digits, load_shakespeare
 from normball.lab.models import small_cnn
-from normball.lab.optimizers import OPTIMIZERS
-from normball.lab.train import EpochReport, Trainer, accuracy
-from tests.lab.samples import config
+from normball.lab.optimizers import OPTIMIZERS, configure
+from normball.lab.results import EpochReport
+from normball.lab.schedules import factor
+from normball.lab.tasks import find_task
+from normball.lab.train import Trainer, accuracy
+from tests.lab.conftest import put_text
+from tests.lab.samples import NETWORKS, config
 
 
 def weights(trainer: Trainer) -> torch.Tensor:
@@ -17,7 +23,8 @@ def weights(trainer: Trainer) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_equal_settings_give_equal_weights_bit_for_bit(name: str) -> None:
-    first, second = Trainer(config(name)), Trainer(config(name))
+    run = config(name, model=NETWORKS.get(name))
+    first, second = Trainer(run), Trainer(run)
     torch.manual_seed(3)
     one = first.run()
     torch.manual_seed(4)
@@ -25,8 +32,8 @@ def test_equal_settings_give_equal_weights_bit_for_bit(name: str) -> None:
     assert torch.equal(weights(first), weights(second))
     assert one.losses == two.losses
     assert one.trace == two.trace
-    assert one.test_accuracy == two.test_accuracy
-    other = Trainer(config(name, seed=1, epochs=1))
+    assert one.score == two.score
+    other = Trainer(config(name, seed=1, epochs=1, model=NETWORKS.get(name)))
     other.run()
     assert not torch.equal(weights(first), weights(other))
 
@@ -60,7 +67,7 @@ def test_a_run_is_the_plain_loop() -> None:
     assert torch.equal(weights(trainer), expected)
     assert result.train_loss == pytest.approx(math.fsum(losses) / 11, rel=1e-6)
     right = (model(data.test_x).argmax(1) == data.test_y).float().mean().item()
-    assert result.test_accuracy == pytest.approx(right)
+    assert result.score == pytest.approx(right)
     assert (result.trace, result.trace_name, result.clipped_share) == ([], None, None)
 
 
@@ -99,10 +106,10 @@ def test_every_epoch_is_reported() -> None:
     result = Trainer(config("scion", constrained=True, lr=0.01)).run(reports.append)
     assert [report.epoch for report in reports] == [1, 2]
     assert [report.loss for report in reports] == result.losses
-    assert [report.accuracy for report in reports] == result.accuracies
+    assert [report.score for report in reports] == result.scores
     assert {report.trace_name for report in reports} == {"gap"}
     assert reports[-1].traced == result.trace[-1]
-    assert all(report.images_per_second > 0 for report in reports)
+    assert all(report.per_second > 0 for report in reports)
 
 
 def test_a_run_that_diverges_ends_with_a_result() -> None:
@@ -110,11 +117,86 @@ def test_a_run_that_diverges_ends_with_a_result() -> None:
     assert result.diverged
     assert not math.isfinite(result.train_loss)
     assert result.epochs_done == 1
-    assert 0 <= result.test_accuracy <= 0.2
+    assert 0 <= result.score <= 0.2
 
 
 def test_an_undefined_logit_counts_as_wrong() -> None:
     nan, inf = math.nan, math.inf
     logits = torch.tensor([[1.0, 0.0], [nan, 0.0], [inf, 0.0], [0.0, 1.0]])
     classes = torch.tensor([0, 0, 0, 0])
-    assert accuracy(torch.nn.Identity(), logits, classes) == 0.25
+    assert accuracy(torch.nn.Identity(), [(logits, classes)]) == 0.25
+
+
+def test_parts_of_a_mini_batch_add_up_to_the_whole() -> None:
+    whole, parts = (
+        Trainer(config("adam", epochs=1)),
+        Trainer(config("adam", epochs=1, accumulate=4)),
+    )
+    one, two = whole.run(), parts.run()
+    assert torch.allclose(weights(whole), weights(parts), atol=2e-4)
+    assert one.train_loss == pytest.approx(two.train_loss, rel=1e-4)
+
+
+def test_a_step_outside_is_clipped_as_torch_does_it() -> None:
+    trainer = Trainer(config("sgd-clip", lr=0.1, rho=0.5, epochs=1))
+    result = trainer.run()
+    data = load_digits()
+    torch.manual_seed(0)
+    model = small_cnn()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    shuffled = torch.randperm(1437, generator=torch.Generator().manual_seed(0))
+    above = 0
+    for batch in torch.split(shuffled[: 11 * 128], 128):
+        model.zero_grad()
+        F.cross_entropy(model(data.train_x[batch]), data.train_y[batch]).backward()
+        above += bool(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5) >= 0.5)
+        optimizer.step()
+    assert torch.equal(
+        weights(trainer), torch.cat([p.detach().flatten() for p in model.parameters()])
+    )
+    assert result.clipped_share == above / 11
+
+
+def test_text_is_trained_on_and_scored_by_its_loss(root: Path) -> None:
+    put_text(root)
+    run = configure(
+        find_task("shakespeare"), "clipped-scion", epochs=2, batch_size=4, test_size=4, width=0.25
+    )
+    trainer = Trainer(run)
+    result = trainer.run()
+    data = load_shakespeare(test_windows=4)
+    x, y = next(iter(data.test_batches()))
+    logits = trainer.state.model(x)
+    expected = -logits.log_softmax(-1).gather(-1, y.unsqueeze(-1)).mean()
+    assert result.score == pytest.approx(float(expected), rel=1e-5)
+    assert result.scores[-1] < math.log(data.vocabulary)
+    assert result.steps == 50
+    assert "text.txt" in result.data
+
+
+def test_the_inner_product_is_the_weights_part_of_the_gap() -> None:
+    trainer = Trainer(config("clipped-scion", constrained=True, lr=0.01))
+    result = trainer.run()
+    assert len(result.inner) == 2
+    optimizer = trainer.state.optimizer
+    total = sum(
+        -float((optimizer.state[p]["momentum"].double() * p.detach().double()).sum())
+        for group in optimizer.param_groups
+        for p in group["params"]
+    )
+    assert result.inner[-1] == pytest.approx(total)
+    assert Trainer(config("clipped-scion", epochs=1)).run().inner == []
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_is_its_formula(name: str) -> None:
+    steps, warmup = 40, 0.1
+    found = [factor(name, k, steps, warmup) for k in range(steps + 1)]
+    assert found[:4] == [0.25, 0.5, 0.75, 1.0]
+    expected = {
+        "constant": lambda k: 1.0,
+        "linear": lambda k: (steps - k) / 36,
+        "cosine": lambda k: math.cos(math.pi * (k - 4) / 72) ** 2,
+        "trapezoidal": lambda k: 1.0 if k < 28.6 else (1 - k / 40) / 0.285,
+    }[name]
+    assert found[4:] == pytest.approx([expected(k) for k in range(4, steps + 1)], abs=1e-12)

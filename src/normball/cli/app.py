@@ -56,12 +56,13 @@ from normball.lab.errors import LabError, WorkerError
 from normball.lab.machine import usable_cores
 from normball.lab.optimizers import configure
 from normball.lab.report import write_report
+from normball.lab.results import EpochReport, RunResult
 from normball.lab.rows import RunFolder, new_row, open_folder
 from normball.lab.smoothness import draw, fit_run, record
 from normball.lab.summary import CLAIM, judge, summarise
 from normball.lab.sweep import Plan, make_grid, make_plan, run_plan
 from normball.lab.tasks import Task, find_task
-from normball.lab.train import EpochReport, RunResult, Trainer
+from normball.lab.train import Trainer
 from normball.optim.probe import Fit
 from normball.theory import run_rates
 

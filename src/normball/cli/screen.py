@@ -9,9 +9,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from normball.lab.config import RunConfig, format_step
+from normball.lab.results import EpochReport, RunResult
 from normball.lab.summary import Summary, width
 from normball.lab.sweep import Plan
-from normball.lab.train import EpochReport, RunResult
+from normball.lab.tasks import find_task
 from normball.lab.workers import Advanced, Event, Finished, Started
 from normball.optim.probe import Fit
 
@@ -106,7 +107,7 @@ class CompareScreen(_Screen):
             advance=self._epochs - result.epochs_done,
             description=self._title(),
         )
-        outcome = "diverged" if result.diverged else f"{100 * result.test_accuracy:.1f} %"
+        outcome = "diverged" if result.diverged else score_text(event.config, result.score)
         self._line(
             f"{self._done}/{self._runs}  {event.config.describe()}: {outcome} "
             f"in {result.seconds:.1f} s"
@@ -119,7 +120,7 @@ class CompareScreen(_Screen):
         table = Table(box=None, pad_edge=False)
         for title in ("worker", "optimizer"):
             table.add_column(title)
-        for title in ("step", "seed", "epoch", "loss", "accuracy"):
+        for title in ("step", "seed", "epoch", "loss", "test"):
             table.add_column(title, justify="right")
         for worker, (config, report) in sorted(self._workers.items()):
             table.add_row(
@@ -129,7 +130,7 @@ class CompareScreen(_Screen):
                 str(config.seed),
                 f"{report.epoch if report else 0}/{config.epochs}",
                 f"{report.loss:.4f}" if report else "",
-                f"{100 * report.accuracy:.1f} %" if report else "",
+                score_text(config, report.score) if report else "",
             )
         return Group(self._bar, table)
 
@@ -145,6 +146,7 @@ class TrainScreen(_Screen):
 
     def __init__(self, config: RunConfig, console: Console, *, done: int = 0) -> None:
         super().__init__(console)
+        self._config = config
         self._figures = "the first epoch is under way"
         self._task = self._bar.add_task(config.describe(), total=config.epochs, completed=done)
 
@@ -154,7 +156,7 @@ class TrainScreen(_Screen):
         Args:
             report: the epoch.
         """
-        self._figures = _epoch_line(report)
+        self._figures = _epoch_line(self._config, report)
         self._bar.advance(self._task)
         self._line(f"epoch {report.epoch}/{report.epochs}  {self._figures}")
 
@@ -162,14 +164,36 @@ class TrainScreen(_Screen):
         return Group(self._bar, self._figures)
 
 
-def _epoch_line(report: EpochReport) -> str:
-    parts = [f"loss {report.loss:.4f}", f"accuracy {100 * report.accuracy:.1f} %"]
+def _epoch_line(config: RunConfig, report: EpochReport) -> str:
+    parts = [f"loss {report.loss:.4f}", f"{score_name(config)} {score_text(config, report.score)}"]
     if report.trace_name is not None:
         parts.append(f"{report.trace_name.replace('_', ' ')} {report.traced:.3g}")
     if report.clipped_share is not None:
         parts.append(f"clipped {100 * report.clipped_share:.0f} %")
-    parts.append(f"{report.images_per_second:,.0f} images/s")
+    parts.append(f"{report.per_second:,.0f} examples/s")
     return "  ".join(parts)
+
+
+def score_name(config: RunConfig) -> str:
+    """What the score of a run's task is called.
+
+    Args:
+        config: the run.
+    """
+    return "accuracy" if find_task(config.task).higher else "loss"
+
+
+def score_text(config: RunConfig, score: float, digits: int = 1) -> str:
+    """A score for reading: an accuracy in percent, a loss as it is.
+
+    Args:
+        config: the run.
+        score: as in ``RunResult``.
+        digits: of a percentage after the point; a loss has two more.
+    """
+    if find_task(config.task).higher:
+        return f"{100 * score:.{digits}f} %"
+    return f"{score:.{digits + 2}f}"
 
 
 def result_line(config: RunConfig, result: RunResult) -> str:
@@ -192,8 +216,8 @@ def result_line(config: RunConfig, result: RunResult) -> str:
         else ""
     )
     return (
-        f"{config.describe()}: test accuracy {100 * result.test_accuracy:.2f} %, training loss "
-        f"{result.train_loss:.4f}{clipped}, after {ending}."
+        f"{config.describe()}: test {score_name(config)} {score_text(config, result.score, 2)}, "
+        f"training loss {result.train_loss:.4f}{clipped}, after {ending}."
     )
 
 

@@ -7,11 +7,48 @@ from typing import Any
 
 from normball.lab.errors import LabError, unknown
 
-_WHOLE = ("seed", "epochs", "batch_size", "variant")
-_NAMES = ("task", "optimizer", "schedule")
-SCHEDULES = ("constant", "linear")
+_WHOLE = ("seed", "epochs", "batch_size", "variant", "train_size", "test_size", "accumulate")
+_NAMES = ("task", "optimizer", "schedule", "model", "precision")
+SCHEDULES = ("constant", "linear", "cosine", "trapezoidal")
+PRECISIONS = ("float32", "bfloat16")
 _SWITCHES = ("constrained",)
-_POSITIVE = ("lr", "epochs", "batch_size", "rho", "input_radius", "radius", "output_radius")
+_POSITIVE = (
+    "lr",
+    "epochs",
+    "batch_size",
+    "rho",
+    "input_radius",
+    "radius",
+    "output_radius",
+    "width",
+    "train_size",
+    "test_size",
+    "accumulate",
+)
+# Settings that rows from before there were such settings do not have, and what they were.
+_SINCE: dict[str, Any] = {
+    "schedule": "constant",
+    "model": "cnn",
+    "width": 1.0,
+    "train_size": None,
+    "test_size": None,
+    "warmup": 0.0,
+    "accumulate": 1,
+    "precision": "float32",
+    "weight_decay": None,
+}
+_OPTIONAL = (
+    "alpha",
+    "rho",
+    "constrained",
+    "variant",
+    "input_radius",
+    "radius",
+    "output_radius",
+    "train_size",
+    "test_size",
+    "weight_decay",
+)
 
 
 @dataclass(frozen=True)
@@ -23,18 +60,26 @@ class RunConfig:
     Attributes:
         task: name of the task.
         optimizer: name of the optimizer.
-        lr: the step size, fixed for the whole run.
+        lr: the step size, at its largest.
         seed: seed of the initial weights and of the order of the data, in [0, 2^63).
-        epochs: passes over the training data.
-        batch_size: images a step.
+        epochs: passes over the training data; of text, as many times 50 steps.
+        batch_size: examples a step, over all processes and accumulated parts.
         alpha: weight of the new gradient in the momentum, in (0, 1].
-        rho: clipping threshold.
+        rho: clipping threshold; of ``sgd-clip`` on the Euclidean norm of the gradient.
         constrained: whether the weights stay in the norm ball.
         variant: 1 or 2, the form of the constrained clipped step.
         input_radius: radius of the first layer's norm ball.
         radius: radius of the norm balls in between.
         output_radius: radius of the last layer's norm ball.
-        schedule: ``"constant"``, or ``"linear"`` from ``lr`` down to 0.
+        schedule: one of ``SCHEDULES``, as ``make_schedule`` says.
+        model: name of the network.
+        width: factor on the network's widths.
+        train_size: how many of the training examples are used; all when None.
+        test_size: how many of the test examples, likewise.
+        warmup: share of the steps over which the step size grows from 0, in [0, 1).
+        accumulate: parts in which a mini-batch goes through the network, one after the other.
+        precision: ``"float32"``, or ``"bfloat16"`` for autocast.
+        weight_decay: share of the weights that a step of size 1 takes away.
 
     Raises:
         LabError: if a value is out of its range; the message names the value.
@@ -54,6 +99,14 @@ class RunConfig:
     radius: float | None = None
     output_radius: float | None = None
     schedule: str = "constant"
+    model: str = "cnn"
+    width: float = 1.0
+    train_size: int | None = None
+    test_size: int | None = None
+    warmup: float = 0.0
+    accumulate: int = 1
+    precision: str = "float32"
+    weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -76,6 +129,19 @@ class RunConfig:
             raise LabError(f"--variant must be 1 or 2, got {self.variant}.")
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        if not 0 <= self.warmup < 1:
+            raise LabError(
+                f"--warmup must be at least 0 and below 1, got {self.warmup}: it is a share of the "
+                "run."
+            )
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+            raise LabError(f"--weight-decay must be 0 or more, got {self.weight_decay}.")
+        if self.batch_size % self.accumulate:
+            raise LabError(
+                f"--accumulate must divide the batch size {self.batch_size}, got {self.accumulate}."
+            )
 
     def key(self) -> str:
         """One string per set of settings, equal exactly when the settings are."""
@@ -99,8 +165,7 @@ class RunConfig:
         Raises:
             LabError: if a field is missing, unknown, or of another type.
         """
-        # Rows from before there were schedules are of constant steps.
-        values = {"schedule": "constant"} | values
+        values = dict(_SINCE) | values
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             wrong = sorted(set(values) ^ names)
@@ -112,13 +177,15 @@ class RunConfig:
 
 
 def _has_type(name: str, value: object) -> bool:
+    if value is None:
+        return name in _OPTIONAL
     if name in _NAMES:
         return isinstance(value, str)
     if name in _SWITCHES:
-        return value is None or isinstance(value, bool)
+        return isinstance(value, bool)
     if name in _WHOLE:
-        return (value is None and name == "variant") or type(value) is int
-    return (value is None and name != "lr") or type(value) in (int, float)
+        return type(value) is int
+    return type(value) in (int, float)
 
 
 def flag(name: str) -> str:

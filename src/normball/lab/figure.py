@@ -16,8 +16,22 @@ from normball.lab.rows import Row
 from normball.lab.summary import Summary, judge
 
 # Told apart by the colour-blind, and on paper.
-COLOURS = {"adam": "#6b7280", "scion": "#d55e00", "clipped-scion": "#0072b2"}
-_MARKERS = {"adam": "s", "scion": "^", "clipped-scion": "o"}
+COLOURS = {
+    "adam": "#6b7280",
+    "scion": "#d55e00",
+    "clipped-scion": "#0072b2",
+    "adamw": "#cc79a7",
+    "muon": "#009e73",
+    "sgd-clip": "#e69f00",
+}
+MARKERS = {
+    "adam": "s",
+    "scion": "^",
+    "clipped-scion": "o",
+    "adamw": "D",
+    "muon": "v",
+    "sgd-clip": "P",
+}
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 100)
 STYLE = {
     "font.size": 10,
@@ -58,7 +72,7 @@ def draw_accuracy(axes: Axes, comparison: Comparison) -> None:
         axes.plot(
             *zip(*points, strict=True),
             linestyle="none",
-            marker=_MARKERS[summary.optimizer],
+            marker=MARKERS[summary.optimizer],
             markersize=4.5,
             markeredgewidth=0,
             alpha=0.65,

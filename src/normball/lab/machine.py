@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,25 @@ def versions() -> dict[str, str]:
 def describe_machine() -> str:
     """The processor's model and the number of cores this process may use."""
     return f"{_processor()}, {usable_cores()} cores"
+
+
+@cache
+def describe_commit() -> str | None:
+    """The commit of the checkout this package lies in; None if it lies in none, or was changed."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        if git("status", "--porcelain", "--untracked-files=no", "--", str(folder)):
+            return None
+        return git("rev-parse", "HEAD") if git("ls-files", "--", __file__) else None
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def usable_cores() -> int:

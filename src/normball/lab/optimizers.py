@@ -12,7 +12,8 @@ from normball import ClippedScion, Scion
 from normball.groups import param_groups
 from normball.lab.config import RunConfig, flag
 from normball.lab.errors import LabError, unknown
-from normball.lab.tasks import ScionSettings, Task, find_task
+from normball.lab.models import find_model
+from normball.lab.tasks import ScionSettings, Task, build_model, find_task
 
 _RADII = ("input_radius", "radius", "output_radius")
 
@@ -26,21 +27,77 @@ class OptimizerSpec:
         label: the name in a report.
         options: the fields of ``RunConfig`` it has, beside those that every run has.
         build: makes the optimizer for a model.
+        clips_outside: the loop clips the gradient's Euclidean norm at ``rho`` before its step.
     """
 
     name: str
     label: str
     options: tuple[str, ...]
     build: Callable[[nn.Module, RunConfig], torch.optim.Optimizer]
+    clips_outside: bool = False
 
 
 def _adam(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=config.lr)
 
 
+def _adamw(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    decay = config.weight_decay or 0.0
+    # The betas of the paper's language models.
+    return torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=decay
+    )
+
+
+def _muon(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """torch's Muon for the hidden matrices, AdamW for the rest, as Muon's users do."""
+    return _MuonAdamW(model, config)
+
+
+class _MuonAdamW(torch.optim.Optimizer):
+    """Two optimizers under one step size: AdamW's is a tenth of Muon's."""
+
+    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+        plan = param_groups(model)
+        hidden = {row.name for row in plan.rows if row.role == "hidden" and len(row.shape) == 2}
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in named if name in hidden]
+        rest = [p for name, p in named if name not in hidden]
+        if not matrices:
+            raise LabError(f"muon is for hidden matrices, of which {config.model} has none.")
+        decay = config.weight_decay or 0.0
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                matrices, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=decay),
+        ]
+        super().__init__([{"params": matrices}, {"params": rest}], {"lr": config.lr})
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        for group, part in zip(self.param_groups, self._parts, strict=True):
+            part.param_groups[0]["lr"] = group["lr"]
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = [part.state_dict() for part in self._parts]
+        return {"lr": self.param_groups[0]["lr"], "parts": parts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, saved in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(saved)
+        for group in self.param_groups:
+            group["lr"] = state_dict["lr"]
+
+
+def _sgd(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9)
+
+
 def _groups(model: nn.Module, config: RunConfig) -> Any:
-    # The paper's radius for biases, to which its figures belong.
-    biases: dict[Any, Any] = {"*bias": {"radius": config.radius}}
+    # The paper's radius for biases, to which the recorded figures of the digits belong.
+    own = find_task(config.task).paper_biases
+    biases: dict[Any, Any] | None = {"*bias": {"radius": config.radius}} if own else None
     return param_groups(model, overrides=biases, **_given(config, *_RADII))
 
 
@@ -71,9 +128,16 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
                 ("alpha", "rho", "constrained", "variant", *_RADII),
                 _clipped_scion,
             ),
+            OptimizerSpec("adamw", "AdamW", ("weight_decay",), _adamw),
+            OptimizerSpec("muon", "Muon", ("weight_decay",), _muon),
+            OptimizerSpec("sgd-clip", "SGD, clipped", ("rho",), _sgd, clips_outside=True),
         )
     }
 )
+
+
+# What a comparison has without asking.
+COMPARED = ("adam", "scion", "clipped-scion")
 
 
 def describe_groups(config: RunConfig) -> str:
@@ -83,7 +147,7 @@ def describe_groups(config: RunConfig) -> str:
         config: a run of an optimizer with radii.
     """
     with torch.random.fork_rng(devices=[]):
-        return str(_groups(find_task(config.task).model(), config))
+        return str(_groups(build_model(config), config))
 
 
 def find_optimizer(name: str) -> OptimizerSpec:
@@ -110,6 +174,13 @@ def configure(
     epochs: int | None = None,
     batch_size: int | None = None,
     schedule: str = "constant",
+    model: str | None = None,
+    width: float | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    warmup: float | None = None,
+    accumulate: int | None = None,
+    precision: str = "float32",
     **options: Any,
 ) -> RunConfig:
     """A run's settings: what is given, and the task's defaults for the rest.
@@ -122,38 +193,74 @@ def configure(
         epochs: passes over the training data.
         batch_size: images a step.
         schedule: how the step size changes over the run.
+        model: name of the network.
+        width: factor on its widths.
+        train_size: how many training examples are used.
+        test_size: how many test examples are used.
+        warmup: share of the steps in which the step size grows.
+        accumulate: parts in which a mini-batch goes through the network.
+        precision: of the network's arithmetic.
         options: further fields of ``RunConfig``; None means not given.
 
     Raises:
         LabError: if the optimizer is unknown, has no such option, or a value is out of its range.
     """
     spec = find_optimizer(optimizer)
-    if batch_size is not None and batch_size > task.train_size:
-        raise LabError(
-            f"--batch-size must be at most {task.train_size}, the number of training images, "
-            f"got {batch_size}."
-        )
+    network = find_model(model or task.model, text=not task.shape.size).name
+    batch = task.batch_size if batch_size is None else batch_size
+    _refuse_sizes(task, batch, train_size)
     given = {name: value for name, value in options.items() if value is not None}
     _refuse_foreign(spec, given)
-    scion = task.constrained if given.get("constrained") else task.free
+    scion = task.settings(network, constrained=bool(given.get("constrained")))
     settings = _defaults(scion, spec) | given
     if "variant" in spec.options:
         _settle_variant(settings, given)
     if lr is None:
-        lr = scion.lr if spec.options else task.adam_lr
+        lr = scion.lr if "radius" in spec.options else _own_lr(task, optimizer)
     return RunConfig(
         task=task.name,
         optimizer=optimizer,
         lr=lr,
         seed=seed,
         epochs=task.epochs if epochs is None else epochs,
-        batch_size=task.batch_size if batch_size is None else batch_size,
+        batch_size=batch,
         schedule=schedule,
+        model=network,
+        width=1.0 if width is None else width,
+        train_size=train_size,
+        test_size=test_size,
+        warmup=0.0 if warmup is None else warmup,
+        accumulate=1 if accumulate is None else accumulate,
+        precision=precision,
         **settings,
     )
 
 
+def _refuse_sizes(task: Task, batch: int, train_size: int | None) -> None:
+    if task.train_size is None:
+        return
+    if train_size is not None and train_size > task.train_size:
+        raise LabError(
+            f"--train-size must be at most {task.train_size}, the number of training images, "
+            f"got {train_size}."
+        )
+    used = task.train_size if train_size is None else train_size
+    if batch > used:
+        raise LabError(
+            f"--batch-size must be at most {used}, the number of training images, got {batch}."
+        )
+
+
+def _own_lr(task: Task, optimizer: str) -> float:
+    if optimizer in task.lrs:
+        return task.lrs[optimizer]
+    grid = task.grid[optimizer]
+    return grid[len(grid) // 2]
+
+
 def _defaults(scion: ScionSettings, spec: OptimizerSpec) -> dict[str, Any]:
+    if spec.clips_outside:
+        return {"rho": 1.0}
     known = {name: getattr(scion, name) for name in ("alpha", "rho", *_RADII)}
     known["constrained"] = False
     return {name: value for name, value in known.items() if name in spec.options}

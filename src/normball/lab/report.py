@@ -8,8 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from normball.lab.config import format_step
+from normball.lab.config import RunConfig, format_step
 from normball.lab.figure import PANELS, Comparison, draw_accuracy, draw_dual_norms, render
+from normball.lab.models import find_model
 from normball.lab.optimizers import describe_groups
 from normball.lab.rows import FIGURE_PNG, FIGURE_SVG, REPORT, Row, RunFolder
 from normball.lab.summary import CLAIM, Summary, in_words, judge, seed_deviation, summarise, width
@@ -70,12 +71,17 @@ def _content(task: Task, comparison: Comparison) -> dict[str, Any]:
         "summaries": [_best_line(summary) for summary in summaries],
         "tables": [_step_table(summary) for summary in summaries],
         "panels": [_embedded(panel, comparison) for panel in (draw_accuracy, draw_dual_norms)],
+        "about_model": find_model(rows[0].config.model, text=False).about,
         "settings": [_settings(summary, rows) for summary in summaries],
         "groups": _groups(rows),
         "facts": _facts(rows),
         "runs": len(rows),
-        "test_image": 100 / len(task.load().test_y),
+        "test_image": 100 / _test_images(task, rows[0].config),
     }
+
+
+def _test_images(task: Task, config: RunConfig) -> int:
+    return sum(len(classes) for _, classes in task.data(config).test_batches())
 
 
 def _spread(summaries: Sequence[Summary]) -> str | None:

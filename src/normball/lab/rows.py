@@ -12,17 +12,20 @@ from typing import Any
 
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
-from normball.lab.machine import describe_machine, versions
+from normball.lab.machine import describe_commit, describe_machine, versions
 from normball.lab.optimizers import find_optimizer
+from normball.lab.results import RunResult
 from normball.lab.tasks import find_task
-from normball.lab.train import RunResult
 
 ROWS = "rows.jsonl"
 REPORT = "report.html"
 FIGURE_PNG = "figure.png"
 FIGURE_SVG = "figure.svg"
-_SCHEMA = "normball.row/1"
-_START = f'{{"schema": "{_SCHEMA}", '.encode()
+_SCHEMA = "normball.row/2"
+# What schema 1 called two of the numbers.
+_FORMER = {"test_accuracy": "score", "accuracies": "scores"}
+_FIRST = "normball.row/1"
+_START = b'{"schema": "normball.row/'
 _LOCK = ".lock"
 
 
@@ -35,12 +38,14 @@ class Row:
         result: what came out; a number that is not finite is read back as NaN.
         versions: package name to version, at the time of the run.
         machine: processor and number of cores.
+        commit: of the checkout that ran it; None for an installed package, or where it was changed.
     """
 
     config: RunConfig
     result: RunResult
     versions: dict[str, str]
     machine: str
+    commit: str | None = None
 
 
 def new_row(config: RunConfig, result: RunResult) -> Row:
@@ -50,7 +55,7 @@ def new_row(config: RunConfig, result: RunResult) -> Row:
         config: the run's settings.
         result: its result.
     """
-    return Row(config, result, versions(), describe_machine())
+    return Row(config, result, versions(), describe_machine(), describe_commit())
 
 
 def to_line(row: Row) -> bytes:
@@ -65,6 +70,7 @@ def to_line(row: Row) -> bytes:
         "result": asdict(row.result),
         "versions": row.versions,
         "machine": row.machine,
+        "commit": row.commit,
     }
     return json.dumps(_finite(values), allow_nan=False).encode() + b"\n"
 
@@ -82,7 +88,7 @@ def from_line(line: bytes) -> Row:
         values = json.loads(line)
     except (UnicodeDecodeError, json.JSONDecodeError):
         raise LabError("it is not valid JSON.") from None
-    if not isinstance(values, dict) or values.get("schema") != _SCHEMA:
+    if not isinstance(values, dict) or values.get("schema") not in (_SCHEMA, _FIRST):
         raise LabError(f"it does not say that its schema is {_SCHEMA}.")
     try:
         config = RunConfig.from_dict(values["config"])
@@ -93,8 +99,9 @@ def from_line(line: bytes) -> Row:
             result=_read_result(values["result"]),
             versions=dict(values["versions"]),
             machine=str(values["machine"]),
+            commit=values.get("commit"),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LabError(f"it lacks a field or has a wrong one ({error}).") from None
 
 
@@ -110,12 +117,13 @@ def _finite(value: Any) -> Any:
 
 def _read_result(values: dict[str, Any]) -> RunResult:
     """The result, with the nulls that stand for undefined numbers read back as NaN."""
-    numbers = {"test_accuracy": float, "seconds": float, "epochs_done": int, "trace_every": int}
-    read = dict(values)
+    numbers = {"seconds": float, "epochs_done": int, "trace_every": int}
+    read = {_FORMER.get(name, name): value for name, value in values.items()}
     for name, kind in numbers.items():
         read[name] = kind(read[name])
+    read["score"] = _nan_if_none(read["score"])
     read["train_loss"] = _nan_if_none(read["train_loss"])
-    for name in ("accuracies", "losses", "trace"):
+    for name in ("scores", "losses", "trace"):
         read[name] = [_nan_if_none(value) for value in read[name]]
     return RunResult(**read)
 

@@ -15,7 +15,7 @@ from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
 from normball.lab.figure import STYLE
 from normball.lab.machine import describe_machine, versions
-from normball.lab.train import RunResult
+from normball.lab.results import RunResult
 from normball.optim.probe import Fit
 
 
@@ -45,9 +45,9 @@ def record(config: RunConfig, result: RunResult, probe: SmoothnessProbe, fit: Fi
     """
     data = probe.samples()
     values: dict[str, Any] = {
-        "schema": "normball.smoothness/1",
+        "schema": "normball.smoothness/2",
         "config": asdict(config),
-        "test_accuracy": result.test_accuracy,
+        "score": result.score,
         "fit": asdict(fit),
         "suggestion": {"lr": config.lr, "rho": fit.rho(config.lr)},
         "versions": versions(),

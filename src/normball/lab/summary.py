@@ -129,7 +129,7 @@ def _step_result(lr: float, rows: Sequence[Row]) -> StepResult:
     shares = [share for row in own if (share := row.result.clipped_share) is not None]
     return StepResult(
         lr=lr,
-        accuracies=tuple(100 * row.result.test_accuracy for row in own),
+        accuracies=tuple(100 * row.result.score for row in own),
         clipped_share=fmean(shares) if shares else None,
         diverged=sum(row.result.diverged for row in own),
     )

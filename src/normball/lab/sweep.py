@@ -6,7 +6,7 @@ from typing import Any
 
 from normball.lab.config import RunConfig, flag
 from normball.lab.errors import LabError
-from normball.lab.optimizers import OPTIMIZERS, configure, find_optimizer
+from normball.lab.optimizers import COMPARED, configure, find_optimizer
 from normball.lab.rows import RunFolder, new_row
 from normball.lab.tasks import Task
 from normball.lab.workers import Event, Finished, run_all
@@ -43,7 +43,7 @@ def make_grid(
 
     Args:
         task: what is trained.
-        optimizers: names; all that there are when None.
+        optimizers: names; ``COMPARED`` when None.
         seeds: one run of every optimizer and step size for each.
         lr: step sizes of the Scions; the task's grid when None.
         adam_lr: step sizes of Adam; the task's grid when None.
@@ -54,7 +54,7 @@ def make_grid(
         LabError: if a name is unknown, a value is out of its range or given twice, or a setting
             applies to none of the optimizers.
     """
-    names = tuple(OPTIMIZERS) if optimizers is None else tuple(optimizers)
+    names = COMPARED if optimizers is None else tuple(optimizers)
     specs = [find_optimizer(name) for name in names]
     grids = {name: (adam_lr if name == "adam" else lr) or task.grid[name] for name in names}
     for what, values in (("optimizers", names), ("seeds", seeds), *_named(grids)):

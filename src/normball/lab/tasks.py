@@ -1,14 +1,25 @@
 """What can be trained: each task ties data, a network and default settings together."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from normball.lab.data import Dataset, load_digits
-from normball.lab.errors import unknown
-from normball.lab.models import small_cnn
+from normball.lab.config import RunConfig
+from normball.lab.data import (
+    Data,
+    Images,
+    load_cifar10,
+    load_digits,
+    load_fashion_mnist,
+    load_fineweb,
+    load_imagenet,
+    load_shakespeare,
+)
+from normball.lab.errors import LabError, unknown
+from normball.lab.models import Shape, find_model
 
 
 def powers_of_two(low: int, high: int) -> tuple[float, ...]:
@@ -30,7 +41,7 @@ class ScionSettings:
         alpha: weight of the new gradient in the momentum.
         rho: clipping threshold of Clipped Scion.
         input_radius: radius of the first layer's norm ball.
-        radius: radius of the norm balls of the layers in between, and of the biases.
+        radius: radius of the norm balls of the layers in between.
         output_radius: radius of the last layer's norm ball.
     """
 
@@ -50,34 +61,121 @@ class Task:
         name: the name on the command line.
         title: the name in a report.
         about_data: one sentence on the data, its split and its scaling.
-        about_model: one sentence on the network and its initialisation.
-        train_size: number of training images.
-        load: returns the data.
-        model: builds the network, drawing its weights from torch's global generator.
+        train_size: number of training images; None for text, where every window counts.
+        load: returns the data, for a number of training and of test examples, None for all.
+        shape: what an example looks like; for text, its vocabulary is that of the data.
+        model: the network one gets without asking.
         epochs: passes over the training data.
-        batch_size: images a step.
-        adam_lr: Adam's step size for a single run.
-        free: settings of the unconstrained Scions, the ones that a comparison uses.
-        constrained: settings of the constrained Scions.
+        batch_size: examples a step.
+        higher: the score is an accuracy, the higher the better; else a loss.
+        smoothing: label smoothing of the training loss.
+        lrs: step size of a single run for every optimizer that is no Scion.
+        free: settings of the unconstrained Scions by network, the ones that a comparison uses.
+        constrained: settings of the constrained Scions by network.
         grid: optimizer name to the step sizes a comparison tries, ascending.
+        paper_biases: biases have the radius of hidden layers, not that of tables.
     """
 
     name: str
     title: str
     about_data: str
-    about_model: str
-    train_size: int
-    load: Callable[[], Dataset]
-    model: Callable[[], nn.Module]
+    train_size: int | None
+    load: Callable[[int | None, int | None], Data]
+    shape: Shape
+    model: str
     epochs: int
     batch_size: int
-    adam_lr: float
-    free: ScionSettings
-    constrained: ScionSettings
+    higher: bool
+    free: Mapping[str, ScionSettings]
+    constrained: Mapping[str, ScionSettings]
     grid: Mapping[str, tuple[float, ...]]
+    smoothing: float = 0.0
+    lrs: Mapping[str, float] = field(default_factory=dict)
+    paper_biases: bool = False
+
+    def data(self, config: RunConfig) -> Data:
+        """The data of a run.
+
+        Args:
+            config: the run.
+
+        Raises:
+            LabError: if they are not there, or not usable.
+        """
+        return self.load(config.train_size, config.test_size)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The training loss, 0-d: the mean cross-entropy, its labels smoothed where they are.
+
+        Args:
+            logits: shape ``(..., classes)``.
+            targets: int64, shape ``(...)``.
+        """
+        return F.cross_entropy(
+            logits.flatten(0, -2), targets.flatten(), label_smoothing=self.smoothing
+        )
+
+    def settings(self, model: str, *, constrained: bool) -> ScionSettings:
+        """The Scions' settings for a network; those of the task's own where it has none.
+
+        Args:
+            model: name of the network.
+            constrained: whether the weights stay in the norm ball.
+        """
+        known = self.constrained if constrained else self.free
+        return known.get(model, known[self.model])
 
 
-_SCION_GRID = powers_of_two(-9, -2)
+def build_model(config: RunConfig) -> nn.Module:
+    """A run's network, its weights drawn from torch's global generator.
+
+    Args:
+        config: the run.
+
+    Raises:
+        LabError: if there is no such network for this task, or its width makes no sense.
+    """
+    task = find_task(config.task)
+    spec = find_model(config.model, text=not task.shape.size)
+    shape = task.shape
+    if not shape.size:
+        shape = Shape(0, 0, task.data(config).vocabulary)  # type: ignore[attr-defined]
+    try:
+        return spec.build(shape, config.width)
+    except (ValueError, RuntimeError) as error:
+        raise LabError(f"--model {config.model} --width {config.width:g}: {error}.") from None
+
+
+def _grid(low: int, high: int, **others: tuple[int, int]) -> Mapping[str, tuple[float, ...]]:
+    scions = dict.fromkeys(("scion", "clipped-scion"), powers_of_two(low, high))
+    rest = {name.replace("_", "-"): powers_of_two(*ends) for name, ends in others.items()}
+    return MappingProxyType(rest | scions)
+
+
+def _whole(load: Callable[[], Images]) -> Callable[[int | None, int | None], Data]:
+    """A loader that cuts the whole data: the first so many, in the order of the files."""
+
+    def cut(train: int | None, test: int | None) -> Data:
+        data = load()
+        if train is None and test is None:
+            return data
+        return Images(
+            data.train_x[:train],
+            data.train_y[:train],
+            data.test_x[:test],
+            data.test_y[:test],
+            data.source,
+            data.mean,
+            data.deviation,
+            data.shift,
+        )
+
+    return cut
+
+
+def _cifar10(train: int | None, test: int | None) -> Data:
+    return load_cifar10(train, test)
+
 
 DIGITS = Task(
     name="digits",
@@ -86,29 +184,182 @@ DIGITS = Task(
         "1,797 grey images of 8x8 handwritten digits in 10 classes, pixels scaled to [0, 1]; "
         "1,437 for training and 360 for testing, one fixed stratified split."
     ),
-    about_model=(
-        "Two 3x3 convolutions (16 and 32 channels) with GELU, a 2x2 max pooling and one linear "
-        "layer; PyTorch's default initialisation, no normalisation layers, no augmentation."
-    ),
     train_size=1437,
-    load=load_digits,
-    model=small_cnn,
+    load=_whole(load_digits),
+    shape=Shape(1, 8, 10),
+    model="cnn",
     epochs=25,
     batch_size=128,
-    adam_lr=2.0**-6,
-    free=ScionSettings(
-        lr=2.0**-5, alpha=0.5, rho=16.0, input_radius=1.0, radius=5.0, output_radius=200.0
-    ),
+    higher=True,
+    lrs=MappingProxyType({"adam": 2.0**-6}),
+    free=MappingProxyType({"cnn": ScionSettings(2.0**-5, 0.5, 16.0, 1.0, 5.0, 200.0)}),
     # A constrained run needs room for the weights: with the radii above it stops near 85 %.
-    constrained=ScionSettings(
-        lr=2.0**-8, alpha=0.5, rho=16.0, input_radius=5.0, radius=25.0, output_radius=2000.0
-    ),
-    grid=MappingProxyType(
-        {"adam": powers_of_two(-9, -2), "scion": _SCION_GRID, "clipped-scion": _SCION_GRID}
-    ),
+    constrained=MappingProxyType({"cnn": ScionSettings(2.0**-8, 0.5, 16.0, 5.0, 25.0, 2000.0)}),
+    grid=_grid(-9, -2, adam=(-9, -2), adamw=(-9, -2), muon=(-8, -1), sgd_clip=(-6, 1)),
+    paper_biases=True,
 )
 
-TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (DIGITS,)})
+FASHION = Task(
+    name="fashion-mnist",
+    title="Fashion-MNIST",
+    about_data=(
+        "70,000 grey images of 28x28 pixels of clothes in 10 classes, scaled to mean 0 and "
+        "deviation 1; 60,000 for training and 10,000 for testing, as published."
+    ),
+    train_size=60_000,
+    load=_whole(load_fashion_mnist),
+    shape=Shape(1, 28, 10),
+    model="cnn",
+    epochs=2,
+    batch_size=128,
+    higher=True,
+    free=MappingProxyType({"cnn": ScionSettings(2.0**-7, 0.1, 4.0, 1.0, 5.0, 200.0)}),
+    constrained=MappingProxyType({"cnn": ScionSettings(2.0**-9, 0.1, 16.0, 5.0, 25.0, 2000.0)}),
+    grid=_grid(-11, -4, adam=(-12, -5), adamw=(-12, -5), muon=(-8, -1), sgd_clip=(-6, 1)),
+)
+
+CIFAR10 = Task(
+    name="cifar10",
+    title="CIFAR-10",
+    about_data=(
+        "60,000 colour images of 32x32 pixels in 10 classes, scaled to mean 0 and deviation 1; "
+        "50,000 for training, flipped and moved by up to 2 pixels, and 10,000 for testing."
+    ),
+    train_size=50_000,
+    load=_cifar10,
+    shape=Shape(3, 32, 10),
+    model="airbench",
+    epochs=8,
+    batch_size=2000,
+    higher=True,
+    smoothing=0.2,
+    # The paper's thresholds belong to a sum over 2000 images, ours to their mean.
+    free=MappingProxyType(
+        {
+            "airbench": ScionSettings(2.0**-2, 0.5, 0.6, 1.0, 5.0, 200.0),
+            "vit-tiny": ScionSettings(2.0**-8, 0.1, 16.0, 25.0, 25.0, 500.0),
+        }
+    ),
+    constrained=MappingProxyType({"airbench": ScionSettings(2.0**-8, 0.5, 6.4, 1.0, 5.0, 2000.0)}),
+    grid=_grid(-7, -1, adam=(-11, -5), adamw=(-11, -5), muon=(-8, -2), sgd_clip=(-6, 0)),
+)
+
+
+def _characters(train: int | None, test: int | None) -> Data:
+    _refuse_sizes(train)
+    return load_shakespeare(test_windows=test or 256)
+
+
+def _byte_pairs(train: int | None, test: int | None) -> Data:
+    _refuse_sizes(train)
+    return load_shakespeare(window=256, test_windows=test or 64, byte_pairs=True)
+
+
+def _fineweb(train: int | None, test: int | None) -> Data:
+    _refuse_sizes(train)
+    return load_fineweb(test_windows=test or 1024)
+
+
+def _imagenet(train: int | None, test: int | None) -> Data:
+    if train is not None or test is not None:
+        raise LabError("--train-size and --test-size are not for imagenet: make a smaller folder.")
+    return load_imagenet()
+
+
+def _refuse_sizes(train: int | None) -> None:
+    if train is not None:
+        raise LabError("--train-size is for images: of text, --epochs says how much is read.")
+
+
+_GPT_TINY = ScionSettings(2.0**-10, 0.1, 8.0, 50.0, 50.0, 3000.0)
+_GPT = ScionSettings(3.6e-4, 0.1, 150.0, 50.0, 50.0, 3000.0)
+_GPTS = MappingProxyType(
+    {"gpt-tiny": _GPT_TINY, "gpt-small": _GPT_TINY, "gpt-124m": _GPT, "gpt-1b": _GPT}
+)
+_TEXT_GRID = _grid(-14, -7, adam=(-12, -5), adamw=(-12, -5), muon=(-9, -2), sgd_clip=(-5, 2))
+
+SHAKESPEARE = Task(
+    name="shakespeare",
+    title="Shakespeare, characters",
+    about_data=(
+        "A text in characters; nine tenths for training in random windows of 64, the rest for "
+        "testing. An epoch is 50 steps."
+    ),
+    train_size=None,
+    load=_characters,
+    shape=Shape(0, 0, 0),
+    model="gpt-tiny",
+    epochs=12,
+    batch_size=16,
+    higher=False,
+    free=_GPTS,
+    constrained=_GPTS,
+    grid=_TEXT_GRID,
+)
+
+BYTE_PAIRS = Task(
+    name="shakespeare-gpt2",
+    title="Shakespeare, GPT-2 tokens",
+    about_data=(
+        "A text in GPT-2's byte pairs; nine tenths for training in random windows of 256, the rest "
+        "for testing. An epoch is 50 steps."
+    ),
+    train_size=None,
+    load=_byte_pairs,
+    shape=Shape(0, 0, 0),
+    model="gpt-124m",
+    epochs=20,
+    batch_size=64,
+    higher=False,
+    free=_GPTS,
+    constrained=_GPTS,
+    grid=_TEXT_GRID,
+)
+
+FINEWEB = Task(
+    name="fineweb",
+    title="FineWeb",
+    about_data=(
+        "Web text in GPT-2's byte pairs, from shards; random windows of 1024. An epoch is 50 steps."
+    ),
+    train_size=None,
+    load=_fineweb,
+    shape=Shape(0, 0, 0),
+    model="gpt-124m",
+    epochs=102,
+    batch_size=512,
+    higher=False,
+    free=_GPTS,
+    constrained=_GPTS,
+    grid=_TEXT_GRID,
+)
+
+IMAGENET = Task(
+    name="imagenet",
+    title="ImageNet",
+    about_data=(
+        "Colour images by class, random crops of 224x224 pixels, flipped; the centre for testing."
+    ),
+    train_size=None,
+    load=_imagenet,
+    shape=Shape(3, 224, 1000),
+    model="deit-base",
+    epochs=200,
+    batch_size=4096,
+    higher=True,
+    free=MappingProxyType({"deit-base": ScionSettings(2.4e-4, 0.1, 500.0, 25.0, 25.0, 500.0)}),
+    constrained=MappingProxyType(
+        {"deit-base": ScionSettings(2.4e-4, 0.1, 500.0, 25.0, 25.0, 500.0)}
+    ),
+    grid=_grid(-14, -8, adam=(-14, -8), adamw=(-14, -8), muon=(-9, -3), sgd_clip=(-6, 0)),
+)
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        task.name: task
+        for task in (DIGITS, FASHION, CIFAR10, SHAKESPEARE, BYTE_PAIRS, FINEWEB, IMAGENET)
+    }
+)
 
 
 def find_task(name: str) -> Task:

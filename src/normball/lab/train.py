@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,99 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normball import ClippedScion, Scion, SmoothnessProbe
+from normball.lab import ranks
 from normball.lab.config import RunConfig
+from normball.lab.data import Data
+from normball.lab.data.base import Batch
 from normball.lab.errors import LabError
+from normball.lab.models import Airbench
 from normball.lab.optimizers import find_optimizer
-from normball.lab.tasks import find_task
+from normball.lab.results import EpochReport, History, RunResult
+from normball.lab.schedules import make_schedule
+from normball.lab.tasks import build_model, find_task
 
 _MAX_TRACE = 512
-_TEST_BATCH = 1024
 _TRACED = ("dual_norm", "gap")
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch in numbers.
-
-    Attributes:
-        epoch: how many epochs are done, from 1.
-        epochs: how many there are.
-        loss: mean over the epoch's mini-batches of their mean cross-entropy.
-        accuracy: share of the test images classified right after the epoch, in [0, 1].
-        trace_name: ``"dual_norm"``, or ``"gap"`` for a constrained run; None for an optimizer that
-            has neither.
-        traced: that quantity at the epoch's last step.
-        clipped_share: the share of steps so far with the quantity above the threshold, and so of
-            full length; None for an optimizer without a threshold.
-        images_per_second: training throughput, evaluation left out.
-    """
-
-    epoch: int
-    epochs: int
-    loss: float
-    accuracy: float
-    trace_name: str | None
-    traced: float | None
-    clipped_share: float | None
-    images_per_second: float
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What came out of a run.
-
-    Attributes:
-        test_accuracy: share of the test images classified right at the end, in [0, 1].
-        train_loss: mean loss over the last epoch's mini-batches, as in ``EpochReport``.
-        diverged: the loss became infinite or undefined; the run stopped after that epoch.
-        epochs_done: epochs trained.
-        accuracies: test accuracy after each epoch.
-        losses: training loss of each epoch.
-        trace_name: as in ``EpochReport``.
-        trace: that quantity, at every ``trace_every``-th step from the first; at most 512 values.
-        trace_every: the distance, in steps, of the trace's values.
-        clipped_share: the share of steps above the threshold, as in ``EpochReport``.
-        skipped: steps skipped because a gradient was not finite; None for Adam.
-        seconds: wall time of training and evaluation.
-    """
-
-    test_accuracy: float
-    train_loss: float
-    diverged: bool
-    epochs_done: int
-    accuracies: list[float]
-    losses: list[float]
-    trace_name: str | None
-    trace: list[float]
-    trace_every: int
-    clipped_share: float | None
-    skipped: int | None
-    seconds: float
-
-
-@dataclass
-class History:
-    """What the epochs of a run have shown, in numbers that a checkpoint can hold.
-
-    Attributes:
-        losses: training loss of each epoch.
-        accuracies: test accuracy after each epoch.
-        trace_name: as in ``EpochReport``.
-        trace: that quantity, at every step.
-        steps: how many steps were taken, those skipped left out.
-        clipped: how many of them were of full length.
-        skipped: how many were skipped for a gradient that was not finite.
-        seconds: wall time of training and evaluation.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    accuracies: list[float] = field(default_factory=list)
-    trace_name: str | None = None
-    trace: list[float] = field(default_factory=list)
-    steps: int = 0
-    clipped: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
 
 
 @dataclass
@@ -148,18 +69,28 @@ class Trainer:
     def __init__(self, config: RunConfig, *, probe_every: int | None = None) -> None:
         task = find_task(config.task)
         self.config = config
-        self._data = task.load()
+        self._task = task
+        self._device = ranks.device()
+        self._data: Data = task.data(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = task.model()
-        optimizer = find_optimizer(config.optimizer).build(model, config)
-        total = config.epochs * (len(self._data.train_y) // config.batch_size)
+            model = build_model(config)
+        if isinstance(model, Airbench):
+            model.whiten(next(self._data.test_batches())[0])
+        model.to(self._device)
+        spec = find_optimizer(config.optimizer)
+        optimizer = spec.build(model, config)
+        # Gradient clipping from outside, for an optimizer that has none.
+        self._clip_at = config.rho if spec.clips_outside else None
+        self._steps_per_epoch = self._data.steps(config.batch_size)
+        total = config.epochs * self._steps_per_epoch
         self.state = TrainState(
             model=model,
             optimizer=optimizer,
-            schedule=make_schedule(config.schedule, optimizer, total),
+            schedule=make_schedule(config.schedule, optimizer, total, config.warmup),
             order=torch.Generator().manual_seed(config.seed),
         )
+        self._shared = ranks.shared(model)
         self.probe: SmoothnessProbe | None = None
         if probe_every is not None:
             if not isinstance(optimizer, Scion | ClippedScion):
@@ -233,32 +164,42 @@ class Trainer:
         history = self.state.history
         history.trace.extend(traced)
         history.losses.append(float(losses.mean()))
-        history.accuracies.append(accuracy(self.state.model, self._data.test_x, self._data.test_y))
+        history.scores.append(self._score())
+        if history.trace_name == "gap":
+            history.inner.append(_inner(self.state.optimizer))
         return EpochReport(
             epoch=self.state.epoch,
             epochs=self.config.epochs,
             loss=history.losses[-1],
-            accuracy=history.accuracies[-1],
+            score=history.scores[-1],
             trace_name=history.trace_name,
             traced=traced[-1] if traced else None,
             clipped_share=self._clipped_share(),
-            images_per_second=len(losses) * self.config.batch_size / seconds,
+            per_second=len(losses) * self.config.batch_size / seconds,
         )
+
+    def _score(self) -> float:
+        model = self.state.model
+        model.eval()
+        batches = ((x.to(self._device), y.to(self._device)) for x, y in self._data.test_batches())
+        with self._autocast():
+            value = accuracy(model, batches) if self._task.higher else mean_loss(model, batches)
+        model.train()
+        return value
 
     def _steps(self) -> tuple[Tensor, list[float]]:
         """Take one epoch's steps; returns each step's loss and traced quantity."""
-        model, optimizer, history = self.state.model, self.state.optimizer, self.state.history
+        optimizer, history = self.state.optimizer, self.state.history
         losses, traced, factors = [], [], []
+        clips: list[Tensor] = []
         before = _metrics(optimizer)
-        for batch in self._batches():
+        for batch in self._data.batches(self.config.batch_size, self.state.order):
 
-            def closure(batch: Tensor = batch) -> Tensor:
+            def closure(batch: Batch = batch) -> Tensor:
                 optimizer.zero_grad()
-                loss = F.cross_entropy(model(self._data.train_x[batch]), self._data.train_y[batch])
-                loss.backward()  # type: ignore[no-untyped-call]
-                return loss
+                return self._backward(batch)
 
-            losses.append(self._step(closure).detach())
+            losses.append(self._step(closure, clips).detach())
             self.state.schedule.step()
             metrics = _metrics(optimizer)
             history.trace_name = next((name for name in _TRACED if name in metrics), None)
@@ -271,20 +212,38 @@ class Trainer:
             history.skipped += skipped
             history.steps += len(factors) - skipped
             history.clipped += int((torch.stack(factors) >= 1).sum())
+        if self._clip_at is not None:
+            history.steps += len(clips)
+            history.clipped += int((torch.stack(clips) >= self._clip_at).sum())
         return torch.stack(losses), torch.stack(traced).tolist() if traced else []
 
-    def _step(self, closure: Callable[[], Tensor]) -> Tensor:
+    def _backward(self, batch: Batch) -> Tensor:
+        """The mean loss of a mini-batch, its gradients added up; in parts where it is to be."""
+        parts = self.config.accumulate
+        losses = []
+        for number, (x, y) in enumerate(zip(*(t.chunk(parts) for t in batch), strict=True), 1):
+            x, y = (ranks.share(t).to(self._device) for t in (x, y))
+            last = number == parts
+            with nullcontext() if last or ranks.world() == 1 else self._shared.no_sync():  # type: ignore[operator]
+                with self._autocast():
+                    loss = self._task.loss(self._shared(x), y) / parts
+                loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return ranks.mean(losses[0] if parts == 1 else torch.stack(losses).sum())
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=torch.bfloat16)
+
+    def _step(self, closure: Callable[[], Tensor], clips: list[Tensor]) -> Tensor:
         if self.probe is not None:
             return self.probe.step(closure)
         loss = closure()
+        if self._clip_at is not None:
+            clips.append(nn.utils.clip_grad_norm_(self.state.model.parameters(), self._clip_at))
         self.state.optimizer.step()
         return loss
-
-    def _batches(self) -> list[Tensor]:
-        """The epoch's mini-batches as index tensors, all of one size: a rest is left out."""
-        size = self.config.batch_size
-        order = torch.randperm(len(self._data.train_y), generator=self.state.order)
-        return list(torch.split(order[: len(order) // size * size], size))
 
     def _clipped_share(self) -> float | None:
         history = self.state.history
@@ -294,11 +253,11 @@ class Trainer:
         history = self.state.history
         every = math.ceil(len(history.trace) / _MAX_TRACE) or 1
         return RunResult(
-            test_accuracy=history.accuracies[-1],
+            score=history.scores[-1],
             train_loss=history.losses[-1],
             diverged=self._diverged(),
             epochs_done=self.state.epoch,
-            accuracies=list(history.accuracies),
+            scores=list(history.scores),
             losses=list(history.losses),
             trace_name=history.trace_name,
             trace=history.trace[::every],
@@ -306,42 +265,53 @@ class Trainer:
             clipped_share=self._clipped_share(),
             skipped=None if history.trace_name is None else history.skipped,
             seconds=history.seconds,
+            steps=self._steps_per_epoch,
+            data=self._data.source,
+            inner=list(history.inner),
         )
-
-
-def make_schedule(
-    name: str, optimizer: torch.optim.Optimizer, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """How the step size changes from step to step.
-
-    Args:
-        name: ``"constant"``, or ``"linear"``: from its full size at the first step down to 0 after
-            the last.
-        optimizer: whose step size it sets.
-        steps: length of the run.
-    """
-    linear = name == "linear"
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: max(0.0, 1 - step / steps) if linear else 1.0
-    )
 
 
 def _metrics(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return optimizer.metrics() if isinstance(optimizer, Scion | ClippedScion) else {}
 
 
+def _inner(optimizer: torch.optim.Optimizer) -> float:
+    """The sum of ``-<d, x>`` over all parameters."""
+    total = 0.0
+    for parameter, state in optimizer.state.items():
+        total -= float((state["momentum"] * parameter.detach()).sum(dtype=torch.float64))
+    return total
+
+
 @torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
     """The share of inputs a model classifies right; one with an undefined logit counts as wrong.
 
     Args:
         model: maps ``(n, ...)`` to logits ``(n, classes)``.
-        x: inputs, shape ``(n, ...)``.
-        y: classes, int64, shape ``(n,)``.
+        batches: inputs of shape ``(n, ...)`` and classes, int64, of shape ``(n,)``.
     """
-    right = 0
-    for inputs, classes in zip(*(torch.split(t, _TEST_BATCH) for t in (x, y)), strict=True):
+    right = total = 0
+    for inputs, classes in batches:
         logits = model(inputs)
         hit = (logits.argmax(dim=1) == classes) & logits.isfinite().all(dim=1)
         right += int(hit.sum())
-    return right / len(y)
+        total += len(classes)
+    return right / total
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """The mean cross-entropy of a token, in nats.
+
+    Args:
+        model: maps tokens ``(n, length)`` to logits ``(n, length, vocabulary)``.
+        batches: tokens and those that follow them, both int64 of shape ``(n, length)``.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for inputs, following in batches:
+        logits = model(inputs).flatten(0, -2).float()
+        total += F.cross_entropy(logits, following.flatten(), reduction="sum").double().cpu()
+        count += following.numel()
+    return float(total) / count

@@ -16,7 +16,8 @@ import torch
 
 from normball.lab.config import RunConfig
 from normball.lab.errors import WorkerError
-from normball.lab.train import EpochReport, RunResult, Trainer
+from normball.lab.results import EpochReport, RunResult
+from normball.lab.train import Trainer
 
 
 @dataclass(frozen=True)

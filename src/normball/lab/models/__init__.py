@@ -1,5 +1,172 @@
-"""The networks of the experiments."""
+"""The networks of the experiments, by name."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from normball.lab.errors import LabError, unknown
+from normball.lab.models.airbench import Airbench
 from normball.lab.models.cnn import small_cnn
+from normball.lab.models.gpt import GPT
+from normball.lab.models.mlp import mlp
+from normball.lab.models.vit import ViT
 
-__all__ = ["small_cnn"]
+__all__ = [
+    "GPT",
+    "MODELS",
+    "Airbench",
+    "ModelSpec",
+    "Shape",
+    "ViT",
+    "find_model",
+    "mlp",
+    "small_cnn",
+]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a task's examples look like to a network.
+
+    Attributes:
+        channels: of an image; 0 for text.
+        size: height and width of an image, in pixels; 0 for text.
+        classes: number of classes; of text, the vocabulary.
+    """
+
+    channels: int
+    size: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network as the lab knows it.
+
+    Attributes:
+        name: the name on the command line.
+        about: one sentence for a report.
+        text: whether it is for text; else for images.
+        build: makes it for a shape and a width factor, from torch's global generator.
+    """
+
+    name: str
+    about: str
+    text: bool
+    build: Callable[[Shape, float], nn.Module]
+
+
+def _image(maker: Callable[..., nn.Module], shape: Shape, **options: Any) -> nn.Module:
+    return maker(channels=shape.channels, size=shape.size, classes=shape.classes, **options)
+
+
+def _cnn(shape: Shape, width: float) -> nn.Module:
+    return _image(small_cnn, shape, widths=(round(16 * width), round(32 * width)))
+
+
+def _mlp(shape: Shape, width: float) -> nn.Module:
+    return _image(mlp, shape, width=round(128 * width))
+
+
+def _airbench(shape: Shape, width: float) -> nn.Module:
+    return _image(Airbench, shape, width=width)
+
+
+def _vit(shape: Shape, width: float, *, patch: int, dim: int, depth: int, heads: int) -> nn.Module:
+    wide = heads * round(dim * width / heads)
+    return _image(ViT, shape, patch=patch, dim=wide, depth=depth, heads=heads)
+
+
+def _gpt(shape: Shape, width: float, *, dim: int, depth: int, heads: int) -> nn.Module:
+    wide = 2 * heads * round(dim * width / (2 * heads))
+    return GPT(vocabulary=shape.classes, dim=wide, depth=depth, heads=heads)
+
+
+MODELS: Mapping[str, ModelSpec] = MappingProxyType(
+    {
+        spec.name: spec
+        for spec in (
+            ModelSpec(
+                "cnn",
+                "Two 3x3 convolutions (16 and 32 channels) with GELU, a 2x2 max pooling and one "
+                "linear layer; PyTorch's default initialisation, no normalisation layers, no "
+                "augmentation.",
+                False,
+                _cnn,
+            ),
+            ModelSpec("mlp", "Three linear layers of width 128 with GELU.", False, _mlp),
+            ModelSpec(
+                "airbench",
+                "A whitening convolution and three blocks of two 3x3 convolutions (64, 256 and 256 "
+                "channels times the width factor) with BatchNorm and GELU, and one linear layer.",
+                False,
+                _airbench,
+            ),
+            ModelSpec(
+                "vit-tiny",
+                "A vision transformer of 4 blocks, width 64, patches of 4x4 pixels, RMSNorm and "
+                "sqrt(2) GELU.",
+                False,
+                partial(_vit, patch=4, dim=64, depth=4, heads=4),
+            ),
+            ModelSpec(
+                "deit-base",
+                "DeiT-base: 12 blocks, width 768, patches of 16x16 pixels, with RMSNorm and "
+                "sqrt(2) GELU.",
+                False,
+                partial(_vit, patch=16, dim=768, depth=12, heads=12),
+            ),
+            ModelSpec(
+                "gpt-tiny",
+                "A GPT of 3 blocks and width 64, with rotary positions, RMSNorm, 2 ReLU^2 and a "
+                "tied head.",
+                True,
+                partial(_gpt, dim=64, depth=3, heads=2),
+            ),
+            ModelSpec(
+                "gpt-small",
+                "A GPT of 4 blocks and width 128, as nanoGPT's configuration for a CPU, with "
+                "rotary positions, RMSNorm, 2 ReLU^2 and a tied head.",
+                True,
+                partial(_gpt, dim=128, depth=4, heads=4),
+            ),
+            ModelSpec(
+                "gpt-124m",
+                "A GPT of 12 blocks and width 768, head dimension 128, with rotary positions, "
+                "RMSNorm, 2 ReLU^2 and a tied head.",
+                True,
+                partial(_gpt, dim=768, depth=12, heads=6),
+            ),
+            ModelSpec(
+                "gpt-1b",
+                "A GPT of 18 blocks and width 2048, head dimension 128, with rotary positions, "
+                "RMSNorm, 2 ReLU^2 and a tied head.",
+                True,
+                partial(_gpt, dim=2048, depth=18, heads=16),
+            ),
+        )
+    }
+)
+
+
+def find_model(name: str, *, text: bool) -> ModelSpec:
+    """The network of that name.
+
+    Args:
+        name: a key of ``MODELS``.
+        text: whether it has to be for text.
+
+    Raises:
+        LabError: if there is none, or it is for the other kind of data.
+    """
+    fitting = [spec.name for spec in MODELS.values() if spec.text == text]
+    if name not in MODELS:
+        raise unknown("model", name, fitting)
+    if MODELS[name].text != text:
+        kind = "text" if text else "images"
+        raise LabError(f"--model {name} is not for {kind}: choose one of {', '.join(fitting)}.")
+    return MODELS[name]

@@ -1,34 +1,18 @@
-"""Data sets as tensors, each with one declared split and one declared scaling."""
+"""scikit-learn's digits."""
 
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from normball.lab.data.base import Images
+
 DIGITS_SPLIT_SEED = 0
 DIGITS_TEST_SHARE = 0.2
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """A classification task's tensors, split for good.
-
-    Attributes:
-        train_x: training inputs, float32, shape ``(n, channels, height, width)``.
-        train_y: training classes, int64, shape ``(n,)``.
-        test_x: test inputs, float32, shape ``(m, channels, height, width)``.
-        test_y: test classes, int64, shape ``(m,)``.
-    """
-
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-
-
 @cache
-def load_digits() -> Dataset:
+def load_digits() -> Images:
     """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes.
 
     The pixels, 0 to 16 in the source, are divided by 16. The split is stratified, 1,437 images for
@@ -57,6 +41,10 @@ def load_digits() -> Dataset:
     def classes(labels: object) -> Tensor:
         return torch.as_tensor(labels, dtype=torch.int64)
 
-    return Dataset(
-        pixels(train_images), classes(train_labels), pixels(test_images), classes(test_labels)
+    return Images(
+        pixels(train_images),
+        classes(train_labels),
+        pixels(test_images),
+        classes(test_labels),
+        source="scikit-learn's digits",
     )

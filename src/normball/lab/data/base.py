@@ -1,0 +1,155 @@
+"""What training asks of data: mini-batches in an order that a seed decides, and a test set."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_TEST_BATCH = 1024
+_TEST_TOKENS = 16_384
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Data(Protocol):
+    """Training examples and a test set."""
+
+    @property
+    def source(self) -> str:
+        """Which data these are, in words, for the record of a run."""
+
+    def steps(self, size: int) -> int:
+        """How many mini-batches an epoch has.
+
+        Args:
+            size: examples in a mini-batch.
+        """
+
+    def batches(self, size: int, order: torch.Generator) -> Iterator[Batch]:
+        """One epoch's mini-batches of inputs and classes, all of one size.
+
+        Args:
+            size: examples in a mini-batch.
+            order: the only source of chance.
+        """
+
+    def test_batches(self) -> Iterator[Batch]:
+        """The test set, the same every time."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A classification task's tensors, split for good.
+
+    Attributes:
+        train_x: training inputs, shape ``(n, channels, height, width)``: float32 as the network
+            takes them, or uint8, which ``mean`` and ``deviation`` scale when they are used.
+        train_y: training classes, int64, shape ``(n,)``.
+        test_x: test inputs, likewise, shape ``(m, channels, height, width)``.
+        test_y: test classes, int64, shape ``(m,)``.
+        source: which data these are.
+        mean: of every channel, on the scale of 0 to 255; for uint8.
+        deviation: of every channel, likewise.
+        shift: augmentation: every training image is moved by up to so many pixels, mirrored at its
+            border, and flipped left to right by chance; 0 for none of both.
+    """
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    source: str
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    shift: int = 0
+
+    def steps(self, size: int) -> int:
+        """See ``Data``: a rest that is smaller than a mini-batch is left out."""
+        return len(self.train_y) // size
+
+    def batches(self, size: int, order: torch.Generator) -> Iterator[Batch]:
+        """See ``Data``."""
+        shuffled = torch.randperm(len(self.train_y), generator=order)
+        for batch in torch.split(shuffled[: self.steps(size) * size], size):
+            x = self.scaled(self.train_x[batch])
+            yield (self._augmented(x, order) if self.shift else x), self.train_y[batch]
+
+    def test_batches(self) -> Iterator[Batch]:
+        """See ``Data``."""
+        pairs = (torch.split(t, _TEST_BATCH) for t in (self.test_x, self.test_y))
+        for x, y in zip(*pairs, strict=True):
+            yield self.scaled(x), y
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Inputs as the network takes them.
+
+        Args:
+            x: some of ``train_x`` or ``test_x``.
+        """
+        if x.dtype != torch.uint8:
+            return x
+        mean, deviation = (torch.tensor(t).view(-1, 1, 1) for t in (self.mean, self.deviation))
+        return (x.float() - mean) / deviation
+
+    def _augmented(self, x: Tensor, order: torch.Generator) -> Tensor:
+        count, channels, height, width = x.shape
+        flip = torch.rand(count, generator=order) < 0.5
+        x = torch.where(flip.view(-1, 1, 1, 1), x.flip(-1), x)
+        padded = F.pad(x, (self.shift,) * 4, mode="reflect")
+        corner = torch.randint(0, 2 * self.shift + 1, (2, count), generator=order)
+        rows = corner[0].view(-1, 1) + torch.arange(height)
+        columns = corner[1].view(-1, 1) + torch.arange(width)
+        moved = padded.gather(
+            2, rows.view(count, 1, -1, 1).expand(-1, channels, -1, padded.size(3))
+        )
+        return moved.gather(3, columns.view(count, 1, 1, -1).expand(-1, channels, height, -1))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A stream of tokens to be continued; every window of it is an example.
+
+    An epoch is a fixed number of steps, each on windows drawn at random, as is usual for text.
+
+    Attributes:
+        train: training tokens, of an integer type, shape ``(n,)``; may be a memory map.
+        test: tokens that are not trained on, shape ``(m,)``.
+        vocabulary: number of different tokens.
+        window: tokens of an example.
+        epoch: steps of an epoch.
+        source: which text this is.
+        test_windows: how many windows of the test tokens are used, from the beginning and one
+            after the other; fewer where there are not so many.
+    """
+
+    train: Tensor
+    test: Tensor
+    vocabulary: int
+    window: int
+    epoch: int
+    source: str
+    test_windows: int
+
+    def steps(self, size: int) -> int:  # noqa: ARG002
+        """See ``Data``."""
+        return self.epoch
+
+    def batches(self, size: int, order: torch.Generator) -> Iterator[Batch]:
+        """See ``Data``."""
+        for _ in range(self.epoch):
+            starts = torch.randint(len(self.train) - self.window, (size,), generator=order)
+            yield self._windows(self.train, starts)
+
+    def test_batches(self) -> Iterator[Batch]:
+        """See ``Data``."""
+        count = min(self.test_windows, (len(self.test) - 1) // self.window)
+        starts = torch.arange(count) * self.window
+        for some in torch.split(starts, max(1, _TEST_TOKENS // self.window)):
+            yield self._windows(self.test, some)
+
+    def _windows(self, tokens: Tensor, starts: Tensor) -> Batch:
+        rows = torch.stack([tokens[s : s + self.window + 1] for s in starts.tolist()]).long()
+        return rows[:, :-1], rows[:, 1:]

@@ -1,0 +1,131 @@
+"""ImageNet, or any folder of images by class."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normball.lab.data.base import Batch
+from normball.lab.data.root import data_root, foreign, missing
+
+FOLDER = "imagenet"
+_KINDS = {".jpg", ".jpeg", ".png"}
+_MEAN = (123.675, 116.28, 103.53)
+_DEVIATION = (58.395, 57.12, 57.375)
+_LARGER = 256 / 224
+_TEST_BATCH = 256
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images that are read from the disk when they are used.
+
+    Training images are a random crop of 8 to 100 % of the area, flipped by chance; test images the
+    centre, after the shorter side is made 256/224 of the size.
+
+    Attributes:
+        train: files and classes.
+        test: files and classes.
+        size: height and width that the network takes, in pixels.
+        classes: number of classes.
+        source: which data these are.
+    """
+
+    train: tuple[tuple[Path, int], ...]
+    test: tuple[tuple[Path, int], ...]
+    size: int
+    classes: int
+    source: str
+
+    def steps(self, size: int) -> int:
+        """See ``Data``."""
+        return len(self.train) // size
+
+    def batches(self, size: int, order: torch.Generator) -> Iterator[Batch]:
+        """See ``Data``."""
+        shuffled = torch.randperm(len(self.train), generator=order)
+        for batch in torch.split(shuffled[: self.steps(size) * size], size):
+            chosen = [self.train[index] for index in batch.tolist()]
+            chance = torch.rand(len(chosen), 5, generator=order).tolist()
+            images = [
+                self._crop(path, draw) for (path, _), draw in zip(chosen, chance, strict=True)
+            ]
+            yield torch.stack(images), torch.tensor([label for _, label in chosen])
+
+    def test_batches(self) -> Iterator[Batch]:
+        """See ``Data``."""
+        for start in range(0, len(self.test), _TEST_BATCH):
+            some = self.test[start : start + _TEST_BATCH]
+            images = torch.stack([self._centre(path) for path, _ in some])
+            yield images, torch.tensor([label for _, label in some])
+
+    def _crop(self, path: Path, draw: list[float]) -> Tensor:
+        image = _open(path)
+        width, height = image.size
+        area, ratio = 0.08 + 0.92 * draw[0], (3 / 4) * (16 / 9) ** draw[1]
+        wide = min(width, round((width * height * area * ratio) ** 0.5)) or 1
+        high = min(height, round((width * height * area / ratio) ** 0.5)) or 1
+        left, top = round(draw[2] * (width - wide)), round(draw[3] * (height - high))
+        pixels = self._pixels(image, (left, top, left + wide, top + high))
+        return pixels.flip(-1) if draw[4] < 0.5 else pixels
+
+    def _centre(self, path: Path) -> Tensor:
+        image = _open(path)
+        width, height = image.size
+        side = min(width, height) / _LARGER
+        left, top = (width - side) / 2, (height - side) / 2
+        return self._pixels(image, (left, top, left + side, top + side))
+
+    def _pixels(self, image, box) -> Tensor:  # type: ignore[no-untyped-def]
+        small = image.resize((self.size, self.size), resample=2, box=box)
+        pixels = torch.from_numpy(np.asarray(small, dtype=np.float32).copy()).permute(2, 0, 1)
+        mean, deviation = (torch.tensor(t).view(-1, 1, 1) for t in (_MEAN, _DEVIATION))
+        return (pixels - mean) / deviation
+
+
+def _open(path: Path):  # type: ignore[no-untyped-def]
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise foreign(path, f"it is no image ({error})") from None
+
+
+@cache
+def load_imagenet(size: int = 224, folder: str = FOLDER) -> ImageFolder:
+    """Images by class: ``imagenet/train/<class>/*`` and ``imagenet/val/<class>/*``.
+
+    Args:
+        size: height and width that the network takes, in pixels.
+        folder: the folder in the data root.
+
+    Raises:
+        LabError: if a part is missing or empty, or the two parts' classes differ.
+    """
+    root = data_root() / folder
+    names = {part: sorted(p.name for p in root.glob(f"{part}/*/")) for part in ("train", "val")}
+    if not names["train"] or not names["val"]:
+        raise missing("ImageNet", f"put its images there as {folder}/train/CLASS/* and val/CLASS/*")
+    if names["train"] != names["val"]:
+        odd = sorted(set(names["train"]) ^ set(names["val"]))
+        raise foreign(root, f"train and val differ in the classes {', '.join(odd[:5])}")
+    files = {
+        part: tuple(
+            (path, number)
+            for number, name in enumerate(names[part])
+            for path in sorted((root / part / name).iterdir())
+            if path.suffix.lower() in _KINDS
+        )
+        for part in names
+    }
+    for part, found in files.items():
+        if not found:
+            raise foreign(root / part, "it holds no .jpg or .png file")
+    classes = len(names["train"])
+    return ImageFolder(files["train"], files["val"], size, classes, f"{folder}, {classes} classes")

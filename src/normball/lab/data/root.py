@@ -1,0 +1,67 @@
+"""Where data lies, and what is said when it does not."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from normball.lab.errors import LabError
+
+VARIABLE = "NORMBALL_DATA"
+
+
+def data_root() -> Path:
+    """The folder of all data: ``NORMBALL_DATA``, or ``~/.local/share/normball``."""
+    given = os.environ.get(VARIABLE)
+    return Path(given) if given else Path.home() / ".local" / "share" / "normball"
+
+
+def missing(what: str, put: str) -> LabError:
+    """The error for data that is not there.
+
+    Args:
+        what: the data's name.
+        put: what to put where, from the root.
+    """
+    root = data_root()
+    return LabError(f"no {what} under {root}: {put}. {VARIABLE} names another folder than {root}.")
+
+
+def foreign(path: Path, why: str) -> LabError:
+    """The error for a file that is not what its name says.
+
+    Args:
+        path: the file.
+        why: what is wrong with it.
+    """
+    return LabError(f"{path} is not usable: {why}. The file is unchanged; put a whole one there.")
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content.
+
+    Args:
+        path: the file.
+
+    Raises:
+        LabError: if it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise foreign(path, f"it cannot be read ({error.strerror})") from None
+
+
+def check_digest(path: Path, content: bytes, digest: str) -> None:
+    """Refuse content that is not the one that is known.
+
+    Args:
+        path: where it came from, for the message.
+        content: what was read.
+        digest: SHA-256 in hexadecimal of what it must be.
+
+    Raises:
+        LabError: if it is something else.
+    """
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise foreign(path, f"its SHA-256 is {found[:12]}..., not {digest[:12]}...")

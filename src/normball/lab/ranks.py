@@ -1,0 +1,79 @@
+"""Several processes that train one run together, as torchrun starts them."""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from normball.lab.errors import LabError
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes train together; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device() -> torch.device:
+    """The GPU of this process, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def join() -> None:
+    """Join the processes of torchrun; nothing without it."""
+    if world() > 1 and not dist.is_initialized():
+        if device().type == "cuda":
+            torch.cuda.set_device(device())
+        dist.init_process_group("nccl" if device().type == "cuda" else "gloo")
+
+
+def leave() -> None:
+    """Part from the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def share(batch: Tensor) -> Tensor:
+    """This process's part of a mini-batch.
+
+    Args:
+        batch: the mini-batch that all processes have, shape ``(n, ...)``.
+
+    Raises:
+        LabError: if the processes do not divide it.
+    """
+    if len(batch) % world():
+        raise LabError(
+            f"--batch-size over --accumulate is {len(batch)}, which {world()} processes do not "
+            "divide."
+        )
+    return batch.chunk(world())[rank()]
+
+
+def shared(model: nn.Module) -> nn.Module:
+    """The model, its gradients averaged over the processes; the model itself for one process.
+
+    Args:
+        model: on this process's device.
+    """
+    return DistributedDataParallel(model) if world() > 1 else model
+
+
+def mean(value: Tensor) -> Tensor:
+    """A number's mean over the processes.
+
+    Args:
+        value: 0-d, of this process.
+    """
+    if world() > 1:
+        dist.all_reduce(value)
+        value /= world()
+    return value

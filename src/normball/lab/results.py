@@ -1,0 +1,98 @@
+"""What a run shows on the way, and what comes out of it."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch in numbers.
+
+    Attributes:
+        epoch: how many epochs are done, from 1.
+        epochs: how many there are.
+        loss: mean over the epoch's mini-batches of their mean cross-entropy.
+        score: the task's measure on the test set right after the epoch: for images the share
+            classified right, in [0, 1]; for text the mean cross-entropy of a token, in nats.
+        trace_name: ``"dual_norm"``, or ``"gap"`` for a constrained run; None for an optimizer that
+            has neither.
+        traced: that quantity at the epoch's last step.
+        clipped_share: the share of steps so far with the quantity above the threshold, and so of
+            full length; None for an optimizer without a threshold.
+        per_second: training throughput in examples, evaluation left out.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    score: float
+    trace_name: str | None
+    traced: float | None
+    clipped_share: float | None
+    per_second: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a run.
+
+    Attributes:
+        score: as in ``EpochReport``, at the end.
+        train_loss: mean loss over the last epoch's mini-batches, as in ``EpochReport``.
+        diverged: the loss became infinite or undefined; the run stopped after that epoch.
+        epochs_done: epochs trained.
+        scores: the score after each epoch.
+        losses: training loss of each epoch.
+        trace_name: as in ``EpochReport``.
+        trace: that quantity, at every ``trace_every``-th step from the first; at most 512 values.
+        trace_every: the distance, in steps, of the trace's values.
+        clipped_share: the share of steps above the threshold, as in ``EpochReport``.
+        skipped: steps skipped because a gradient was not finite; None where nobody counts them.
+        seconds: wall time of training and evaluation.
+        steps: how many steps an epoch has; 0 in rows from before it was kept.
+        data: which data were used; empty likewise.
+        inner: of a constrained run, ``-<d, x>`` of the estimate and the weights after each epoch:
+            the part of the gap that the weights make.
+    """
+
+    score: float
+    train_loss: float
+    diverged: bool
+    epochs_done: int
+    scores: list[float]
+    losses: list[float]
+    trace_name: str | None
+    trace: list[float]
+    trace_every: int
+    clipped_share: float | None
+    skipped: int | None
+    seconds: float
+    steps: int = 0
+    data: str = ""
+    inner: list[float] = field(default_factory=list)
+
+
+@dataclass
+class History:
+    """What the epochs of a run have shown, in numbers that a checkpoint can hold.
+
+    Attributes:
+        losses: training loss of each epoch.
+        scores: the score after each epoch.
+        trace_name: as in ``EpochReport``.
+        trace: that quantity, at every step.
+        inner: as in ``RunResult``.
+        steps: how many steps were taken, those skipped left out.
+        clipped: how many of them were of full length.
+        skipped: how many were skipped for a gradient that was not finite.
+        seconds: wall time of training and evaluation.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    trace_name: str | None = None
+    trace: list[float] = field(default_factory=list)
+    inner: list[float] = field(default_factory=list)
+    steps: int = 0
+    clipped: int = 0
+    skipped: int = 0
+    seconds: float = 0.0

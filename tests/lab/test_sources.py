@@ -1,0 +1,280 @@
+"""Every source of data: read as published, refused by name when it is something else."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from normball.lab.data import (
+    Images,
+    load_cifar10,
+    load_fashion_mnist,
+    load_fineweb,
+    load_imagenet,
+    load_shakespeare,
+)
+from normball.lab.data.root import data_root
+from normball.lab.errors import LabError
+from tests.lab import conftest as put
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_root_is_the_variable_or_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMBALL_DATA", "/somewhere")
+    assert data_root() == Path("/somewhere")
+    monkeypatch.delenv("NORMBALL_DATA")
+    assert data_root() == Path.home() / ".local" / "share" / "normball"
+
+
+@pytest.mark.parametrize(
+    ("load", "advice"),
+    [
+        (load_fashion_mnist, "normball fetch fashion-mnist"),
+        (load_cifar10, "cifar-10-batches-py"),
+        (load_shakespeare, "normball fetch shakespeare"),
+        (load_fineweb, "fineweb/.*train.*bin"),
+        (load_imagenet, "imagenet/train/CLASS"),
+    ],
+)
+def test_missing_data_says_what_to_put_where(root: Path, load, advice: str) -> None:
+    with pytest.raises(LabError, match=rf"under {root}: .*{advice}.*NORMBALL_DATA"):
+        load()
+
+
+def test_fashion_mnist_is_what_the_files_hold(root: Path) -> None:
+    arrays = put.put_fashion(root)
+    data = load_fashion_mnist()
+    assert np.array_equal(data.train_x[:, 0].numpy(), arrays["train-images-idx3-ubyte"])
+    assert np.array_equal(data.test_y.numpy(), arrays["t10k-labels-idx1-ubyte"])
+    assert data.scaled(data.train_x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b[:-1], "holds 31359 values where its shape"),
+        (lambda b: b + b"x", "31361 values"),
+        (lambda b: b"\x1f" + b[1:], "does not begin like an IDX file"),
+        (lambda b: b[:6], "cut off"),
+        (lambda b: b"", "does not begin"),
+    ],
+)
+def test_a_foreign_idx_file_is_refused_by_name(root: Path, change, message: str) -> None:
+    put.put_fashion(root)
+    file = root / "fashion-mnist" / "train-images-idx3-ubyte"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(LabError, match=rf"{file} is not usable: .*{message}"):
+        load_fashion_mnist()
+
+
+def test_another_compressed_file_is_refused_by_its_digest(root: Path) -> None:
+    put.put_fashion(root)
+    file = root / "fashion-mnist" / "train-images-idx3-ubyte"
+    beside = file.with_name(file.name + ".gz")
+    beside.write_bytes(put.packed(file.read_bytes()))
+    with pytest.raises(LabError, match=r"train-images-idx3-ubyte.gz .*SHA-256"):
+        load_fashion_mnist()
+
+
+def test_both_forms_of_cifar_give_the_same(root: Path) -> None:
+    put.put_cifar_pickles(root)
+    first = load_cifar10.__wrapped__()
+    (root / "cifar-10-batches-py").rename(root / "elsewhere")
+    put.put_cifar_binary(root)
+    second = load_cifar10.__wrapped__()
+    pixels, labels = put.cifar_rows(6, 0)
+    assert np.array_equal(first.train_x[:6].numpy(), pixels.reshape(6, 3, 32, 32))
+    assert first.train_y[:6].tolist() == labels
+    for name in ("train_x", "train_y", "test_x", "test_y"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    assert first.train_x.shape == (30, 3, 32, 32)
+    assert first.source == "CIFAR-10"
+
+
+def test_the_pack_of_jpegs_says_that_it_is_one(root: Path) -> None:
+    expected = put.put_cifar_pack(root)
+    data = load_cifar10.__wrapped__()
+    assert np.array_equal(data.train_x.permute(0, 2, 3, 1).numpy(), expected["train"])
+    assert np.array_equal(data.test_x.permute(0, 2, 3, 1).numpy(), expected["test"])
+    assert "re-encoded" in data.source
+
+
+def test_a_subset_of_cifar_is_a_fixed_sample_of_the_whole(root: Path) -> None:
+    put.put_cifar_pack(root)
+    whole = load_cifar10.__wrapped__()
+    some, again = load_cifar10.__wrapped__(10, 5), load_cifar10.__wrapped__(10, 5)
+    assert torch.equal(some.train_x, again.train_x)
+    where = [int((whole.train_x == x).flatten(1).all(1).nonzero()[0]) for x in some.train_x]
+    assert len(set(where)) == 10
+    assert where != list(range(10))
+    assert torch.equal(whole.train_y[where], some.train_y)
+    assert len(some.test_y) == 5
+
+
+class _Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("boom",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps(_Bomb()), "it asks for .*mkdir"),
+        (pickle.dumps({"data": _Bomb(), "labels": []}), "it asks for .*mkdir"),
+        (b"", "no pickle"),
+        (b"\x80\x02garbage", "no pickle"),
+        (pickle.dumps([1, 2]), "'data' is no array"),
+        (pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [0, 1]}), "shape"),
+        (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}), "no list of 2"),
+        (pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}), "0 to 9"),
+    ],
+)
+def test_a_foreign_pickle_is_refused_and_nothing_runs(
+    root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    monkeypatch.chdir(root)
+    put.put_cifar_pickles(root)
+    (root / "cifar-10-batches-py" / "data_batch_3").write_bytes(content)
+    with pytest.raises(LabError, match=rf"data_batch_3 is not usable: .*{message}"):
+        load_cifar10()
+    assert not (root / "boom").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 3072, b"\x0b" + b"x" * 3072])
+def test_a_foreign_binary_batch_is_refused(root: Path, content: bytes) -> None:
+    put.put_cifar_binary(root)
+    (root / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(content)
+    with pytest.raises(LabError, match=r"test_batch.bin is not usable"):
+        load_cifar10()
+
+
+@pytest.mark.parametrize("cut", [0, 10, 400, -30])
+def test_a_torn_pack_is_refused(root: Path, cut: int) -> None:
+    put.put_cifar_pack(root)
+    file = root / "cifar10-jpeg.npz"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(LabError, match=r"cifar10-jpeg.npz is not usable"):
+        load_cifar10()
+
+
+def test_augmented_images_are_shifted_and_flipped_originals() -> None:
+    x = torch.arange(2 * 36, dtype=torch.float32).view(2, 1, 6, 6)
+    data = Images(x, torch.tensor([0, 1]), x, torch.tensor([0, 1]), "made up", shift=2)
+    padded = torch.nn.functional.pad(x, (2,) * 4, mode="reflect")
+    seen = set()
+    for seed in range(60):
+        for images, labels in data.batches(2, generator(seed)):
+            for image, label in zip(images, labels, strict=True):
+                found = [
+                    (top, left, flipped)
+                    for flipped in (False, True)
+                    for top in range(5)
+                    for left in range(5)
+                    if torch.equal(
+                        image,
+                        torch.nn.functional.pad(
+                            x[label].flip(-1) if flipped else x[label], (2,) * 4, mode="reflect"
+                        )[:, top : top + 6, left : left + 6],
+                    )
+                ]
+                assert found, padded.shape
+                seen.update(found)
+    assert len(seen) > 40
+
+
+def test_characters_read_back(root: Path) -> None:
+    put.put_text(root)
+    data = load_shakespeare(window=8, epoch=3, test_windows=4)
+    letters = sorted(set(put.TEXT))
+    joined = torch.cat([data.train, data.test]).tolist()
+    assert "".join(letters[token] for token in joined) == put.TEXT
+    assert data.vocabulary == len(letters)
+    assert len(data.train) == int(0.9 * len(put.TEXT))
+    batches = list(data.batches(5, generator()))
+    assert len(batches) == data.steps(5) == 3
+    for x, y in batches:
+        assert x.shape == y.shape == (5, 8)
+        assert torch.equal(x[:, 1:], y[:, :-1])
+        assert "".join(letters[t] for t in x[0].tolist()) in put.TEXT
+    tests = torch.cat([x for x, _ in data.test_batches()])
+    assert torch.equal(tests.flatten(), data.test[:32].long())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"\xff\xfe\x00", "not UTF-8"), (b"too short", "too few")]
+)
+def test_a_text_that_is_none_is_refused(root: Path, content: bytes, message: str) -> None:
+    (root / "text.txt").write_bytes(content)
+    with pytest.raises(LabError, match=rf"text.txt is not usable: .*{message}"):
+        load_shakespeare()
+
+
+def test_windows_of_shards_never_cross(root: Path) -> None:
+    shards = put.put_shards(root)
+    data = load_fineweb(window=16, epoch=40, test_windows=3)
+    train = [shard.tolist() for shard in shards[:2]]
+    hits = set()
+    for x, y in data.batches(8, generator()):
+        for row, following in zip(x.tolist(), y.tolist(), strict=True):
+            window = [*row, following[-1]]
+            hits.update(
+                number
+                for number, shard in enumerate(train)
+                if any(shard[i : i + 17] == window for i in range(len(shard) - 16))
+            )
+            assert any(
+                shard[i : i + 17] == window for shard in train for i in range(len(shard) - 16)
+            )
+    assert hits == {0, 1}
+    assert len(data.train) == (300 - 16) + (500 - 16) + 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b[:-1], "do not hold"),
+        (lambda b: b[:100], "does not begin"),
+        (lambda b: b"\0" * 8 + b[8:], "does not begin"),
+    ],
+)
+def test_a_foreign_shard_is_refused(root: Path, change, message: str) -> None:
+    put.put_shards(root)
+    file = root / "fineweb" / "fineweb_train_000001.bin"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(LabError, match=rf"{file.name} is not usable: .*{message}"):
+        load_fineweb(window=16)
+
+
+def test_a_folder_of_images_is_read_by_class(root: Path) -> None:
+    put.put_images(root)
+    data = load_imagenet(size=32)
+    assert data.classes == 2
+    assert data.steps(4) == 2
+    batches = list(data.batches(4, generator()))
+    assert [x.shape for x, _ in batches] == [(4, 3, 32, 32)] * 2
+    assert sorted(torch.cat([y for _, y in batches]).tolist()) == [0] * 4 + [1] * 4
+    again = list(data.batches(4, generator()))
+    assert torch.equal(batches[0][0], again[0][0])
+    (x, y), *rest = data.test_batches()
+    assert x.shape == (4, 3, 32, 32)
+    assert y.tolist() == [0, 0, 1, 1]
+    assert not rest
+
+
+def test_folders_that_differ_or_hold_no_image_are_refused(root: Path) -> None:
+    put.put_images(root)
+    (root / "imagenet" / "val" / "cat").rename(root / "imagenet" / "val" / "cow")
+    with pytest.raises(LabError, match="differ in the classes cat, cow"):
+        load_imagenet()
+    (root / "imagenet" / "val" / "cow").rename(root / "imagenet" / "val" / "cat")
+    file = root / "imagenet" / "train" / "cat" / "0.png"
+    file.write_bytes(b"no image")
+    data = load_imagenet.__wrapped__(size=32)
+    with pytest.raises(LabError, match=r"0.png is not usable: it is no image"):
+        list(data.batches(4, generator()))
