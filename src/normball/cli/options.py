@@ -1,9 +1,9 @@
 """Text from the command line turned into values, or refused by name."""
 
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
+from normball.lab.config import read_step
 from normball.lab.errors import LabError
 
 Value = TypeVar("Value")
@@ -19,12 +19,8 @@ def parse_step(option: str, text: str) -> float:
     Raises:
         LabError: if it is no positive number.
     """
-    base, caret, exponent = text.partition("^")
-    try:
-        value = float(base) ** float(exponent) if caret else float(base)
-    except (ValueError, OverflowError, ZeroDivisionError):
-        value = math.nan
-    if isinstance(value, complex) or not (value > 0 and math.isfinite(value)):
+    value = read_step(text)
+    if value is None:
         raise LabError(f"{option} must be a positive number such as 0.03125 or 2^-5, got {text!r}.")
     return value
 

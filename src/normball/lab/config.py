@@ -197,6 +197,25 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def read_step(text: str) -> float | None:
+    """A step size, written as a number or as a power: ``0.03125`` or ``2^-5``.
+
+    Args:
+        text: what was written.
+
+    Returns:
+        None where it is no positive number.
+    """
+    base, caret, exponent = text.partition("^")
+    try:
+        value = float(base) ** float(exponent) if caret else float(base)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        return None
+    if isinstance(value, complex) or not (value > 0 and math.isfinite(value)):
+        return None
+    return value
+
+
 def format_step(lr: float) -> str:
     """A step size for reading: ``2^-5`` for a power of two, else three digits.
 

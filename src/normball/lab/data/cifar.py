@@ -141,7 +141,8 @@ def _read_binary(path: Path) -> _Pair:
 
 def _pack(path: Path, train: int | None, test: int | None) -> _Read:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        # Opened here: where it is no archive, NumPy would leave the file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             parts = [
                 _decoded(path, held, part, n) for part, n in (("train", train), ("test", test))
             ]

@@ -1,0 +1,259 @@
+"""Claims on finished runs, declared before they are run, and what the runs say about them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from types import MappingProxyType
+from typing import Any
+
+from scipy.stats import t as student
+
+from normball.lab.cells import Cell, best, best_per_step, of
+from normball.lab.config import format_step
+from normball.lab.errors import LabError, unknown
+
+LEVEL = 0.90
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a figure.
+
+    Attributes:
+        kind: a key of ``KINDS``.
+        text: the claim in words, its tolerance included.
+        ours: the optimizer it is about.
+        theirs: the one it is held against; empty where there is none.
+        at_least: what the measured effect must reach.
+        at_most: what it must not exceed; None for a one-sided claim.
+        factor: of ``keeps`` and ``loses``: how many times the best step of ``theirs`` is looked at.
+    """
+
+    kind: str
+    text: str
+    ours: str
+    theirs: str = ""
+    at_least: float = 0.0
+    at_most: float | None = None
+    factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown("kind of claim", self.kind, KINDS)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was measured for a claim.
+
+    Attributes:
+        values: the effect for every seed.
+        about: between what it was measured.
+        unit: of the effect.
+    """
+
+    values: tuple[float, ...]
+    about: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say about a claim.
+
+    Attributes:
+        claim: the claim.
+        outcome: ``"holds"``, ``"fails"`` or ``"undecided"``.
+        finding: what was measured; None where the runs do not allow it.
+        low: lower end of the interval of the mean effect.
+        high: its upper end.
+    """
+
+    claim: Claim
+    outcome: str
+    finding: Finding | None
+    low: float
+    high: float
+
+    @property
+    def sentence(self) -> str:
+        """The outcome with its figures."""
+        if self.finding is None:
+            return f"{self.outcome}: the runs that it needs are not there"
+        mean, unit = fmean(self.finding.values), self.finding.unit
+        return (
+            f"{self.outcome}: {mean:.3g} {unit} ({LEVEL:.0%} interval {self.low:.3g} to "
+            f"{self.high:.3g}, {len(self.finding.values)} seeds); {self.finding.about}"
+        )
+
+
+def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
+    """Hold a claim against finished runs.
+
+    The effect is measured once for every seed, between settings that the mean over the seeds has
+    chosen. A claim holds where Student's interval for the mean effect lies wholly on its side of
+    the bound, fails where it lies wholly on the other, and is undecided in between.
+
+    Args:
+        claim: the claim.
+        cells: from ``make_cells``.
+    """
+    finding = KINDS[claim.kind](claim, cells)
+    if finding is None or not finding.values:
+        return Verdict(claim, "undecided", None, math.nan, math.nan)
+    low, high = interval(finding.values)
+    top = math.inf if claim.at_most is None else claim.at_most
+    if low >= claim.at_least and high <= top:
+        outcome = "holds"
+    elif high < claim.at_least or low > top:
+        outcome = "fails"
+    else:
+        outcome = "undecided"
+    return Verdict(claim, outcome, finding, low, high)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's interval for the mean, at ``LEVEL``; infinite for a single value.
+
+    Args:
+        values: at least one.
+    """
+    if any(not math.isfinite(value) for value in values):
+        centre = fmean(values)
+        return (centre, centre) if not math.isnan(centre) else (-math.inf, math.inf)
+    if len(values) == 1:
+        return -math.inf, math.inf
+    reach = student.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - float(reach), fmean(values) + float(reach)
+
+
+def _gain(ours: Cell, theirs: Cell) -> tuple[float, ...]:
+    """By how much one cell is better than another, seed by seed."""
+    sign = 1 if ours.higher else -1
+    one, two = ours.scores, theirs.scores
+    return tuple(sign * (one[seed] - two[seed]) for seed in sorted(one.keys() & two.keys()))
+
+
+def _unit(cell: Cell) -> str:
+    return "points of accuracy" if cell.higher else "nats"
+
+
+def _pair(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, Cell] | None:
+    ours, theirs = of(cells, claim.ours), of(cells, claim.theirs)
+    return (best(ours), best(theirs)) if ours and theirs else None
+
+
+def _gain_of_best(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
+    pair = _pair(claim, cells)
+    if pair is None:
+        return None
+    ours, theirs = pair
+    about = f"{ours.name}: {ours.mean:.4g}; {theirs.name}: {theirs.mean:.4g}"
+    return Finding(_gain(ours, theirs), about, _unit(ours))
+
+
+def _far(claim: Claim, cells: Sequence[Cell], optimizer: str) -> Finding | None:
+    """What an optimizer loses against its own best at a large step."""
+    pair = _pair(claim, cells)
+    if pair is None:
+        return None
+    steps = best_per_step(of(cells, optimizer))
+    far = next((cell for cell in steps if cell.lr >= claim.factor * pair[1].lr), None)
+    if far is None:
+        return None
+    own = best(steps)
+    about = (
+        f"{far.name}: {far.mean:.4g}; its best, at {format_step(own.lr)}: {own.mean:.4g}; "
+        f"the best of {pair[1].name}: {pair[1].mean:.4g}"
+    )
+    return Finding(_gain(own, far), about, _unit(own))
+
+
+def _keeps(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
+    return _far(claim, cells, claim.ours)
+
+
+def _loses(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
+    return _far(claim, cells, claim.theirs)
+
+
+def _steps_saved(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
+    pair = _pair(claim, cells)
+    if pair is None:
+        return None
+    ours, theirs = pair
+    goals = {row.config.seed: row.result.score for row in theirs.rows}
+    saved = []
+    for row in ours.rows:
+        if row.config.seed in goals:
+            reached = _epochs_to(row.result.scores, goals[row.config.seed], higher=ours.higher)
+            saved.append(1 - reached / row.config.epochs)
+    about = f"{ours.name}, until it is as good as {theirs.name} at its end"
+    return Finding(tuple(saved), about, "of the steps saved")
+
+
+def _epochs_to(scores: Sequence[float], goal: float, *, higher: bool) -> float:
+    """Epochs until a goal, with a straight line in between; infinite where it is not reached."""
+    before = math.nan
+    for epoch, score in enumerate(scores, 1):
+        if score >= goal if higher else score <= goal:
+            inside = (goal - before) / (score - before) if math.isfinite(before) else 1.0
+            return epoch - 1 + inside
+        before = score
+    return math.inf
+
+
+def _grows(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
+    """How many times as large -<d, x> is at the end as after a quarter of the run."""
+    ours = of(cells, claim.ours)
+    ours = [cell for cell in ours if all(len(row.result.inner) >= 4 for row in cell.rows)]
+    if not ours:
+        return None
+    chosen = best(ours)
+    ratios = []
+    for row in chosen.rows:
+        inner = row.result.inner
+        early = inner[len(inner) // 4 - 1]
+        ratios.append(inner[-1] / early if early > 0 else math.nan)
+    return Finding(tuple(ratios), chosen.name, "times as large as after a quarter of the run")
+
+
+def _middle_wins(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
+    """By how much the best threshold in between beats the better of both ends, at any step."""
+    ours = of(cells, claim.ours)
+    thresholds = sorted({cell.rho for cell in ours if cell.rho is not None})
+    if len(thresholds) < 3:
+        return None
+    per = [best([cell for cell in ours if cell.rho == rho]) for rho in thresholds]
+    ends, middle = best([per[0], per[-1]]), best(per[1:-1])
+    about = f"{middle.name}: {middle.mean:.4g}; {ends.name}: {ends.mean:.4g}"
+    return Finding(_gain(middle, ends), about, _unit(middle))
+
+
+KINDS: Mapping[str, Callable[[Claim, Sequence[Cell]], Finding | None]] = MappingProxyType(
+    {
+        "gain-of-best": _gain_of_best,
+        "keeps": _keeps,
+        "loses": _loses,
+        "steps-saved": _steps_saved,
+        "grows": _grows,
+        "middle-wins": _middle_wins,
+    }
+)
+
+
+def read_claim(where: str, values: Mapping[str, Any]) -> Claim:
+    """A claim from a figure's file.
+
+    Args:
+        where: file and scale, for the message.
+        values: the fields of ``Claim``.
+
+    Raises:
+        LabError: if a field is unknown or missing.
+    """
+    try:
+        return Claim(**values)
+    except TypeError as error:
+        raise LabError(f"{where}: a claim is not one ({error}).") from None

@@ -1,0 +1,236 @@
+"""The paper's figures: fixed runs and declared claims from a file, a verdict per claim at the end."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from normball.lab.cells import Cell, make_cells
+from normball.lab.charts import draw
+from normball.lab.claims import Claim, Verdict, judge, read_claim
+from normball.lab.config import RunConfig, format_step, read_step
+from normball.lab.errors import LabError, unknown
+from normball.lab.optimizers import OPTIMIZERS, configure
+from normball.lab.rows import RunFolder
+from normball.lab.tasks import find_task
+
+SCALES = ("cpu", "gpu", "paper")
+_FIGURE_KEYS = {"title", "paper", *SCALES}
+_SCALE_KEYS = {"about", "task", "charts", "seeds", "settings", "runs", "claims"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure at one scale.
+
+    Attributes:
+        name: such as ``"fig3"``.
+        scale: one of ``SCALES``.
+        title: what the figure shows.
+        paper: what the paper reports.
+        about: what is run here in its place.
+        charts: keys of ``CHARTS``.
+        configs: the runs.
+        claims: what they are to show.
+    """
+
+    name: str
+    scale: str
+    title: str
+    paper: str
+    about: str
+    charts: tuple[str, ...]
+    configs: tuple[RunConfig, ...]
+    claims: tuple[Claim, ...]
+
+
+def figure_names() -> tuple[str, ...]:
+    """The figures that can be repeated, in the paper's order."""
+    found = (
+        entry.name.removesuffix(".toml")
+        for entry in files("normball.lab").joinpath("figures").iterdir()
+        if entry.name.endswith(".toml")
+    )
+    return tuple(sorted(found, key=lambda name: int(name.removeprefix("fig"))))
+
+
+def load_experiment(name: str, scale: str) -> Experiment:
+    """A figure's runs and claims.
+
+    Args:
+        name: such as ``"fig3"``.
+        scale: one of ``SCALES``.
+
+    Raises:
+        LabError: if there is no such figure or scale.
+    """
+    if name not in figure_names():
+        raise unknown("figure", name, figure_names())
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES)
+    text = files("normball.lab").joinpath("figures", f"{name}.toml").read_text(encoding="utf-8")
+    return read_experiment(name, scale, tomllib.loads(text))
+
+
+def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experiment:
+    """A figure from its file's content.
+
+    Args:
+        name: the figure's name.
+        scale: one of ``SCALES``.
+        values: ``title``, ``paper``, and for each scale ``about``, ``task``, ``charts``, ``seeds``,
+            ``settings`` of all runs, ``runs`` (an optimizer, its ``lr`` and perhaps ``rho``, each a
+            list, and settings of its own) and ``claims``.
+
+    Raises:
+        LabError: if a key is missing or unknown, or a value not allowed; the message names it.
+    """
+    where = f"{name}.toml"
+    _check_keys(where, values, _FIGURE_KEYS)
+    part = values[scale]
+    where = f"{where}, [{scale}]"
+    _check_keys(where, part, _SCALE_KEYS)
+    task = find_task(part["task"])
+    configs = []
+    for run in part["runs"]:
+        settings = {**part["settings"], **run}
+        try:
+            optimizer = settings.pop("optimizer")
+            steps = [_step(where, lr) for lr in settings.pop("lr")]
+            rhos = settings.pop("rho", [None])
+            configs += [
+                configure(task, optimizer, seed=seed, lr=lr, rho=rho, **settings)
+                for seed in range(part["seeds"])
+                for lr in steps
+                for rho in rhos
+            ]
+        except (KeyError, TypeError) as error:
+            raise LabError(f"{where}: the runs {run} are not usable ({error}).") from None
+    claims = tuple(read_claim(where, claim) for claim in part["claims"])
+    return Experiment(
+        name,
+        scale,
+        values["title"],
+        values["paper"],
+        part["about"],
+        tuple(part["charts"]),
+        # Seeds outermost: a run that is cut short has whole comparisons.
+        tuple(sorted(configs, key=lambda config: config.seed)),
+        claims,
+    )
+
+
+def _check_keys(where: str, values: Mapping[str, Any], known: set[str]) -> None:
+    if odd := sorted(set(values) ^ known):
+        raise LabError(f"{where} lacks or does not know {', '.join(odd)}.")
+
+
+def _step(where: str, text: str) -> float:
+    value = read_step(str(text))
+    if value is None:
+        raise LabError(f"{where}: {text!r} is no step size.")
+    return value
+
+
+def conclude(experiment: Experiment, folder: RunFolder) -> tuple[Verdict, ...]:
+    """Judge the claims, and write the picture and the verdicts beside the rows.
+
+    Args:
+        experiment: all of whose runs are in the folder.
+        folder: takes ``fig*.png``, ``fig*.svg``, ``fig*.md`` and ``fig*.json``.
+
+    Raises:
+        LabError: if a file cannot be written.
+    """
+    keys = {config.key() for config in experiment.configs}
+    rows = [row for row in folder.rows if row.config.key() in keys]
+    cells = make_cells(rows)
+    verdicts = tuple(judge(claim, cells) for claim in experiment.claims)
+    for kind in ("png", "svg"):
+        picture = draw(experiment.charts, cells, kind, experiment.title)
+        folder.replace(f"{experiment.name}.{kind}", picture)
+    folder.replace(f"{experiment.name}.json", _record(experiment, verdicts, cells))
+    folder.replace(f"{experiment.name}.md", page(experiment, verdicts, cells).encode())
+    return verdicts
+
+
+def _record(experiment: Experiment, verdicts: Sequence[Verdict], cells: Sequence[Cell]) -> bytes:
+    values = {
+        "schema": "normball.figure/1",
+        "figure": experiment.name,
+        "scale": experiment.scale,
+        "title": experiment.title,
+        "verdicts": [
+            {"claim": asdict(v.claim), "outcome": v.outcome, "sentence": v.sentence}
+            for v in verdicts
+        ],
+        "data": sorted({row.result.data for cell in cells for row in cell.rows}),
+    }
+    return json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def page(experiment: Experiment, verdicts: Sequence[Verdict], cells: Sequence[Cell]) -> str:
+    """The outcome as Markdown: verdicts, picture, and a table of all settings.
+
+    Args:
+        experiment: the figure.
+        verdicts: one for each claim.
+        cells: the runs.
+    """
+    rows = [row for cell in cells for row in cell.rows]
+    minutes = sum(row.result.seconds for row in rows) / 60
+    data = "; ".join(sorted({row.result.data for row in rows}))
+    lines = [
+        f"# {experiment.name}, scale {experiment.scale}: {experiment.title}",
+        "",
+        f"In the paper: {experiment.paper}",
+        "",
+        f"Here: {experiment.about} Data: {data}. {len(rows)} runs, {minutes:.0f} minutes of one "
+        f"process in all, {'; '.join(sorted({row.machine for row in rows}))}.",
+        "",
+        "| claim, declared before the runs | verdict |",
+        "|---|---|",
+        *(f"| {v.claim.text} | {v.sentence} |" for v in verdicts),
+        "",
+        f"![{experiment.title}]({experiment.name}.png)",
+        "",
+        "| optimizer | step | ρ | mean score | seeds | share of steps clipped | seconds a run |",
+        "|---|---|---|---|---|---|---|",
+        *(_line(cell) for cell in _sorted(cells)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _sorted(cells: Sequence[Cell]) -> list[Cell]:
+    order = list(OPTIMIZERS)
+    return sorted(cells, key=lambda c: (order.index(c.optimizer), c.rho or 0, c.lr))
+
+
+def _line(cell: Cell) -> str:
+    shares = [r.result.clipped_share for r in cell.rows if r.result.clipped_share is not None]
+    clipped = f"{100 * sum(shares) / len(shares):.0f} %" if shares else ""
+    rho = "" if cell.rho is None else f"{cell.rho:g}"
+    seeds = ", ".join(f"{score:.4g}" for score in cell.scores.values())
+    seconds = sum(row.result.seconds for row in cell.rows) / len(cell.rows)
+    return (
+        f"| {OPTIMIZERS[cell.optimizer].label} | {format_step(cell.lr)} | {rho} | "
+        f"{cell.mean:.4g} | {seeds} | {clipped} | {seconds:.1f} |"
+    )
+
+
+def results_of(folder: Path) -> list[dict[str, Any]]:
+    """The verdicts that a folder holds.
+
+    Args:
+        folder: holds files as ``conclude`` writes them.
+    """
+    found = []
+    for path in sorted(folder.glob("fig*.json")):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and values.get("schema") == "normball.figure/1":
+            found.append(values)
+    return found
