@@ -11,20 +11,28 @@ def _text(metavar: str, text: str) -> Any:
     return typer.Option(metavar=metavar, help=text)
 
 
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="What to train: digits.")]
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="What to train: digits, fashion-mnist, cifar10, shakespeare, shakespeare-gpt2, fineweb or imagenet.",
+    ),
+]
 Epochs = Annotated[str | None, _text("N", "Passes over the training data.")]
-BatchSize = Annotated[str | None, _text("N", "Images a step.")]
+BatchSize = Annotated[str | None, _text("N", "Examples a step.")]
 Alpha = Annotated[str | None, _text("X", "Weight of the new gradient, in (0, 1]; for the Scions.")]
-Rho = Annotated[str | None, _text("X", "Clipping threshold; for clipped-scion.")]
-Step = Annotated[str | None, _text("STEP", "The step size, fixed, such as 0.03 or 2^-5.")]
-Steps = Annotated[str | None, _text("STEPS", "Step sizes of the Scions, such as 2^-6,2^-5.")]
+Rho = Annotated[str | None, _text("X", "Clipping threshold; for clipped-scion and sgd-clip.")]
+Step = Annotated[str | None, _text("STEP", "The step size, such as 0.03 or 2^-5.")]
+Steps = Annotated[
+    str | None, _text("STEPS", "Step sizes, such as 2^-6,2^-5; in compare of all but Adam.")
+]
 AdamSteps = Annotated[str | None, _text("STEPS", "Step sizes of Adam, likewise.")]
-Schedule = Annotated[str, _text("NAME", "constant, or linear down to 0.")]
+Schedule = Annotated[str, _text("NAME", "constant, linear, cosine or trapezoidal.")]
 Seed = Annotated[str, _text("N", "Seed of the weights and of the order of the data.")]
 Seeds = Annotated[str, _text("SEEDS", "Seeds, with commas.")]
-Optimizer = Annotated[str, _text("NAME", "adam, scion or clipped-scion.")]
+Optimizer = Annotated[str, _text("NAME", "adam, scion, clipped-scion, adamw, muon or sgd-clip.")]
 Optimizers = Annotated[
-    str | None, _text("NAMES", "Some of adam, scion, clipped-scion; all by default.")
+    str | None, _text("NAMES", "Some of those of train; adam, scion, clipped-scion by default.")
 ]
 Constrained = Annotated[
     bool, typer.Option("--constrained", help="Keep the weights in the norm ball.")
@@ -42,3 +50,16 @@ SmoothnessFolder = Annotated[
 ]
 Iterations = Annotated[str, _text("N", "Steps of every run, at least 100.")]
 RatesFolder = Annotated[Path, _text("DIR", "Folder for the table and the figures.")]
+Rhos = Annotated[str | None, _text("RHOS", "Clipping thresholds, with commas.")]
+SweepOptimizers = Annotated[str, _text("NAMES", "Some of those of train, with commas.")]
+Warmup = Annotated[str | None, _text("X", "Share of the steps in which the step size grows.")]
+WeightDecay = Annotated[str | None, _text("X", "Weight decay; for adamw and muon.")]
+Model = Annotated[str | None, _text("NAME", "The network; that of the task by default.")]
+Width = Annotated[str | None, _text("X", "Factor on the network's widths.")]
+TrainSize = Annotated[str | None, _text("N", "Use so many training images.")]
+TestSize = Annotated[str | None, _text("N", "Use so many test images, or windows of text.")]
+Accumulate = Annotated[str | None, _text("N", "Parts of a mini-batch, one after the other.")]
+Precision = Annotated[str, _text("NAME", "float32, or bfloat16 for autocast.")]
+TensorBoard = Annotated[Path | None, _text("DIR", "Folder for TensorBoard's scalars.")]
+FigureName = Annotated[str, typer.Argument(metavar="FIGURE", help="fig1 to fig11.")]
+Scale = Annotated[str, _text("NAME", "cpu: minutes; gpu: a GPU's hours; paper: as published.")]

@@ -8,7 +8,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from normball.lab.cells import Cell, best, of
 from normball.lab.config import RunConfig, format_step
+from normball.lab.optimizers import OPTIMIZERS
 from normball.lab.results import EpochReport, RunResult
 from normball.lab.summary import Summary, width
 from normball.lab.sweep import Plan
@@ -256,5 +258,28 @@ def best_table(summaries: tuple[Summary, ...]) -> Table:
             format_step(summary.best.lr),
             f"{format_step(good[0].lr)} to {format_step(good[-1].lr)}",
             width(summary),
+        )
+    return table
+
+
+def cell_table(cells: tuple[Cell, ...]) -> Table:
+    """Every set of settings with its mean score, the best of each optimizer marked.
+
+    Args:
+        cells: of a sweep.
+    """
+    table = Table()
+    for title in ("optimizer", "step", "ρ", "mean score", "seeds", "clipped", ""):
+        table.add_column(title)
+    for cell in cells:
+        shares = [r.result.clipped_share for r in cell.rows if r.result.clipped_share is not None]
+        table.add_row(
+            OPTIMIZERS[cell.optimizer].label,
+            format_step(cell.lr),
+            "" if cell.rho is None else f"{cell.rho:g}",
+            f"{cell.mean:.4g}",
+            ", ".join(f"{score:.4g}" for score in cell.scores.values()),
+            f"{100 * sum(shares) / len(shares):.0f} %" if shares else "",
+            "best" if cell == best(of(cells, cell.optimizer)) else "",
         )
     return table

@@ -103,7 +103,7 @@ def by_rho(axes: Axes, cells: Sequence[Cell]) -> None:
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(steps)))
     for lr, shade in zip(steps, shades, strict=True):
         line = sorted((c for c in ours if c.lr == lr), key=lambda cell: cell.rho or 0)
-        rhos = [cell.rho for cell in line]
+        rhos = [cell.rho or 0.0 for cell in line]
         axes.plot(rhos, [c.mean for c in line], marker="o", color=shade, label=format_step(lr))
     for cell in best_per_step(of(cells, "scion"))[:1]:
         plain = best(of(cells, "scion"))

@@ -147,10 +147,6 @@ class RunConfig:
         """One string per set of settings, equal exactly when the settings are."""
         return json.dumps(asdict(self), sort_keys=True)
 
-    def shared(self) -> dict[str, Any]:
-        """The settings that all runs of one optimizer in a comparison have in common."""
-        return {name: value for name, value in asdict(self).items() if name not in ("lr", "seed")}
-
     def describe(self) -> str:
         """The run in a few words: optimizer, step size and seed."""
         return f"{self.optimizer}, step {format_step(self.lr)}, seed {self.seed}"

@@ -1,4 +1,4 @@
-"""The paper's figures: fixed runs and declared claims from a file, a verdict per claim at the end."""
+"""The paper's figures: fixed runs and declared claims from a file, and a verdict per claim."""
 
 import json
 import tomllib

@@ -1,12 +1,12 @@
 """A comparison: optimizers times fixed step sizes times seeds, in processes, resumable."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from normball.lab.config import RunConfig, flag
 from normball.lab.errors import LabError
-from normball.lab.optimizers import COMPARED, configure, find_optimizer
+from normball.lab.optimizers import COMPARED, OPTIMIZERS, configure, find_optimizer
 from normball.lab.rows import RunFolder, new_row
 from normball.lab.tasks import Task
 from normball.lab.workers import Event, Finished, run_all
@@ -81,6 +81,57 @@ def make_grid(
     )
 
 
+def make_sweep(
+    task: Task,
+    *,
+    optimizers: Sequence[str],
+    seeds: Sequence[int],
+    lr: Sequence[float] | None = None,
+    rho: Sequence[float] | None = None,
+    **settings: Any,
+) -> tuple[RunConfig, ...]:
+    """Every combination of optimizer, step size, threshold and seed, seeds outermost.
+
+    Args:
+        task: what is trained.
+        optimizers: names.
+        seeds: one run of everything for each.
+        lr: step sizes of every optimizer; each one's grid of the task when None.
+        rho: thresholds of those that have one; the task's default when None.
+        settings: further arguments of ``configure``, each for the optimizers that have it.
+
+    Raises:
+        LabError: if a name is unknown, a value is out of its range or given twice, or a setting
+            applies to none of the optimizers.
+    """
+    specs = [find_optimizer(name) for name in optimizers]
+    lists = (("optimizers", optimizers), ("seeds", seeds), ("lr", lr), ("rho", rho))
+    for what, values in lists:
+        if values is not None:
+            _refuse_repeats(what, values)
+    own = {name for spec in OPTIMIZERS.values() for name in spec.options}
+    for name, value in {**settings, "rho": rho}.items():
+        wanted = value is not None and name in own
+        if wanted and not any(name in spec.options for spec in specs):
+            raise LabError(
+                f"{flag(name)} {value} applies to none of {', '.join(optimizers)}: leave it out."
+            )
+    return tuple(
+        configure(
+            task,
+            spec.name,
+            seed=seed,
+            lr=step,
+            rho=threshold,
+            **{k: v for k, v in settings.items() if k not in own or k in spec.options},
+        )
+        for seed in seeds
+        for spec in specs
+        for step in sorted(lr or task.grid[spec.name])
+        for threshold in (sorted(rho) if rho and "rho" in spec.options else (None,))
+    )
+
+
 def _named(grids: dict[str, Sequence[float]]) -> list[tuple[str, Sequence[float]]]:
     return [("adam-lr" if name == "adam" else "lr", grid) for name, grid in grids.items()]
 
@@ -102,7 +153,12 @@ def _refuse_unused(
         raise LabError("--adam-lr is for adam, which is not among the optimizers: leave it out.")
 
 
-def make_plan(configs: tuple[RunConfig, ...], folder: RunFolder) -> Plan:
+def make_plan(
+    configs: tuple[RunConfig, ...],
+    folder: RunFolder,
+    *,
+    varied: Sequence[str] | None = ("lr", "seed"),
+) -> Plan:
     """What is left to run, given the rows a folder has.
 
     Rows of other step sizes, seeds or optimizers are welcome: they join the comparison.
@@ -110,20 +166,24 @@ def make_plan(configs: tuple[RunConfig, ...], folder: RunFolder) -> Plan:
     Args:
         configs: the runs of the comparison.
         folder: where the rows are.
+        varied: the settings that may differ between the runs of one optimizer; None for all.
 
     Raises:
         LabError: if the folder's runs and these differ in a setting that a comparison holds fixed.
     """
-    for row in folder.rows:
-        for config in configs:
-            _refuse_mixture(folder, row.config, config)
+    if varied is not None:
+        for row in folder.rows:
+            for config in configs:
+                _refuse_mixture(folder, row.config, config, varied)
     done = folder.done()
     return Plan(configs, tuple(config for config in configs if config.key() not in done))
 
 
-def _refuse_mixture(folder: RunFolder, there: RunConfig, here: RunConfig) -> None:
-    theirs, ours = there.shared(), here.shared()
-    for name in ours:
+def _refuse_mixture(
+    folder: RunFolder, there: RunConfig, here: RunConfig, varied: Sequence[str]
+) -> None:
+    theirs, ours = asdict(there), asdict(here)
+    for name in (name for name in ours if name not in varied):
         same_kind = there.optimizer == here.optimizer or None not in (theirs[name], ours[name])
         if name != "optimizer" and same_kind and theirs[name] != ours[name]:
             raise LabError(

@@ -1,0 +1,53 @@
+"""``normball reproduce``."""
+
+import time
+
+import typer
+
+from normball.cli.arguments import FigureName, Jobs, RunFolderPath, Scale
+from normball.cli.commands.shared import (
+    plain_console,
+    processes,
+    say_how_to_go_on,
+    say_what_is_kept,
+)
+from normball.cli.screen import CompareScreen
+from normball.lab.reproduce import conclude, load_experiment
+from normball.lab.rows import open_folder
+from normball.lab.sweep import make_plan, run_plan
+
+
+def reproduce(
+    figure: FigureName, out: RunFolderPath, scale: Scale = "cpu", jobs: Jobs = None
+) -> None:
+    """Repeat one of the paper's figures, and judge its claims, which are declared beforehand.
+
+    The exit code is 0 where every claim holds, 1 where one fails or is undecided. Runs that another
+    figure left in the same folder are not repeated.
+    """
+    experiment = load_experiment(figure, scale)
+    count = processes(jobs)
+    console = plain_console()
+    console.print(f"{experiment.title}\nIn the paper: {experiment.paper}\nHere: {experiment.about}")
+    for claim in experiment.claims:
+        console.print(f"Declared: {claim.text}")
+    started = time.monotonic()
+    with open_folder(out) as folder:
+        plan = make_plan(experiment.configs, folder, varied=None)
+        say_what_is_kept(console, plan, folder)
+        try:
+            with CompareScreen(plan, console) as screen:
+                run_plan(plan, folder, jobs=count, on_event=screen.on_event)
+        except KeyboardInterrupt:
+            say_how_to_go_on(console, plan, folder)
+            raise typer.Exit(130) from None
+        verdicts = conclude(experiment, folder)
+    for verdict in verdicts:
+        console.print(f"{verdict.claim.text}\n  {verdict.sentence}", soft_wrap=True)
+    minutes, rest = divmod(round(time.monotonic() - started), 60)
+    console.print(
+        f"{len(plan.todo)} runs in {minutes} min {rest} s. The page: {out / figure}.md",
+        soft_wrap=True,
+    )
+    if any(verdict.outcome != "holds" for verdict in verdicts):
+        raise typer.Exit(1)

@@ -1,0 +1,74 @@
+"""What several commands share."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from normball.cli.options import if_given, parse_number, parse_step, parse_whole
+from normball.lab.config import flag
+from normball.lab.errors import LabError
+from normball.lab.machine import usable_cores
+from normball.lab.rows import RunFolder
+from normball.lab.sweep import Plan
+
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
+    "lr": parse_step,
+    "epochs": parse_whole,
+    "batch_size": parse_whole,
+    "alpha": parse_number,
+    "rho": parse_number,
+    "variant": parse_whole,
+    "width": parse_number,
+    "train_size": parse_whole,
+    "test_size": parse_whole,
+    "warmup": parse_number,
+    "accumulate": parse_whole,
+    "weight_decay": parse_number,
+}
+
+
+def settings(**texts: str | None) -> dict[str, Any]:
+    """Read the options of a run, by their names in `RunConfig`; None where one is not given."""
+    return {name: if_given(flag(name), text, _PARSERS[name]) for name, text in texts.items()}
+
+
+def plain_console() -> Console:
+    """A console that prints what it is given."""
+    return Console(markup=False, highlight=False)
+
+
+def processes(jobs: str | None) -> int:
+    """The number of processes from ``--jobs``; one for each core where it is not given.
+
+    Args:
+        jobs: what the user wrote.
+
+    Raises:
+        LabError: if it is no number from 1.
+    """
+    count = usable_cores() if jobs is None else parse_whole("--jobs", jobs)
+    if count < 1:
+        raise LabError(f"--jobs must be 1 or more, got {jobs}.")
+    return count
+
+
+def say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
+    if folder.dropped:
+        console.print(
+            f"The last line of {folder.record} was torn by an interruption and has been dropped.",
+            soft_wrap=True,
+        )
+    if plan.kept:
+        console.print(f"{plan.kept} of {len(plan.configs)} runs are finished already and kept.")
+
+
+def say_how_to_go_on(console: Console, plan: Plan, folder: RunFolder) -> None:
+    # The interrupt may have come between a row's way to the disk and its way into the list.
+    folder.read()
+    done = len(folder.done() & {config.key() for config in plan.configs})
+    console.print(
+        f"Interrupted: {done} of {len(plan.configs)} runs are kept in {folder.record}. "
+        "The same command goes on from there.",
+        soft_wrap=True,
+    )

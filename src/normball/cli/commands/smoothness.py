@@ -1,0 +1,102 @@
+"""``normball smoothness``."""
+
+import torch
+from rich.console import Console
+
+from normball import SmoothnessProbe
+from normball.cli.arguments import (
+    Alpha,
+    Constrained,
+    Epochs,
+    Every,
+    Model,
+    Optimizer,
+    Rho,
+    Seed,
+    SmoothnessFolder,
+    Step,
+    TaskName,
+    TestSize,
+    TrainSize,
+    Width,
+)
+from normball.cli.commands.shared import plain_console, settings
+from normball.cli.commands.train import run_trainer
+from normball.cli.options import parse_whole
+from normball.cli.screen import fit_lines, result_line
+from normball.lab.errors import LabError
+from normball.lab.optimizers import configure
+from normball.lab.results import RunResult
+from normball.lab.rows import open_folder
+from normball.lab.smoothness import draw, record
+from normball.lab.tasks import find_task
+from normball.lab.train import Trainer
+from normball.optim.probe import Fit
+
+
+def smoothness(
+    task: TaskName,
+    optimizer: Optimizer = "clipped-scion",
+    lr: Step = None,
+    rho: Rho = None,
+    alpha: Alpha = None,
+    constrained: Constrained = False,
+    epochs: Epochs = None,
+    model: Model = None,
+    width: Width = None,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    seed: Seed = "0",
+    every: Every = "5",
+    out: SmoothnessFolder = None,
+) -> None:
+    """Train once and measure the smoothness (L0, L1) of the loss on the way.
+
+    One mini-batch before and after a step, once in --every steps, in the norms of the optimizer.
+    """
+    config = configure(
+        find_task(task),
+        optimizer,
+        seed=parse_whole("--seed", seed),
+        constrained=constrained or None,
+        model=model,
+        **settings(
+            lr=lr,
+            epochs=epochs,
+            alpha=alpha,
+            rho=rho,
+            width=width,
+            train_size=train_size,
+            test_size=test_size,
+        ),
+    )
+    k = parse_whole("--every", every)
+    if k < 1:
+        raise LabError(f"--every must be 1 or more, got {k}.")
+    torch.set_num_threads(1)
+    console = plain_console()
+    trainer = Trainer(config, probe_every=k)
+    if out is None:
+        measure(console, trainer)
+        return
+    with open_folder(out) as folder:
+        probe, result, fit = measure(console, trainer)
+        folder.replace("smoothness.json", record(config, result, probe, fit))
+        paths = [
+            folder.replace(f"smoothness.{kind}", draw(config, probe, fit, kind))
+            for kind in ("svg", "png")
+        ]
+        console.print(f"The picture: {paths[1]}", soft_wrap=True)
+
+
+def measure(console: Console, trainer: Trainer) -> tuple[SmoothnessProbe, RunResult, Fit]:
+    """Run a trainer that has a probe, and print what it measured."""
+    result = run_trainer(console, trainer, None)
+    console.print(result_line(trainer.config, result), soft_wrap=True)
+    probe = trainer.probe
+    if probe is None:
+        raise LabError("this run measures nothing.")
+    fit = fitrun_trainer(probe)
+    for line in fit_lines(trainer.config, fit):
+        console.print(line, soft_wrap=True)
+    return probe, result, fit

@@ -1,0 +1,159 @@
+"""``normball train``."""
+
+import torch
+import typer
+from rich.console import Console
+
+from normball.cli.arguments import (
+    Accumulate,
+    Alpha,
+    BatchSize,
+    Constrained,
+    Epochs,
+    Model,
+    Optimizer,
+    Precision,
+    Resume,
+    Rho,
+    RowFolderPath,
+    Schedule,
+    Seed,
+    Step,
+    TaskName,
+    TensorBoard,
+    TestSize,
+    TrainSize,
+    Variant,
+    Warmup,
+    WeightDecay,
+    Width,
+)
+from normball.cli.commands.shared import plain_console, settings
+from normball.cli.options import parse_whole
+from normball.cli.screen import TrainScreen, result_line
+from normball.lab.checkpoints import Checkpoints
+from normball.lab.errors import LabError
+from normball.lab.optimizers import configure
+from normball.lab.results import EpochReport, RunResult
+from normball.lab.rows import RunFolder, new_row, open_folder
+from normball.lab.tasks import find_task
+from normball.lab.train import Trainer
+
+
+def train(
+    task: TaskName,
+    optimizer: Optimizer,
+    lr: Step = None,
+    rho: Rho = None,
+    alpha: Alpha = None,
+    constrained: Constrained = False,
+    variant: Variant = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    schedule: Schedule = "constant",
+    warmup: Warmup = None,
+    weight_decay: WeightDecay = None,
+    model: Model = None,
+    width: Width = None,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    accumulate: Accumulate = None,
+    precision: Precision = "float32",
+    seed: Seed = "0",
+    out: RowFolderPath = None,
+    resume: Resume = False,
+    tensorboard: TensorBoard = None,
+) -> None:
+    """Train once.
+
+    What is not given comes from the task. With --out the run keeps checkpoints, and the same
+    command with --resume goes on from the last one, to the weights of an unbroken run.
+    """
+    if resume and out is None:
+        raise LabError("--resume needs --out, the folder that holds the checkpoints.")
+    config = configure(
+        find_task(task),
+        optimizer,
+        seed=parse_whole("--seed", seed),
+        schedule=schedule,
+        model=model,
+        precision=precision,
+        constrained=constrained or None,
+        **settings(
+            lr=lr,
+            epochs=epochs,
+            batch_size=batch_size,
+            alpha=alpha,
+            rho=rho,
+            variant=variant,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            width=width,
+            train_size=train_size,
+            test_size=test_size,
+            accumulate=accumulate,
+        ),
+    )
+    console = plain_console()
+    # As in a comparison, so that a row can be repeated bit for bit by either command.
+    torch.set_num_threads(1)
+    if out is None:
+        result = run_trainer(console, Trainer(config), None)
+        console.print(result_line(config, result), soft_wrap=True)
+        return
+    with open_folder(out) as folder:
+        checkpoints = Checkpoints(out, config)
+        if config.key() in folder.done():
+            _say_finished(console, folder, checkpoints, resume)
+            return
+        result = run_trainer(console, _trainer(console, checkpoints, resume), checkpoints)
+        console.print(result_line(config, result), soft_wrap=True)
+        folder.append(new_row(config, result))
+        console.print(
+            f"The row is in {folder.record}, the weights are in {checkpoints.files()[0]}.",
+            soft_wrap=True,
+        )
+
+
+def _say_finished(
+    console: Console, folder: RunFolder, checkpoints: Checkpoints, resume: bool
+) -> None:
+    if not resume:
+        raise LabError(f"{folder.record} has this run already: choose another --out.")
+    weights = f", its weights are in {files[0]}" if (files := checkpoints.files()) else ""
+    console.print(f"This run is finished: its row is in {folder.record}{weights}.", soft_wrap=True)
+
+
+def _trainer(console: Console, checkpoints: Checkpoints, resume: bool) -> Trainer:
+    if not resume and checkpoints.files():
+        raise LabError(
+            f"{checkpoints.path} has checkpoints of this run: add --resume to go on from there, or "
+            "choose another --out."
+        )
+    trainer, file = checkpoints.resume(lambda text: console.print(text, soft_wrap=True))
+    if file is not None:
+        epochs = f"epoch {trainer.state.epoch} of {trainer.config.epochs}"
+        console.print(f"Going on from {file}, {epochs}.", soft_wrap=True)
+    return trainer
+
+
+def run_trainer(console: Console, trainer: Trainer, checkpoints: Checkpoints | None) -> RunResult:
+    try:
+        with TrainScreen(trainer.config, console, done=trainer.state.epoch) as screen:
+
+            def on_epoch(report: EpochReport) -> None:
+                if checkpoints is not None:
+                    checkpoints.save(trainer)
+                screen.on_epoch(report)
+
+            return trainer.run(on_epoch)
+    except KeyboardInterrupt:
+        if checkpoints is None or not checkpoints.files():
+            console.print("Interrupted: nothing of this run is kept.")
+        else:
+            console.print(
+                f"Interrupted: {checkpoints.files()[0]} is kept. The same command with --resume "
+                "goes on from there.",
+                soft_wrap=True,
+            )
+        raise typer.Exit(130) from None
