@@ -236,7 +236,7 @@ def test_rates_refuses_and_reports(
         (out / "rates.md").write_text(f"{n} {seeds} {jobs}")
         return False
 
-    monkeypatch.setattr("normball.cli.app.run_rates", fails)
+    monkeypatch.setattr("normball.cli.commands.rates.run_rates", fails)
     argv = ("rates", "--out", str(tmp_path), "--n", "200", "--seeds", "1,2", "--jobs", "1")
     assert call(*argv) == 1
     printed = capsys.readouterr().out

@@ -15,7 +15,7 @@ TaskName = Annotated[
     str,
     typer.Argument(
         metavar="TASK",
-        help="What to train: digits, fashion-mnist, cifar10, shakespeare, shakespeare-gpt2, fineweb or imagenet.",
+        help="digits, fashion-mnist, cifar10, shakespeare, shakespeare-gpt2, fineweb, imagenet.",
     ),
 ]
 Epochs = Annotated[str | None, _text("N", "Passes over the training data.")]
@@ -24,7 +24,7 @@ Alpha = Annotated[str | None, _text("X", "Weight of the new gradient, in (0, 1];
 Rho = Annotated[str | None, _text("X", "Clipping threshold; for clipped-scion and sgd-clip.")]
 Step = Annotated[str | None, _text("STEP", "The step size, such as 0.03 or 2^-5.")]
 Steps = Annotated[
-    str | None, _text("STEPS", "Step sizes, such as 2^-6,2^-5; in compare of all but Adam.")
+    str | None, _text("STEPS", "Step sizes, such as 2^-6,2^-5; not Adam's in compare.")
 ]
 AdamSteps = Annotated[str | None, _text("STEPS", "Step sizes of Adam, likewise.")]
 Schedule = Annotated[str, _text("NAME", "constant, linear, cosine or trapezoidal.")]

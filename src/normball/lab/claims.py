@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from types import MappingProxyType
 from typing import Any
 
-from scipy.stats import t as student
+from scipy.stats import t as student  # type: ignore[import-untyped]
 
 from normball.lab.cells import Cell, best, best_per_step, of
 from normball.lab.config import format_step

@@ -18,7 +18,7 @@ from normball.lab.rows import RunFolder
 from normball.lab.tasks import find_task
 
 SCALES = ("cpu", "gpu", "paper")
-_FIGURE_KEYS = {"title", "paper", *SCALES}
+_FIGURE_KEYS = {"title", "published", *SCALES}
 _SCALE_KEYS = {"about", "task", "charts", "seeds", "settings", "runs", "claims"}
 
 
@@ -30,7 +30,7 @@ class Experiment:
         name: such as ``"fig3"``.
         scale: one of ``SCALES``.
         title: what the figure shows.
-        paper: what the paper reports.
+        published: what the paper reports.
         about: what is run here in its place.
         charts: keys of ``CHARTS``.
         configs: the runs.
@@ -40,7 +40,7 @@ class Experiment:
     name: str
     scale: str
     title: str
-    paper: str
+    published: str
     about: str
     charts: tuple[str, ...]
     configs: tuple[RunConfig, ...]
@@ -81,7 +81,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
     Args:
         name: the figure's name.
         scale: one of ``SCALES``.
-        values: ``title``, ``paper``, and for each scale ``about``, ``task``, ``charts``, ``seeds``,
+        values: ``title``, ``published``, and for each scale ``about``, ``task``, ``charts``, ``seeds``,
             ``settings`` of all runs, ``runs`` (an optimizer, its ``lr`` and perhaps ``rho``, each a
             list, and settings of its own) and ``claims``.
 
@@ -114,7 +114,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
         name,
         scale,
         values["title"],
-        values["paper"],
+        values["published"],
         part["about"],
         tuple(part["charts"]),
         # Seeds outermost: a run that is cut short has whole comparisons.
@@ -186,7 +186,7 @@ def page(experiment: Experiment, verdicts: Sequence[Verdict], cells: Sequence[Ce
     lines = [
         f"# {experiment.name}, scale {experiment.scale}: {experiment.title}",
         "",
-        f"In the paper: {experiment.paper}",
+        f"In the paper: {experiment.published}",
         "",
         f"Here: {experiment.about} Data: {data}. {len(rows)} runs, {minutes:.0f} minutes of one "
         f"process in all, {'; '.join(sorted({row.machine for row in rows}))}.",

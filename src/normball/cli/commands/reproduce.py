@@ -28,7 +28,7 @@ def reproduce(
     experiment = load_experiment(figure, scale)
     count = processes(jobs)
     console = plain_console()
-    console.print(f"{experiment.title}\nIn the paper: {experiment.paper}\nHere: {experiment.about}")
+    console.print(f"{experiment.title}\nIn the paper: {experiment.published}\nHere: {experiment.about}")
     for claim in experiment.claims:
         console.print(f"Declared: {claim.text}")
     started = time.monotonic()

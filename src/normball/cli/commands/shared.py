@@ -54,6 +54,13 @@ def processes(jobs: str | None) -> int:
 
 
 def say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
+    """Print how many runs need not be repeated, and whether a torn line was dropped.
+
+    Args:
+        console: where to print.
+        plan: the runs.
+        folder: their record.
+    """
     if folder.dropped:
         console.print(
             f"The last line of {folder.record} was torn by an interruption and has been dropped.",
@@ -64,6 +71,13 @@ def say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
 
 
 def say_how_to_go_on(console: Console, plan: Plan, folder: RunFolder) -> None:
+    """Print what an interruption has left.
+
+    Args:
+        console: where to print.
+        plan: the runs.
+        folder: their record.
+    """
     # The interrupt may have come between a row's way to the disk and its way into the list.
     folder.read()
     done = len(folder.done() & {config.key() for config in plan.configs})

@@ -96,7 +96,7 @@ def measure(console: Console, trainer: Trainer) -> tuple[SmoothnessProbe, RunRes
     probe = trainer.probe
     if probe is None:
         raise LabError("this run measures nothing.")
-    fit = fitrun_trainer(probe)
+    fit = fit_run(probe)
     for line in fit_lines(trainer.config, fit):
         console.print(line, soft_wrap=True)
     return probe, result, fit

@@ -36,6 +36,7 @@ from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
 from normball.lab.results import EpochReport, RunResult
 from normball.lab.rows import RunFolder, new_row, open_folder
+from normball.lab.scalars import Scalars
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer
 
@@ -97,8 +98,9 @@ def train(
     console = plain_console()
     # As in a comparison, so that a row can be repeated bit for bit by either command.
     torch.set_num_threads(1)
+    scalars = None if tensorboard is None else Scalars(tensorboard)
     if out is None:
-        result = run_trainer(console, Trainer(config), None)
+        result = run_trainer(console, Trainer(config), None, scalars)
         console.print(result_line(config, result), soft_wrap=True)
         return
     with open_folder(out) as folder:
@@ -106,7 +108,8 @@ def train(
         if config.key() in folder.done():
             _say_finished(console, folder, checkpoints, resume)
             return
-        result = run_trainer(console, _trainer(console, checkpoints, resume), checkpoints)
+        trainer = _trainer(console, checkpoints, resume)
+        result = run_trainer(console, trainer, checkpoints, scalars)
         console.print(result_line(config, result), soft_wrap=True)
         folder.append(new_row(config, result))
         console.print(
@@ -137,13 +140,28 @@ def _trainer(console: Console, checkpoints: Checkpoints, resume: bool) -> Traine
     return trainer
 
 
-def run_trainer(console: Console, trainer: Trainer, checkpoints: Checkpoints | None) -> RunResult:
+def run_trainer(
+    console: Console,
+    trainer: Trainer,
+    checkpoints: Checkpoints | None,
+    scalars: Scalars | None = None,
+) -> RunResult:
+    """Run a trainer with a screen.
+
+    Args:
+        console: where to draw.
+        trainer: the run.
+        checkpoints: where it is kept after every epoch; None for nowhere.
+        scalars: where its figures are written after every epoch; None for nowhere.
+    """
     try:
         with TrainScreen(trainer.config, console, done=trainer.state.epoch) as screen:
 
             def on_epoch(report: EpochReport) -> None:
                 if checkpoints is not None:
                     checkpoints.save(trainer)
+                if scalars is not None:
+                    scalars.write(report)
                 screen.on_epoch(report)
 
             return trainer.run(on_epoch)

@@ -1,0 +1,43 @@
+"""A run's figures for TensorBoard."""
+
+from pathlib import Path
+
+from normball.lab.errors import LabError
+from normball.lab.results import EpochReport
+
+
+class Scalars:
+    """Writes the figures of every epoch as TensorBoard's scalars.
+
+    Args:
+        folder: where TensorBoard is to look.
+
+    Raises:
+        LabError: if TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError:
+            raise LabError("--tensorboard needs tensorboard: pip install tensorboard.") from None
+        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def write(self, report: EpochReport) -> None:
+        """Write an epoch's figures, at once.
+
+        Args:
+            report: the epoch.
+        """
+        values = {
+            "loss": report.loss,
+            "score": report.score,
+            "clipped_share": report.clipped_share,
+            "examples_per_second": report.per_second,
+        }
+        if report.trace_name is not None:
+            values[report.trace_name] = report.traced
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, report.epoch)  # type: ignore[no-untyped-call]
+        self._writer.flush()  # type: ignore[no-untyped-call]
