@@ -8,6 +8,7 @@ import typer
 
 from normball.cli.commands.compare import compare
 from normball.cli.commands.rates import rates
+from normball.cli.commands.report import fetch, report
 from normball.cli.commands.reproduce import reproduce
 from normball.cli.commands.smoothness import smoothness
 from normball.cli.commands.sweep import sweep
@@ -67,5 +68,5 @@ def _root(version: Version = False) -> None:
     """Train and compare norm-ball optimizers."""
 
 
-for _command in (compare, train, sweep, reproduce, smoothness, rates):
+for _command in (compare, train, sweep, reproduce, report, fetch, smoothness, rates):
     app.command()(_command)

@@ -63,3 +63,10 @@ Precision = Annotated[str, _text("NAME", "float32, or bfloat16 for autocast.")]
 TensorBoard = Annotated[Path | None, _text("DIR", "Folder for TensorBoard's scalars.")]
 FigureName = Annotated[str, typer.Argument(metavar="FIGURE", help="fig1 to fig11.")]
 Scale = Annotated[str, _text("NAME", "cpu: minutes; gpu: a GPU's hours; paper: as published.")]
+ResultsFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")]
+PagePath = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="The page; DIR/index.html by default.")
+]
+DataName = Annotated[
+    str, typer.Argument(metavar="DATA", help="fashion-mnist, shakespeare or gpt2-tokens.")
+]

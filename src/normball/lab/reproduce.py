@@ -81,8 +81,8 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
     Args:
         name: the figure's name.
         scale: one of ``SCALES``.
-        values: ``title``, ``published``, and for each scale ``about``, ``task``, ``charts``, ``seeds``,
-            ``settings`` of all runs, ``runs`` (an optimizer, its ``lr`` and perhaps ``rho``, each a
+        values: ``title``, ``published``, and for each scale ``about``, ``task``, ``charts``,
+            ``seeds``, ``settings`` of all runs, ``runs`` (an optimizer, its ``lr`` and perhaps ``rho``, each a
             list, and settings of its own) and ``claims``.
 
     Raises:

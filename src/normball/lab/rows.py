@@ -132,6 +132,28 @@ def _nan_if_none(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
+def read_rows(record: Path) -> list[Row]:
+    """The rows of a record that nobody is writing to.
+
+    Args:
+        record: the file.
+
+    Raises:
+        LabError: if a line is no row; the message has the file and the line.
+    """
+    try:
+        lines = record.read_bytes().splitlines()
+    except OSError as error:
+        raise LabError(f"cannot read {record}: {error.strerror}.") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(from_line(line))
+        except LabError as error:
+            raise LabError(f"{record}, line {number} is no finished run: {error}") from None
+    return rows
+
+
 class RunFolder:
     """A folder with a record of finished runs, held by one process at a time.
 

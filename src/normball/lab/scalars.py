@@ -21,7 +21,7 @@ class Scalars:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError:
             raise LabError("--tensorboard needs tensorboard: pip install tensorboard.") from None
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def write(self, report: EpochReport) -> None:
         """Write an epoch's figures, at once.
@@ -39,5 +39,5 @@ class Scalars:
             values[report.trace_name] = report.traced
         for name, value in values.items():
             if value is not None:
-                self._writer.add_scalar(name, value, report.epoch)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, report.epoch)
+        self._writer.flush()

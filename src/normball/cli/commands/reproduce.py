@@ -28,9 +28,10 @@ def reproduce(
     experiment = load_experiment(figure, scale)
     count = processes(jobs)
     console = plain_console()
-    console.print(f"{experiment.title}\nIn the paper: {experiment.published}\nHere: {experiment.about}")
+    console.print(f"{experiment.title}\nIn the paper: {experiment.published}", soft_wrap=True)
+    console.print(f"Here: {experiment.about}", soft_wrap=True)
     for claim in experiment.claims:
-        console.print(f"Declared: {claim.text}")
+        console.print(f"Declared: {claim.text}", soft_wrap=True)
     started = time.monotonic()
     with open_folder(out) as folder:
         plan = make_plan(experiment.configs, folder, varied=None)

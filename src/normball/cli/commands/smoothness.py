@@ -28,7 +28,7 @@ from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
 from normball.lab.results import RunResult
 from normball.lab.rows import open_folder
-from normball.lab.smoothness import draw, record
+from normball.lab.smoothness import draw, fit_run, record
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer
 from normball.optim.probe import Fit

