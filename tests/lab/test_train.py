@@ -10,6 +10,7 @@ from normball.lab.data import load_digits, load_shakespeare
 from normball.lab.models import small_cnn
 from normball.lab.optimizers import OPTIMIZERS, configure
 from normball.lab.results import EpochReport
+from normball.lab.scalars import Scalars
 from normball.lab.schedules import factor
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer, accuracy
@@ -200,3 +201,15 @@ def test_a_schedule_is_its_formula(name: str) -> None:
         "trapezoidal": lambda k: 1.0 if k < 28.6 else (1 - k / 40) / 0.285,
     }[name]
     assert found[4:] == pytest.approx([expected(k) for k in range(4, steps + 1)], abs=1e-12)
+
+
+def test_scalars_are_what_was_reported(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    scalars = Scalars(tmp_path)
+    result = Trainer(config("clipped-scion")).run(scalars.write)
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.value for event in read.Scalars("loss")] == pytest.approx(result.losses)
+    assert [event.step for event in read.Scalars("score")] == [1, 2]
+    assert read.Scalars("dual_norm")[-1].value == pytest.approx(result.trace[-1])

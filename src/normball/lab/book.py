@@ -14,7 +14,7 @@ from normball.lab.config import format_step
 from normball.lab.errors import LabError
 from normball.lab.optimizers import OPTIMIZERS
 from normball.lab.reproduce import results_of
-from normball.lab.rows import ROWS, Row, read_rows
+from normball.lab.rows import ROW_START, ROWS, Row, read_rows
 from normball.lab.tasks import find_task
 
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -71,7 +71,7 @@ def _section(folder: Path) -> dict[str, Any] | None:
         {**values, "picture": _embedded(folder / f"{values['figure']}.svg")}
         for values in results_of(folder)
     ]
-    rows = read_rows(record) if record.is_file() else []
+    rows = read_rows(record) if _is_ours(record) else []
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if not (figures or rows or text):
         return None
@@ -89,6 +89,14 @@ def _section(folder: Path) -> dict[str, Any] | None:
         "tables": [_table(group) for group in _groups(rows)],
         "facts": _facts(rows),
     }
+
+
+def _is_ours(record: Path) -> bool:
+    """Whether a file of rows is one of training runs; benchmarks have rows of their own."""
+    if not record.is_file():
+        return False
+    with record.open("rb") as file:
+        return file.read(len(ROW_START)) == ROW_START
 
 
 def _has_twin(path: Path) -> bool:

@@ -82,8 +82,8 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
         name: the figure's name.
         scale: one of ``SCALES``.
         values: ``title``, ``published``, and for each scale ``about``, ``task``, ``charts``,
-            ``seeds``, ``settings`` of all runs, ``runs`` (an optimizer, its ``lr`` and perhaps ``rho``, each a
-            list, and settings of its own) and ``claims``.
+            ``seeds``, ``settings`` of all runs, ``runs`` (an optimizer, its ``lr`` and perhaps
+            ``rho``, each a list, and settings of its own) and ``claims``.
 
     Raises:
         LabError: if a key is missing or unknown, or a value not allowed; the message names it.

@@ -25,7 +25,7 @@ _SCHEMA = "normball.row/2"
 # What schema 1 called two of the numbers.
 _FORMER = {"test_accuracy": "score", "accuracies": "scores"}
 _FIRST = "normball.row/1"
-_START = b'{"schema": "normball.row/'
+ROW_START = b'{"schema": "normball.row/'
 _LOCK = ".lock"
 
 
@@ -233,7 +233,7 @@ class RunFolder:
             return
         content = self.record.read_bytes()
         *lines, rest = content.split(b"\n")
-        if rest and not (rest.startswith(_START) or _START.startswith(rest)):
+        if rest and not (rest.startswith(ROW_START) or ROW_START.startswith(rest)):
             lines.append(rest)
             rest = b""
         self.rows = [self._read_line(number, line) for number, line in enumerate(lines, start=1)]
