@@ -153,7 +153,7 @@ def test_without_runs_nothing_is_decided(kind: str) -> None:
 
 
 def test_a_claim_that_is_none_is_refused() -> None:
-    with pytest.raises(LabError, match="fig9.toml.*atleast"):
+    with pytest.raises(LabError, match=r"fig9.toml.*atleast"):
         read_claim("fig9.toml", {"kind": "keeps", "text": "", "ours": "scion", "atleast": 1})
     with pytest.raises(LabError, match="unknown kind of claim 'keep': did you mean 'keeps'"):
         read_claim("fig9.toml", {"kind": "keep", "text": "", "ours": "scion"})

@@ -175,9 +175,18 @@ def test_reproduce_ends_with_its_verdict(
         (["sweep", "digits", "--optimizers", "adam", "--rho", "3", "--out", "x"], "none of adam"),
         (["sweep", "digits", "--lr", "1,1", "--out", "x"], "--lr has 1.0 twice"),
         (["sweep", "digits", "--model", "gpt-tiny", "--out", "x"], "not for images"),
-        (["train", "digits", "scion", "--train-size", "9999"], "--train-size must be at most 1437"),
-        (["train", "digits", "scion", "--accumulate", "3"], "--accumulate must divide"),
-        (["train", "digits", "scion", "--precision", "fp8"], "unknown precision 'fp8'"),
+        (
+            ["train", "digits", "--optimizer", "scion", "--train-size", "9999"],
+            "--train-size must be at most 1437",
+        ),
+        (
+            ["train", "digits", "--optimizer", "scion", "--accumulate", "3"],
+            "--accumulate must divide",
+        ),
+        (
+            ["train", "digits", "--optimizer", "scion", "--precision", "fp8"],
+            "unknown precision 'fp8'",
+        ),
         (["compare", "shakespeare", "--out", "x"], "compare is for accuracies"),
         (["fetch", "cifar"], "unknown data to fetch 'cifar'"),
         (["report", "nowhere"], "nowhere is no folder"),
@@ -220,7 +229,7 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
 
 
 def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:
-    words = ["train", "digits", "clipped-scion", "--epochs", "2"]
+    words = ["train", "digits", "--optimizer", "clipped-scion", "--epochs", "2"]
     with pytest.raises(SystemExit):
         main([*words, "--out", str(tmp_path / "one")])
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
