@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 
-.PHONY: setup demo test check lint bench figures lock clean
+.PHONY: setup demo test check lint bench figures docs lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -40,6 +40,10 @@ bench: setup
 # The pictures of docs/, drawn anew.
 figures: setup
 	for script in docs/figures/*.py; do $(BIN)/python $$script || exit 1; done
+
+# The pages as a site in build/site.
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 # Resolves the extras anew and writes the versions down.
 lock: setup

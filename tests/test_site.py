@@ -1,0 +1,44 @@
+"""The site builds without a warning and has every public name."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("norms", "polar", "theory", "plot", "groups")
+
+
+def public_names() -> set[str]:
+    import normball
+
+    names = {f"normball.{name}" for name in normball.__all__ if name != "__version__"}
+    for package in PACKAGES:
+        module = importlib.import_module(f"normball.{package}")
+        names |= {f"normball.{package}.{name}" for name in module.__all__}
+    from normball import steps
+    from normball.theory import bounds, problems
+
+    for module in (steps, bounds, problems):
+        names |= {
+            f"{module.__name__}.{name}"
+            for name, value in vars(module).items()
+            if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        }
+    return names - {f"normball.{name}" for name in ("norms", "polar", "steps")}
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_has_every_public_name(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    anchors = "".join(page.read_text() for page in (tmp_path / "api").glob("*.html"))
+    missing = [name for name in sorted(public_names()) if f'id="{name}"' not in anchors]
+    assert missing == []
+    for page in tmp_path.rglob("*.html"):
+        text = page.read_text()
+        assert "fonts.googleapis" not in text
+        assert "cdn" not in text.lower(), page
