@@ -27,6 +27,8 @@ def public_names() -> set[str]:
             for name, value in vars(module).items()
             if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
         }
+    # The page of a name is that of its shortest form.
+    names -= {"normball.groups.param_groups", "normball.theory.minimize"}
     return names - {f"normball.{name}" for name in ("norms", "polar", "steps")}
 
 

@@ -55,7 +55,7 @@ def lengths() -> None:
     size = torch.linspace(0, 3, 301, dtype=torch.float64)
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot(size, steps.sd(size, 1.0) * size, color=GREY, label="steepest descent")
+    axes.plot(size, steps.sd(size, 1.0), color=GREY, label="steepest descent")
     axes.plot(size[1:], steps.ucg(size[1:], 1.0), color=RED, linestyle="--", label="norm-ball step")
     axes.plot(size, steps.ggnc(size, 1.0, 1.0), color=BLUE, linewidth=2.5, label="clipped")
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
