@@ -89,7 +89,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, kept: int) -> None:
         (to_line(row(seed=1))[:200] + b"\n", "not valid JSON"),
         (to_line(row(seed=1)).replace(b'"seed": 1', b'"seed": "x"'), "seed"),
         (to_line(row(seed=1)).replace(b'"seed": 1', b'"seed": -1'), "-1"),
-        (to_line(row(seed=1)).replace(b'"score"', b'"accuracy"'), "score"),
+        (to_line(row(seed=1)).replace(b'"score"', b'"accuracy"'), "accuracy"),
         (to_line(row(seed=1)).replace(b'"optimizer": "scion"', b'"optimizer": "sgd"'), "sgd"),
         (to_line(row(seed=0)), "repeats the run of line 1"),
     ],

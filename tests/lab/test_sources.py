@@ -129,7 +129,7 @@ class _Bomb:
         (pickle.dumps({"data": _Bomb(), "labels": []}), "it asks for .*mkdir"),
         (b"", "no pickle"),
         (b"\x80\x02garbage", "no pickle"),
-        (pickle.dumps([1, 2]), "'data' is no array"),
+        (pickle.dumps([1, 2]), "no pickle of CIFAR-10"),
         (pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [0, 1]}), "shape"),
         (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}), "no list of 2"),
         (pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}), "0 to 9"),

@@ -1,13 +1,9 @@
 """What a run looks like in the terminal while it goes on, and what is left standing after."""
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from normball._screen import Screen
 from normball.lab.cells import Cell, best, of
 from normball.lab.config import RunConfig, format_step
 from normball.lab.optimizers import OPTIMIZERS
@@ -19,56 +15,7 @@ from normball.lab.workers import Advanced, Event, Finished, Started
 from normball.optim.probe import Fit
 
 
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        # Runs differ in speed: the time left is judged from the last ten minutes, not seconds.
-        speed_estimate_period=600,
-    )
-
-
-class _Screen:
-    """A live picture on a terminal; elsewhere nothing is drawn, and lines are printed."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = _bar()
-        self._live: Live | None = None
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self._draw,
-                console=self._console,
-                refresh_per_second=4,
-                transient=True,
-            )
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def _line(self, text: str) -> None:
-        if not self._console.is_terminal:
-            self._console.print(text, soft_wrap=True)
-
-    def _draw(self) -> RenderableType:
-        return self._bar
-
-
-class CompareScreen(_Screen):
+class CompareScreen(Screen):
     """One bar for the comparison and one line for each worker.
 
     Args:
@@ -137,7 +84,7 @@ class CompareScreen(_Screen):
         return Group(self._bar, table)
 
 
-class TrainScreen(_Screen):
+class TrainScreen(Screen):
     """One bar for a run, and its figures under it.
 
     Args:

@@ -4,7 +4,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,12 +94,15 @@ def from_line(line: bytes) -> Row:
         config = RunConfig.from_dict(values["config"])
         find_task(config.task)
         find_optimizer(config.optimizer)
+        commit, machine = values.get("commit"), values["machine"]
+        if not (commit is None or isinstance(commit, str)) or not isinstance(machine, str):
+            raise ValueError(f"machine is {machine!r:.40}, commit {commit!r:.40}")
         return Row(
             config=config,
             result=_read_result(values["result"]),
-            versions=dict(values["versions"]),
-            machine=str(values["machine"]),
-            commit=values.get("commit"),
+            versions={str(name): str(number) for name, number in values["versions"].items()},
+            machine=machine,
+            commit=commit,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LabError(f"it lacks a field or has a wrong one ({error}).") from None
@@ -117,15 +120,38 @@ def _finite(value: Any) -> Any:
 
 def _read_result(values: dict[str, Any]) -> RunResult:
     """The result, with the nulls that stand for undefined numbers read back as NaN."""
-    numbers = {"seconds": float, "epochs_done": int, "trace_every": int}
     read = {_FORMER.get(name, name): value for name, value in values.items()}
-    for name, kind in numbers.items():
-        read[name] = kind(read[name])
-    read["score"] = _nan_if_none(read["score"])
-    read["train_loss"] = _nan_if_none(read["train_loss"])
-    for name in ("scores", "losses", "trace"):
+    for name, value in read.items():
+        if not _RESULT[name](value):
+            raise ValueError(f"{name} is {value!r:.40}")
+    for name in _NUMBERS:
+        read[name] = _nan_if_none(read[name])
+    for name in _LISTS & read.keys():
         read[name] = [_nan_if_none(value) for value in read[name]]
     return RunResult(**read)
+
+
+def _is_number(value: object) -> bool:
+    """A number that is finite, or the null in the place of one that was not."""
+    return value is None or type(value) in (int, float)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+_NUMBERS = {"score", "train_loss", "seconds"}
+_LISTS = {"scores", "losses", "trace", "inner"}
+_RESULT: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(_NUMBERS, _is_number),
+    **dict.fromkeys(_LISTS, lambda value: isinstance(value, list) and all(map(_is_number, value))),
+    **dict.fromkeys(("epochs_done", "trace_every", "steps"), _is_count),
+    "diverged": lambda value: isinstance(value, bool),
+    "trace_name": lambda value: value is None or isinstance(value, str),
+    "clipped_share": _is_number,
+    "skipped": lambda value: value is None or _is_count(value),
+    "data": lambda value: isinstance(value, str),
+}
 
 
 def _nan_if_none(value: float | None) -> float:

@@ -9,6 +9,16 @@ from torch import Tensor
 
 from normball.norms import Norm
 
+# Zero is in where nothing is divided by it; the smallest positive number keeps it out elsewhere.
+_LEAST = 5e-324
+_MOST = 1.7976931348623157e308
+_RANGES = {
+    "lr": (0.0, _MOST),
+    "alpha": (_LEAST, 1.0),
+    "rho": (_LEAST, _MOST),
+    "radius": (_LEAST, _MOST),
+}
+
 
 def plain(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Replace norms by their repr, and numbers of other libraries by Python's own."""
@@ -38,6 +48,11 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
         saved_groups, saved_state = state_dict["param_groups"], state_dict["state"]
     except (KeyError, TypeError):
         raise ValueError("this is no optimizer state: it lacks 'state' or 'param_groups'") from None
+    if not isinstance(saved_groups, list) or not isinstance(saved_state, Mapping):
+        raise ValueError(
+            "this is no optimizer state: 'param_groups' must be a list and 'state' a dict, got "
+            f"{type(saved_groups).__name__} and {type(saved_state).__name__}"
+        )
     if len(saved_groups) != len(groups):
         raise ValueError(
             f"the saved state has {len(saved_groups)} parameter groups, this optimizer "
@@ -45,6 +60,12 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
         )
     for index, (saved, own) in enumerate(zip(saved_groups, groups, strict=True)):
         _check_group(index, saved, own, saved_state)
+    keys = [key for saved in saved_groups for key in saved["params"]]
+    if len(set(keys)) != len(keys) or not set(saved_state) <= set(keys):
+        raise ValueError(
+            f"the saved state names the parameters {keys} and holds {list(saved_state)}: each must "
+            "be named once"
+        )
     if len({g["rho"] for g in saved_groups if "rho" in g}) > 1:
         raise ValueError("the saved groups hold different values of rho: it is one threshold")
     return [{**saved, "norm": own["norm"]} for saved, own in zip(saved_groups, groups, strict=True)]
@@ -53,6 +74,8 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
 def _check_group(
     index: int, saved: Mapping[str, Any], own: Mapping[str, Any], state: Mapping[Any, Any]
 ) -> None:
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"group {index} of the saved state is a {type(saved).__name__}, no dict")
     missing = {"params", "norm", "radius", "lr", "alpha", "rho"} & set(own) - set(saved)
     if missing:
         raise ValueError(
@@ -66,6 +89,7 @@ def _check_group(
             f"group {index} was saved with the norm {saved['norm']}, this optimizer has "
             f"{own['norm']!r}: build it with the saved one"
         )
+    _check_settings(index, saved, own)
     if len(saved["params"]) != len(own["params"]):
         raise ValueError(
             f"group {index} was saved with {len(saved['params'])} parameters, this optimizer "
@@ -74,15 +98,48 @@ def _check_group(
     names = own.get("param_names") or [f"parameter {i}" for i in range(len(own["params"]))]
     for name, key, param in zip(names, saved["params"], own["params"], strict=True):
         entry = state.get(key) or {}
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"the saved state of {name} of group {index} is {entry!r}, no dict")
         if set(entry) - {"momentum"}:
             raise ValueError(
-                f"{name} of group {index} was saved with {sorted(entry)}: this optimizer keeps "
+                f"{name} of group {index} was saved with {sorted(map(str, entry))}: this optimizer keeps "
                 "'momentum' only, so another one saved it"
             )
         for value in entry.values():
             if not isinstance(value, torch.Tensor) or value.shape != param.shape:
-                found = tuple(getattr(value, "shape", ())) or type(value).__name__
+                is_tensor = isinstance(value, torch.Tensor)
+                found = tuple(value.shape) if is_tensor else type(value).__name__
                 raise ValueError(
                     f"the saved momentum of {name} of group {index} is {found}, the parameter "
                     f"has the shape {tuple(param.shape)}"
                 )
+
+
+def _check_settings(index: int, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse settings that this optimizer's constructor would refuse."""
+    where = f"group {index} of the saved state has"
+    params = saved["params"]
+    if not isinstance(params, list) or any(type(key) is not int for key in params):
+        raise ValueError(f"{where} the params {params!r}: a list of whole numbers is expected")
+    names = saved.get("param_names")
+    if names is not None and not (
+        isinstance(names, list)
+        and len(names) == len(own["params"])
+        and all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError(f"{where} the param_names {names!r}: one name for each parameter")
+    if names is None and "param_names" in own:
+        raise ValueError(f"{where} no param_names, this optimizer has them: build it without")
+    for key, (low, high) in _RANGES.items():
+        value = saved.get(key, own.get(key))
+        if key in own and not (_is_number(value) and low <= value <= high):
+            raise ValueError(f"{where} {key}={value!r}, which is no setting")
+    for key, value in own.items():
+        if isinstance(value, bool) and not isinstance(saved.get(key, value), bool):
+            raise ValueError(f"{where} {key}={saved[key]!r}, which must be True or False")
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,11 +1,13 @@
 """CIFAR-10, from the user's folder in either published form, or from a pack of JPEG files."""
 
 import io
+import math
 import pickle
+import pickletools
 import zipfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,18 +23,10 @@ _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _TEST = "test_batch"
 _PIXELS = 3072
 _CLASSES = 10
+_MEMORY = 1_000_000
 # Of the training images, red, green and blue, on the scale of 0 to 255.
 _MEAN = (125.31, 122.95, 113.87)
 _DEVIATION = (62.99, 62.09, 66.70)
-# What a pickled array is made of; nothing else is built from the user's files.
-_HARMLESS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
-
 _Pair = tuple[Tensor, Tensor]
 
 
@@ -101,30 +95,79 @@ def _chosen(total: int, count: int | None) -> Tensor:
     return order[:count].sort().values
 
 
+class _Array:
+    """What a pickled array says of itself; NumPy would trust it, and a damaged one crashes it."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, self.dtype, _, self.content = state
+
+    def bytes_of(self) -> bytes:
+        """The values; Python 2 wrote them as a text of the first 256 characters."""
+        content = self.content
+        return content.encode("latin1") if isinstance(content, str) else bytes(content)
+
+
+class _Dtype:
+    def __init__(self, *words: Any) -> None:
+        self.words = words
+
+    def __setstate__(self, state: Any) -> None:
+        """A byte has no order and no fields."""
+
+
+def _array(*_: Any) -> _Array:
+    return _Array()
+
+
+def _bytes(text: str, _: str) -> bytes:
+    return text.encode("latin1")
+
+
 class _Unpickler(pickle.Unpickler):
+    """Builds what a pickle of CIFAR-10 is made of, and nothing else."""
+
+    _KNOWN: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): _array,
+        ("numpy._core.multiarray", "_reconstruct"): _array,
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): _bytes,
+    }
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _HARMLESS:
+        if (module, name) not in self._KNOWN:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
+        return self._KNOWN[module, name]
+
+
+def _refuse_waste(content: bytes) -> None:
+    """A torn number can make the unpickler set aside gigabytes for its memory."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name == "LONG_BINPUT" and int(argument or 0) > _MEMORY:
+            raise pickle.UnpicklingError(f"it has {argument} parts")
 
 
 def _read_pickle(path: Path) -> _Pair:
     content = read_bytes(path)
     try:
+        _refuse_waste(content)
         held = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+        array, labels = held["data"], held["labels"]
+        pixels = np.frombuffer(array.bytes_of(), dtype=np.uint8)
+        shape, kind = tuple(array.shape), array.dtype.words[0]
     except Exception as error:  # a broken pickle can raise anything
-        raise foreign(path, f"it is no pickle of arrays ({error})") from None
-    data = held.get("data") if isinstance(held, dict) else None
-    labels = held.get("labels") if isinstance(held, dict) else None
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2:
-        raise foreign(path, "its 'data' is no array of bytes")
-    if data.shape[1] != _PIXELS or not len(data):
-        raise foreign(path, f"its 'data' has the shape {data.shape}, not (n, {_PIXELS})")
-    if not isinstance(labels, list) or len(labels) != len(data):
-        raise foreign(path, f"its 'labels' are no list of {len(data)}")
+        raise foreign(path, f"it is no pickle of CIFAR-10 ({error})") from None
+    if (
+        kind != "u1"
+        or shape != (len(pixels) // _PIXELS, _PIXELS)
+        or pixels.size != math.prod(shape)
+    ):
+        raise foreign(path, f"its 'data' is of type {kind} and shape {shape}, not (n, {_PIXELS})")
+    if not isinstance(labels, list) or len(labels) != shape[0] or not labels:
+        raise foreign(path, f"its 'labels' are no list of {shape[0]}")
     if not all(type(label) is int and 0 <= label < _CLASSES for label in labels):
         raise foreign(path, f"a label is not a class from 0 to {_CLASSES - 1}")
-    return torch.from_numpy(data.reshape(-1, 3, 32, 32).copy()), torch.tensor(labels)
+    return torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy()), torch.tensor(labels)
 
 
 def _read_binary(path: Path) -> _Pair:
