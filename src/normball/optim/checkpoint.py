@@ -102,8 +102,8 @@ def _check_group(
             raise ValueError(f"the saved state of {name} of group {index} is {entry!r}, no dict")
         if set(entry) - {"momentum"}:
             raise ValueError(
-                f"{name} of group {index} was saved with {sorted(map(str, entry))}: this optimizer keeps "
-                "'momentum' only, so another one saved it"
+                f"{name} of group {index} was saved with {sorted(map(str, entry))}: this optimizer "
+                "keeps 'momentum' only, so another one saved it"
             )
         for value in entry.values():
             if not isinstance(value, torch.Tensor) or value.shape != param.shape:
