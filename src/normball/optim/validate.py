@@ -83,7 +83,10 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
         ValueError: sparse, not a leaf, or of a shape that the norm does not fit.
     """
     if not isinstance(parameter, Tensor):
-        raise TypeError(f"{name} is a {type(parameter).__name__}, not a tensor")
+        raise TypeError(
+            f"{name} is a {type(parameter).__name__}, not a tensor: give param_groups(model), or a "
+            "model's parameters()"
+        )
     if parallel.is_flat(parameter):
         raise TypeError(
             f"{name} is a flat shard, in which the layers' matrices are lost (FSDP1, ZeRO): use "
