@@ -119,8 +119,9 @@ def _check_settings(index: int, saved: Mapping[str, Any], own: Mapping[str, Any]
     """Refuse settings that this optimizer's constructor would refuse."""
     where = f"group {index} of the saved state has"
     params = saved["params"]
-    if not isinstance(params, list) or any(type(key) is not int for key in params):
-        raise ValueError(f"{where} the params {params!r}: a list of whole numbers is expected")
+    # torch.distributed.checkpoint names parameters where torch numbers them.
+    if not isinstance(params, list) or any(type(key) not in (int, str) for key in params):
+        raise ValueError(f"{where} the params {params!r}: a list of numbers or names is expected")
     names = saved.get("param_names")
     if names is not None and not (
         isinstance(names, list)
@@ -128,8 +129,6 @@ def _check_settings(index: int, saved: Mapping[str, Any], own: Mapping[str, Any]
         and all(isinstance(name, str) for name in names)
     ):
         raise ValueError(f"{where} the param_names {names!r}: one name for each parameter")
-    if names is None and "param_names" in own:
-        raise ValueError(f"{where} no param_names, this optimizer has them: build it without")
     for key, (low, high) in _RANGES.items():
         value = saved.get(key, own.get(key))
         if key in own and not (_is_number(value) and low <= value <= high):
