@@ -39,7 +39,7 @@ def write_book(results: Path, out: Path) -> Path:
     """
     if not results.is_dir():
         raise LabError(f"{results} is no folder: name the one that holds the results.")
-    sections = [section for path in _folders(results) if (section := _section(path))]
+    sections = [section for path in _folders(results) if (section := _section(results, path))]
     if not sections:
         raise LabError(f"{results} holds neither {ROWS} nor README.md in any of its folders.")
     environment = Environment(
@@ -65,7 +65,7 @@ def _folders(results: Path) -> list[Path]:
     return [results, *(path for path in inside if not path.name.startswith("."))]
 
 
-def _section(folder: Path) -> dict[str, Any] | None:
+def _section(results: Path, folder: Path) -> dict[str, Any] | None:
     record, readme = folder / ROWS, folder / "README.md"
     figures = [
         {**values, "picture": _embedded(folder / f"{values['figure']}.svg")}
@@ -73,16 +73,16 @@ def _section(folder: Path) -> dict[str, Any] | None:
     ]
     rows = read_rows(record) if _is_ours(record) else []
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if not (figures or rows or text):
-        return None
     known = {f"{figure['figure']}{kind}" for figure in figures for kind in _KINDS}
     pictures = [
         {"name": path.name, "source": _embedded(path)}
         for path in sorted(folder.iterdir())
         if path.suffix in _KINDS and path.name not in known and not _has_twin(path)
     ]
+    if not (figures or rows or text or pictures):
+        return None
     return {
-        "name": folder.name,
+        "name": str(folder.relative_to(results)) if folder != results else folder.name,
         "text": text,
         "figures": figures,
         "pictures": pictures,
