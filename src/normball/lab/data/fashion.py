@@ -22,7 +22,6 @@ FILES = {
 }
 # Of the training images, on the scale of 0 to 255.
 _MEAN, _DEVIATION = 72.94, 90.02
-_CLASSES = 10
 
 
 @cache

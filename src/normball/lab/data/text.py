@@ -1,7 +1,6 @@
 """Shakespeare, or any text: characters, or the byte pairs of GPT-2."""
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -105,8 +104,3 @@ def gpt2_encoding():  # type: ignore[no-untyped-def]
         special_tokens={"<|endoftext|>": _GPT2_TOKENS - 1},
         explicit_n_vocab=_GPT2_TOKENS,
     )
-
-
-def text_files() -> tuple[Path, ...]:
-    """The places where a text is looked for."""
-    return tuple(data_root() / name for name in TEXTS)
