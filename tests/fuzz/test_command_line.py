@@ -54,8 +54,7 @@ def test_any_words_end_in_an_exit_code(tmp_path: Path, monkeypatch: pytest.Monke
     base = "normball.cli.commands"
     for place in ("train.Trainer", "smoothness.Trainer", "train.Scalars", "rates.run_rates"):
         monkeypatch.setattr(f"{base}.{place}", refuse)
-    for command in ("compare", "sweep", "reproduce"):
-        monkeypatch.setattr(f"{base}.{command}.run_plan", refuse)
+    monkeypatch.setattr(f"{base}.shared.run_plan", refuse)
     monkeypatch.setattr(f"{base}.report.fetch_data", refuse)
     monkeypatch.setattr(f"{base}.report.write_book", refuse)
     chance = random.Random(0)

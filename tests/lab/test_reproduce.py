@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -225,7 +224,6 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
         assert text in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert 'src="data:image' in page
-    json.dumps(page)
 
 
 def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ from torch.nn import functional as F
 
 from normball.lab.config import SCHEDULES
 from normball.lab.data import load_digits, load_shakespeare
-from normball.lab.models import small_cnn
+from normball.lab.models import Airbench, small_cnn
 from normball.lab.optimizers import OPTIMIZERS, configure
 from normball.lab.results import EpochReport
 from normball.lab.scalars import Scalars
 from normball.lab.schedules import factor
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer, accuracy
-from tests.lab.conftest import put_text
+from tests.lab.conftest import put_cifar_pack, put_text
 from tests.lab.samples import NETWORKS, config
 
 
@@ -213,3 +213,14 @@ def test_scalars_are_what_was_reported(tmp_path: Path) -> None:
     assert [event.value for event in read.Scalars("loss")] == pytest.approx(result.losses)
     assert [event.step for event in read.Scalars("score")] == [1, 2]
     assert read.Scalars("dual_norm")[-1].value == pytest.approx(result.trace[-1])
+
+
+def test_whitening_sees_training_images_alone(root: Path) -> None:
+    put_cifar_pack(root)
+    run = configure(
+        find_task("cifar10"), "scion", width=0.125, batch_size=10, epochs=1, train_size=20
+    )
+    data = find_task("cifar10").data(run)
+    expected = Airbench(channels=3, size=32, classes=10, width=0.125)
+    expected.whiten(data.scaled(data.train_x))
+    assert torch.equal(Trainer(run).state.model.whitening.weight, expected.whitening.weight)

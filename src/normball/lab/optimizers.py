@@ -49,13 +49,11 @@ def _adamw(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     )
 
 
-def _muon(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """torch's Muon for the hidden matrices, AdamW for the rest, as Muon's users do."""
-    return _MuonAdamW(model, config)
-
-
 class _MuonAdamW(torch.optim.Optimizer):
-    """Two optimizers under one step size: AdamW's is a tenth of Muon's."""
+    """torch's Muon for the hidden matrices and AdamW for the rest, as Muon's users do.
+
+    One step size serves both: Muon's steps are scaled to the RMS of AdamW's.
+    """
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
         plan = param_groups(model)
@@ -129,7 +127,7 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
                 _clipped_scion,
             ),
             OptimizerSpec("adamw", "AdamW", ("weight_decay",), _adamw),
-            OptimizerSpec("muon", "Muon", ("weight_decay",), _muon),
+            OptimizerSpec("muon", "Muon", ("weight_decay",), _MuonAdamW),
             OptimizerSpec("sgd-clip", "SGD, clipped", ("rho",), _sgd, clips_outside=True),
         )
     }

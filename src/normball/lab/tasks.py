@@ -1,7 +1,7 @@
 """What can be trained: each task ties data, a network and default settings together."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from torch import Tensor, nn
@@ -157,17 +157,12 @@ def _whole(load: Callable[[], Images]) -> Callable[[int | None, int | None], Dat
 
     def cut(train: int | None, test: int | None) -> Data:
         data = load()
-        if train is None and test is None:
-            return data
-        return Images(
-            data.train_x[:train],
-            data.train_y[:train],
-            data.test_x[:test],
-            data.test_y[:test],
-            data.source,
-            data.mean,
-            data.deviation,
-            data.shift,
+        return replace(
+            data,
+            train_x=data.train_x[:train],
+            train_y=data.train_y[:train],
+            test_x=data.test_x[:test],
+            test_y=data.test_y[:test],
         )
 
     return cut

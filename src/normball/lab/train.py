@@ -76,7 +76,7 @@ class Trainer:
             torch.manual_seed(config.seed)
             model = build_model(config)
         if isinstance(model, Airbench):
-            model.whiten(next(self._data.test_batches())[0])
+            model.whiten(self._data.sample())
         model.to(self._device)
         spec = find_optimizer(config.optimizer)
         optimizer = spec.build(model, config)

@@ -286,10 +286,14 @@ class NormBallOptimizer(Optimizer):
         The momentum keeps the dtype of this optimizer's state, whatever that of the parameters.
 
         Raises:
-            ValueError: it belongs to another optimizer, another norm or other shapes. Nothing is
-                loaded.
+            TypeError: a setting is no number.
+            ValueError: it belongs to another optimizer, another norm or other shapes, or a setting
+                is out of its range. Nothing is loaded.
         """
         groups = checkpoint.check(state_dict, self.param_groups)
+        for group in groups:
+            self._settings.check_numbers(group)
+        self._settings.check_common(groups)
         super().load_state_dict({"state": state_dict["state"], "param_groups": groups})
         params = (p for group in self.param_groups for p in group["params"])
         indices = (i for group in state_dict["param_groups"] for i in group["params"])

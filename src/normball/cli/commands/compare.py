@@ -2,7 +2,6 @@
 
 import time
 
-import typer
 from rich.console import Console
 
 from normball.cli.arguments import (
@@ -18,20 +17,14 @@ from normball.cli.arguments import (
     Steps,
     TaskName,
 )
-from normball.cli.commands.shared import (
-    plain_console,
-    processes,
-    say_how_to_go_on,
-    say_what_is_kept,
-    settings,
-)
+from normball.cli.commands.shared import carry_out, plain_console, processes, settings
 from normball.cli.options import parse_list, parse_name, parse_step, parse_whole
-from normball.cli.screen import CompareScreen, best_table
+from normball.cli.screen import best_table
 from normball.lab.errors import LabError
 from normball.lab.report import write_report
 from normball.lab.rows import RunFolder, open_folder
 from normball.lab.summary import CLAIM, judge, summarise
-from normball.lab.sweep import make_grid, make_plan, run_plan
+from normball.lab.sweep import make_grid, make_plan
 from normball.lab.tasks import Task, find_task
 
 
@@ -70,15 +63,9 @@ def compare(
     console = plain_console()
     with open_folder(out) as folder:
         plan = make_plan(grid, folder)
-        say_what_is_kept(console, plan, folder)
-        try:
-            started = time.monotonic()
-            with CompareScreen(plan, console) as screen:
-                run_plan(plan, folder, jobs=count, on_event=screen.on_event)
-            _conclude(console, chosen, folder, len(plan.todo), time.monotonic() - started)
-        except KeyboardInterrupt:
-            say_how_to_go_on(console, plan, folder)
-            raise typer.Exit(130) from None
+        started = time.monotonic()
+        carry_out(console, plan, folder, count)
+        _conclude(console, chosen, folder, len(plan.todo), time.monotonic() - started)
 
 
 def _conclude(console: Console, task: Task, folder: RunFolder, runs: int, seconds: float) -> None:

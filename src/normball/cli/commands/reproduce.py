@@ -5,16 +5,10 @@ import time
 import typer
 
 from normball.cli.arguments import FigureName, Jobs, RunFolderPath, Scale
-from normball.cli.commands.shared import (
-    plain_console,
-    processes,
-    say_how_to_go_on,
-    say_what_is_kept,
-)
-from normball.cli.screen import CompareScreen
+from normball.cli.commands.shared import carry_out, plain_console, processes
 from normball.lab.reproduce import conclude, load_experiment
 from normball.lab.rows import open_folder
-from normball.lab.sweep import make_plan, run_plan
+from normball.lab.sweep import make_plan
 
 
 def reproduce(
@@ -35,13 +29,7 @@ def reproduce(
     started = time.monotonic()
     with open_folder(out) as folder:
         plan = make_plan(experiment.configs, folder, varied=None)
-        say_what_is_kept(console, plan, folder)
-        try:
-            with CompareScreen(plan, console) as screen:
-                run_plan(plan, folder, jobs=count, on_event=screen.on_event)
-        except KeyboardInterrupt:
-            say_how_to_go_on(console, plan, folder)
-            raise typer.Exit(130) from None
+        carry_out(console, plan, folder, count)
         verdicts = conclude(experiment, folder)
     for verdict in verdicts:
         console.print(f"{verdict.claim.text}\n  {verdict.sentence}", soft_wrap=True)

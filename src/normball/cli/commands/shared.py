@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import typer
 from rich.console import Console
 
 from normball.cli.options import if_given, parse_number, parse_step, parse_whole
+from normball.cli.screen import CompareScreen
 from normball.lab.config import flag
 from normball.lab.errors import LabError
 from normball.lab.machine import usable_cores
 from normball.lab.rows import RunFolder
-from normball.lab.sweep import Plan
+from normball.lab.sweep import Plan, run_plan
 
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "lr": parse_step,
@@ -53,14 +55,26 @@ def processes(jobs: str | None) -> int:
     return count
 
 
-def say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
-    """Print how many runs need not be repeated, and whether a torn line was dropped.
+def carry_out(console: Console, plan: Plan, folder: RunFolder, jobs: int) -> None:
+    """Run what is left of a plan, with a screen; after Ctrl-C say what is kept, and end.
 
     Args:
-        console: where to print.
+        console: where to draw.
         plan: the runs.
         folder: their record.
+        jobs: number of processes.
     """
+    _say_what_is_kept(console, plan, folder)
+    try:
+        with CompareScreen(plan, console) as screen:
+            run_plan(plan, folder, jobs=jobs, on_event=screen.on_event)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(console, plan, folder)
+        raise typer.Exit(130) from None
+
+
+def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
+    """Print how many runs need not be repeated, and whether a torn line was dropped."""
     if folder.dropped:
         console.print(
             f"The last line of {folder.record} was torn by an interruption and has been dropped.",
@@ -70,14 +84,8 @@ def say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
         console.print(f"{plan.kept} of {len(plan.configs)} runs are finished already and kept.")
 
 
-def say_how_to_go_on(console: Console, plan: Plan, folder: RunFolder) -> None:
-    """Print what an interruption has left.
-
-    Args:
-        console: where to print.
-        plan: the runs.
-        folder: their record.
-    """
+def _say_how_to_go_on(console: Console, plan: Plan, folder: RunFolder) -> None:
+    """Print what an interruption has left."""
     # The interrupt may have come between a row's way to the disk and its way into the list.
     folder.read()
     done = len(folder.done() & {config.key() for config in plan.configs})

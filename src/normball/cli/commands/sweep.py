@@ -1,6 +1,6 @@
 """``normball sweep``."""
 
-import typer
+from collections.abc import Sequence
 
 from normball.cli.arguments import (
     Accumulate,
@@ -25,19 +25,13 @@ from normball.cli.arguments import (
     WeightDecay,
     Width,
 )
-from normball.cli.commands.shared import (
-    plain_console,
-    processes,
-    say_how_to_go_on,
-    say_what_is_kept,
-    settings,
-)
+from normball.cli.commands.shared import carry_out, plain_console, processes, settings
 from normball.cli.options import parse_list, parse_name, parse_number, parse_step, parse_whole
-from normball.cli.screen import CompareScreen, cell_table
-from normball.lab.cells import make_cells
+from normball.cli.screen import cell_table
+from normball.lab.cells import Cell, make_cells
 from normball.lab.charts import draw
 from normball.lab.rows import open_folder
-from normball.lab.sweep import make_plan, make_sweep, run_plan
+from normball.lab.sweep import make_plan, make_sweep
 from normball.lab.tasks import find_task
 
 
@@ -96,13 +90,7 @@ def sweep(
     console = plain_console()
     with open_folder(out) as folder:
         plan = make_plan(configs, folder, varied=("lr", "seed", "rho"))
-        say_what_is_kept(console, plan, folder)
-        try:
-            with CompareScreen(plan, console) as screen:
-                run_plan(plan, folder, jobs=count, on_event=screen.on_event)
-        except KeyboardInterrupt:
-            say_how_to_go_on(console, plan, folder)
-            raise typer.Exit(130) from None
+        carry_out(console, plan, folder, count)
         cells = make_cells(folder.rows)
         console.print(cell_table(cells))
         charts = ["by-step", *_threshold_charts(cells)]
@@ -110,6 +98,6 @@ def sweep(
         console.print(f"The picture: {paths[1]}. The rows: {folder.record}", soft_wrap=True)
 
 
-def _threshold_charts(cells: object) -> list[str]:
-    rhos = {cell.rho for cell in cells if cell.optimizer == "clipped-scion"}  # type: ignore[attr-defined]
+def _threshold_charts(cells: Sequence[Cell]) -> list[str]:
+    rhos = {cell.rho for cell in cells if cell.optimizer == "clipped-scion"}
     return ["by-rho", "heat"] if len(rhos) > 1 else []

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 _TEST_BATCH = 1024
 _TEST_TOKENS = 16_384
+_SAMPLE = 5000
 
 Batch = tuple[Tensor, Tensor]
 
@@ -38,6 +39,9 @@ class Data(Protocol):
 
     def test_batches(self) -> Iterator[Batch]:
         """The test set, the same every time."""
+
+    def sample(self) -> Tensor:
+        """Some training inputs, the same every time and as they are, for what starts from data."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,10 @@ class Images:
         pairs = (torch.split(t, _TEST_BATCH) for t in (self.test_x, self.test_y))
         for x, y in zip(*pairs, strict=True):
             yield self.scaled(x), y
+
+    def sample(self) -> Tensor:
+        """See ``Data``: the first 5000."""
+        return self.scaled(self.train_x[:_SAMPLE])
 
     def scaled(self, x: Tensor) -> Tensor:
         """Inputs as the network takes them.
@@ -149,6 +157,10 @@ class Text:
         starts = torch.arange(count) * self.window
         for some in torch.split(starts, max(1, _TEST_TOKENS // self.window)):
             yield self._windows(self.test, some)
+
+    def sample(self) -> Tensor:
+        """See ``Data``: the first window."""
+        return self._windows(self.train, torch.zeros(1, dtype=torch.int64))[0]
 
     def _windows(self, tokens: Tensor, starts: Tensor) -> Batch:
         rows = torch.stack([tokens[s : s + self.window + 1] for s in starts.tolist()]).long()

@@ -63,6 +63,10 @@ class ImageFolder:
             images = torch.stack([self._centre(path) for path, _ in some])
             yield images, torch.tensor([label for _, label in some])
 
+    def sample(self) -> Tensor:
+        """See ``Data``: the centres of the first 256."""
+        return torch.stack([self._centre(path) for path, _ in self.train[:_TEST_BATCH]])
+
     def _crop(self, path: Path, draw: list[float]) -> Tensor:
         image = _open(path)
         width, height = image.size

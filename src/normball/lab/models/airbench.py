@@ -7,7 +7,6 @@ from torch.nn import functional as F
 _KERNEL = 2
 _SCALE = 1 / 9
 _EPSILON = 5e-4
-_IMAGES = 5000
 
 
 class Airbench(nn.Module):
@@ -48,10 +47,9 @@ class Airbench(nn.Module):
         """Set the first layer to the principal directions of 2x2 patches, and their negatives.
 
         Args:
-            images: training inputs as the network takes them, shape ``(n, channels, h, w)``; the
-                first 5000 are used.
+            images: training inputs as the network takes them, shape ``(n, channels, h, w)``.
         """
-        patches = F.unfold(images[:_IMAGES], _KERNEL).transpose(1, 2).flatten(0, 1).double()
+        patches = F.unfold(images, _KERNEL).transpose(1, 2).flatten(0, 1).double()
         covariance = patches.T @ patches / len(patches)
         values, vectors = torch.linalg.eigh(covariance)
         filters = (vectors / (values + _EPSILON).sqrt()).T
