@@ -79,6 +79,8 @@ def test_the_interval_is_students() -> None:
         ([90.1, 89.9, 90.0], {"at_least": -1.0, "at_most": 1.0}, "holds"),
         ([93.0, 93.1, 92.9], {"at_least": -1.0, "at_most": 1.0}, "fails"),
         ([92.0], {"at_least": 1.0}, "undecided"),
+        # A method that is the other one is not above it.
+        ([90.0, 90.0, 90.0], {"at_least": 0.0}, "undecided"),
     ],
 )
 def test_a_claim_is_decided_by_its_interval(ours, bounds, outcome: str) -> None:

@@ -25,8 +25,8 @@ class Claim:
         text: the claim in words, its tolerance included.
         ours: the optimizer it is about.
         theirs: the one it is held against; empty where there is none.
-        at_least: what the measured effect must reach.
-        at_most: what it must not exceed; None for a one-sided claim.
+        at_least: what the measured effect must exceed.
+        at_most: what it must stay below; None for a one-sided claim.
         factor: of ``keeps`` and ``loses``: how many times the best step of ``theirs`` is looked at.
     """
 
@@ -93,7 +93,7 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
 
     The effect is measured once for every seed, between settings that the mean over the seeds has
     chosen. A claim holds where Student's interval for the mean effect lies wholly on its side of
-    the bound, fails where it lies wholly on the other, and is undecided in between.
+    the bound, which itself is on neither, fails where it lies wholly on the other, and is undecided in between.
 
     Args:
         claim: the claim.
@@ -104,7 +104,7 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
         return Verdict(claim, "undecided", None, math.nan, math.nan)
     low, high = interval(finding.values)
     top = math.inf if claim.at_most is None else claim.at_most
-    if low >= claim.at_least and high <= top:
+    if low > claim.at_least and high < top:
         outcome = "holds"
     elif high < claim.at_least or low > top:
         outcome = "fails"
