@@ -93,7 +93,8 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
 
     The effect is measured once for every seed, between settings that the mean over the seeds has
     chosen. A claim holds where Student's interval for the mean effect lies wholly on its side of
-    the bound, which itself is on neither, fails where it lies wholly on the other, and is undecided in between.
+    the bound, which itself is on neither, fails where it lies wholly on the other, and is
+    undecided in between.
 
     Args:
         claim: the claim.
