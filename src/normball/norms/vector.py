@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, peak, saturate
+from normball._numeric import as_working, peak, saturate, split_scale
 from normball.norms.base import Norm
 
 __all__ = ["L1", "RMS", "Euclidean", "Lp", "Sign", "VectorNorm"]
@@ -135,6 +135,17 @@ def _one_length(x: Tensor, p: float) -> Tensor:
     return length
 
 
+def _stacked_lengths(x: Tensor, gain: float) -> tuple[Tensor, Tensor]:
+    """Return `-gain x_i / ||x_i||_2` and `sum_i gain ||x_i||_2`, 0-d, for a stack `(k, ...)`.
+
+    A fifth of the calls that the same takes under `vmap`, which is all that small tensors cost.
+    """
+    unit, scale = split_scale(as_working(x).flatten(1), 1)
+    length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+    lmo = unit.mul_(-gain / torch.where(length == 0, 1, length))
+    return lmo.view(x.shape).to(x.dtype), saturate(saturate(gain * length * scale).sum())
+
+
 @dataclass(frozen=True)
 class Euclidean(VectorNorm):
     """The Euclidean norm `||w||_2`; on matrices the Frobenius norm. Its own dual.
@@ -156,6 +167,10 @@ class Euclidean(VectorNorm):
             (x / divisor.to(x.device)).to(part.dtype) for x, part in zip(units, parts, strict=True)
         ]
         return lmo, saturate(length * scale)
+
+    def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `-d_i / ||d_i||_2` for a stack `(k, ...)`, and the sum of dual norms."""
+        return _stacked_lengths(d, 1.0)
 
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
         """Return the whole tensor as one line, and 1."""
@@ -183,6 +198,10 @@ class RMS(VectorNorm):
             (x * factor.to(x.device)).to(part.dtype) for x, part in zip(units, parts, strict=True)
         ]
         return lmo, saturate(root * length * scale)
+
+    def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `-sqrt(n) d_i / ||d_i||_2` for a stack `(k, ...)`, and the sum of dual norms."""
+        return _stacked_lengths(d, _root([d[0]]))
 
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
         """Return the whole tensor as one line, and `sqrt(n)`."""

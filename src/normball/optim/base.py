@@ -2,7 +2,8 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from operator import is_
 from typing import Any, overload
 
 import torch
@@ -12,8 +13,8 @@ from torch.optim.optimizer import ParamsT
 
 from normball import parallel
 from normball._numeric import all_finite
-from normball.optim import checkpoint, metrics, validate
-from normball.optim.blocks import Block, Bundle
+from normball.optim import checkpoint, metrics
+from normball.optim.blocks import Block, Bundle, Roster
 from normball.optim.geometry import Geometry, gather
 from normball.optim.settings import Group, Settings
 from normball.optim.terms import Term, settle
@@ -50,6 +51,7 @@ class NormBallOptimizer(Optimizer):
         self._state_dtype = state_dtype
         self._reuse_grad = reuse_grad
         self._inside: set[Tensor] = set()
+        self._roster: Roster | None = None
         self._record = metrics.Record()
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of tensors or groups: write [tensor]")
@@ -109,23 +111,30 @@ class NormBallOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        blocks = self._collect()
-        if not blocks:
-            return loss
-        finite = all_finite([block.grad for block in blocks])
-        if any(block.sharded for block in blocks):
+        roster = self._collect()
+        if roster.blocks:
+            try:
+                self._advance(roster)
+            finally:
+                roster.leave()
+        return loss
+
+    def _advance(self, roster: Roster) -> None:
+        blocks, bundles = roster.blocks, roster.bundles
+        grads = [bundle.join([block.grad for block in bundle.blocks]) for bundle in bundles]
+        finite = all_finite(grads)
+        if roster.sharded:
             finite = parallel.agree(finite)
         if self._constrained:
             self._enter_ball(blocks, finite)
 
-        bundles = self._geometry.bundles(blocks)
-        estimates = [self._estimate(bundle, finite) for bundle in bundles]
+        estimates = [self._estimate(b, g, finite) for b, g in zip(bundles, grads, strict=True)]
         found: dict[int, Term] = {}
         corner = self._needs_corner
         for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
             # Held until the global number is known, in the gradient's memory if allowed.
             if self._reuse_grad and not bundles[i].stacked:
-                grad = bundles[i].first.grad
+                grad = grads[i]
                 term.update = term.update if term.update is grad else grad.copy_(term.update)
             found[i] = term
         terms = [found[i] for i in range(len(bundles))]
@@ -145,65 +154,67 @@ class NormBallOptimizer(Optimizer):
         factor = torch.where(finite, factor, 0)
         self._move(bundles, [term.update for term in terms], factor, finite)
         self._record.add(size, factor, per_group, finite)
-        return loss
 
-    def _collect(self) -> list[Block]:
-        blocks, missing = [], []
-        for index, group in enumerate(self.param_groups):
+    def _collect(self) -> Roster:
+        for group in self.param_groups:
             self._settings.check_numbers(group)
-            longest = self._settings.longest(group)
-            common = index, group["norm"], group["radius"], longest, group["alpha"]
-            for name, p in self._named(index, group):
-                grad = p.grad
-                if grad is None:
-                    missing.append(name)
-                elif p.numel():
-                    validate.check_gradient(name, grad)
-                    part, grad = parallel.local(p), parallel.local(parallel.aligned(grad, p))
-                    blocks.append(Block(name, p, part, grad, *common))
         self._settings.check_common(self.param_groups)
-        if blocks and self._constrained:
-            self._geometry.check_complete(missing)
-        return blocks
+        roster, self._roster = self._roster, None
+        if roster is None or not roster.enter(self.param_groups, self._settings.longest):
+            names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
+            roster = Roster(names, self.param_groups)
+            roster.enter(self.param_groups, self._settings.longest)
+            roster.bundles = self._geometry.bundles(roster.blocks)
+        if roster.blocks and self._constrained:
+            self._geometry.check_complete(roster.missing)
+        self._roster = roster
+        return roster
 
     @staticmethod
-    def _named(index: int, group: Group) -> Iterator[tuple[str, Tensor]]:
-        params = group["params"]
-        names = group.get("param_names")
-        if names is None:
-            names = [f"parameter {i} of group {index}" for i in range(len(params))]
-        return zip(names, params, strict=True)
+    def _names(index: int, group: Group) -> list[str]:
+        names: list[str] | None = group.get("param_names")
+        return names or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
 
-    def _estimate(self, bundle: Bundle, finite: Tensor) -> Tensor:
+    def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor) -> Tensor:
         """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite."""
         alpha, reuse = bundle.first.alpha, self._reuse_grad and not bundle.stacked
-        g = bundle.join([block.grad for block in bundle.blocks])
         if self._maximize:
             g = g.neg_() if reuse else -g
         dtype = self._dtype_of_state(bundle.first.param)
         if alpha == 1:
             return g.to(dtype)
-        momenta = [self._momentum(block.owner, dtype) for block in bundle.blocks]
         out = g if reuse and g.dtype == dtype else None
-        d = bundle.join(momenta)
+        d = self._momentum(bundle, dtype)
         new = torch.lerp(d, g.to(dtype), alpha, out=out)
         bundle.room = out
-        return bundle.keep_(momenta, new, d, finite.to(g.device))
+        return torch.where(finite.to(g.device), new, d, out=d)
 
-    def _momentum(self, p: Tensor, dtype: torch.dtype) -> Tensor:
-        state = self.state[p]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(p, dtype=dtype)
-        return parallel.local(state["momentum"])
+    def _momentum(self, bundle: Bundle, dtype: torch.dtype) -> Tensor:
+        """Return the momentum of a bundle, which shares the memory of the state."""
+        state = self.state
+        rows = [state[block.owner].get("momentum") for block in bundle.blocks]
+        if bundle.stack is not None and all(map(is_, rows, bundle.rows)):
+            return bundle.stack
+        for block, row in zip(bundle.blocks, rows, strict=True):
+            if row is None:
+                state[block.owner]["momentum"] = torch.zeros_like(block.owner, dtype=dtype)
+        momenta = [state[block.owner]["momentum"] for block in bundle.blocks]
+        if not bundle.stacked:
+            return parallel.local(momenta[0])
+        bundle.stack = torch.stack(momenta)
+        bundle.rows = list(bundle.stack.unbind())
+        for block, row in zip(bundle.blocks, bundle.rows, strict=True):
+            state[block.owner]["momentum"] = row
+        return bundle.stack
 
     def _move(
         self, bundles: list[Bundle], updates: list[Tensor], factor: Tensor, finite: Tensor
     ) -> None:
         for bundle, update in zip(bundles, updates, strict=True):
-            first, params = bundle.first, bundle.params
+            first = bundle.first
             dtype = torch.promote_types(first.param.dtype, update.dtype)
             dtype = torch.float32 if dtype.itemsize < 4 else dtype
-            old = bundle.join(params)
+            old = bundle.join(bundle.params)
             x, update = old.to(dtype), update.to(dtype)
             if self._constrained:
                 share = (first.longest * factor).to(x.device, dtype)
@@ -211,7 +222,7 @@ class NormBallOptimizer(Optimizer):
             else:
                 length = (first.longest * first.radius * factor).to(x.device, dtype)
                 new = torch.addcmul(x, update, length, out=update)
-            bundle.keep_(params, new.to(old.dtype), old, finite.to(x.device))
+            bundle.keep_(new.to(old.dtype), old, finite.to(x.device))
 
     def _enter_ball(self, blocks: list[Block], finite: Tensor) -> None:
         """Scale parameters that start outside their ball onto it, once, with a warning.
@@ -242,7 +253,7 @@ class NormBallOptimizer(Optimizer):
                 warnings.warn(
                     f"{what}: norm {ratio * first.radius:.4g}, radius {first.radius:.4g}. It was "
                     "scaled onto the ball; initialise it inside, or take a larger radius",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
         self._inside.update(block.owner for block in new)
 
@@ -306,7 +317,9 @@ class NormBallOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return state | {name: getattr(self, name) for name in self._own} | {"_inside": set()}
+        return state | {name: getattr(self, name) for name in self._own} | {
+            "_inside": set(), "_roster": None,
+        }  # fmt: skip
 
 
 # How far above its radius a norm may be read, by rounding alone.

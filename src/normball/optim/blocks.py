@@ -1,7 +1,9 @@
 """The parameters of one step, small equal ones taken together."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import is_
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +18,55 @@ _SMALL_ELSEWHERE = 2**18
 
 
 @dataclass(slots=True)
-class Block:
-    """One parameter with a gradient, during one step.
+class Setting:
+    """What the parameters of one group have in common; its values are read anew at every step."""
 
-    `param` and `grad` are what this rank holds; `owner` is the parameter as the optimizer has it, a
-    DTensor where it is sharded.
+    group: int
+    norm: Norm
+    radius: float = 1.0
+    longest: float | Tensor = 0.0
+    """The share of the way, or the length, of a step that is not held back; 0-d if a tensor."""
+    alpha: float = 1.0
+
+
+@dataclass(slots=True)
+class Block:
+    """One parameter with a gradient.
+
+    `param` and `grad` are what this rank holds, `grad` only during a step; `owner` is the parameter
+    as the optimizer has it, a DTensor where it is sharded.
     """
 
     name: str
     owner: Tensor
     param: Tensor
     grad: Tensor
-    group: int
-    norm: Norm
-    radius: float
-    longest: float  # the share of the way, or the length, of a step that is not held back
-    alpha: float
+    setting: Setting
+
+    @property
+    def group(self) -> int:
+        """The number of its group."""
+        return self.setting.group
+
+    @property
+    def norm(self) -> Norm:
+        """That of its group."""
+        return self.setting.norm
+
+    @property
+    def radius(self) -> float:
+        """That of its group."""
+        return self.setting.radius
+
+    @property
+    def longest(self) -> float | Tensor:
+        """That of its group."""
+        return self.setting.longest
+
+    @property
+    def alpha(self) -> float:
+        """That of its group."""
+        return self.setting.alpha
 
     @property
     def sharded(self) -> bool:
@@ -56,6 +91,10 @@ class Bundle:
 
     blocks: list[Block]
     room: Tensor | None = None
+    rows: list[Tensor] = field(default_factory=list)
+    """The momenta of several blocks, as the optimizer's state has them: rows of one tensor."""
+    stack: Tensor | None = None
+    """That tensor."""
 
     @property
     def first(self) -> Block:
@@ -84,17 +123,15 @@ class Bundle:
         """Return one tensor per block as the bundle's one tensor."""
         return torch.stack(list(tensors)) if self.stacked else tensors[0]
 
-    def keep_(self, targets: list[Tensor], new: Tensor, old: Tensor, finite: Tensor) -> Tensor:
-        """Write `new` to one target per block where `finite` (0-d) holds; else keep all bits.
+    def keep_(self, new: Tensor, old: Tensor, finite: Tensor) -> None:
+        """Write `new` to the parameters where `finite` (0-d) holds; else keep all bits.
 
-        No branch: the host does not know the flag. `old` is what `join(targets)` gave. Returns what
-        stands now, joined.
+        No branch: the host does not know the flag. `old` is what `join(params)` gave.
         """
         if not self.stacked:
-            return torch.where(finite, new, old, out=targets[0])
-        kept = torch.where(finite, new, old)
-        torch._foreach_copy_(targets, kept.unbind())
-        return kept
+            torch.where(finite, new, old, out=self.first.param)
+        else:
+            torch._foreach_copy_(self.params, torch.where(finite, new, old).unbind())
 
 
 def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
@@ -108,3 +145,69 @@ def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
         else:
             found[key] = Bundle([block])
     return list(found.values())
+
+
+class Roster:
+    """Who takes part in a step, kept while the same parameters of the same groups have gradients.
+
+    To look at every parameter anew costs more than the arithmetic on a small one.
+    """
+
+    def __init__(self, names: Sequence[str], groups: Sequence[Mapping[str, Any]]) -> None:
+        self._params = [p for group in groups for p in group["params"]]
+        self._sizes = [len(group["params"]) for group in groups]
+        self._present = [p.grad is not None for p in self._params]
+        self._settings = [Setting(i, group["norm"]) for i, group in enumerate(groups)]
+        settings = [s for s, n in zip(self._settings, self._sizes, strict=True) for _ in range(n)]
+        self.missing = [n for n, there in zip(names, self._present, strict=True) if not there]
+        self._places = [i for i, p in enumerate(self._params) if self._present[i] and p.numel()]
+        self.blocks = [
+            Block(names[i], p, parallel.local(p), p.grad, settings[i])
+            for i in self._places
+            for p in [self._params[i]]
+        ]
+        self.sharded = any(block.sharded for block in self.blocks)
+        self.bundles: list[Bundle] = []
+
+    def enter(self, groups: Sequence[Mapping[str, Any]], longest: Callable[..., Any]) -> bool:
+        """Read the values of the groups, of their longest steps, and the gradients.
+
+        Returns:
+            False, where these groups have other parameters, or others of them gradients.
+
+        Raises:
+            ValueError: a gradient is sparse.
+        """
+        params = [p for group in groups for p in group["params"]]
+        grads = [p.grad for p in params]
+        if (
+            len(params) != len(self._params)
+            or not all(map(is_, params, self._params))
+            or [grad is not None for grad in grads] != self._present
+            or [len(group["params"]) for group in groups] != self._sizes
+        ):
+            return False
+        for setting, group in zip(self._settings, groups, strict=True):
+            setting.norm, setting.radius = group["norm"], group["radius"]
+            setting.longest, setting.alpha = longest(group), group["alpha"]
+        for block, place in zip(self.blocks, self._places, strict=True):
+            grad = grads[place]
+            if grad.layout is not torch.strided:
+                raise ValueError(
+                    f"{block.name} has a gradient of layout {grad.layout}: use dense gradients "
+                    "(sparse=False in torch.nn.Embedding)"
+                )
+            block.grad = grad
+        if self.sharded:
+            for block in self.blocks:
+                if block.sharded:
+                    block.param = parallel.local(block.owner)
+                    block.grad = parallel.local(parallel.aligned(block.grad, block.owner))
+        return True
+
+    def leave(self) -> None:
+        """Let go of the gradients, which whoever trains may want to free."""
+        for block in self.blocks:
+            del block.grad
+        for bundle in self.bundles:
+            bundle.room = None

@@ -99,7 +99,7 @@ class SmoothnessProbe:
         if before is None:
             self.optimizer.step()
             return loss
-        blocks = self.optimizer._collect()
+        blocks = self.optimizer._collect().blocks
         if any(parallel.is_sharded(block.owner) for block in blocks):
             raise TypeError(
                 "the probe measures parameters that are whole on every rank, not shards"

@@ -105,12 +105,3 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
         norm.check(parameter.shape)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-
-
-def check_gradient(name: str, gradient: Tensor) -> None:
-    """Raise ValueError for a sparse gradient."""
-    if gradient.layout != torch.strided:
-        raise ValueError(
-            f"{name} has a gradient of layout {gradient.layout}: use dense gradients "
-            "(sparse=False in torch.nn.Embedding)"
-        )
