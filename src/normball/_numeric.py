@@ -100,4 +100,4 @@ def largest_singular_value(x: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(column, dim=(-2, -1))
     image = torch.linalg.vector_norm(x.mT @ column, dim=(-2, -1))
     sigma = image / torch.where(length == 0, 1, length)
-    return saturate(sigma * scale[..., 0, 0])
+    return saturate(sigma * scale.squeeze((-2, -1)))

@@ -44,8 +44,8 @@ def one_rho_of_two() -> None:
 MISTAKES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("no rho", lambda: ClippedScion(param_groups(net()), lr=0.01), TypeError, "'rho'"),
     ("no lr", lambda: ClippedScion(param_groups(net()), rho=1.0), TypeError, "'lr'"),
-    ("lr a tensor", lambda: make(net().parameters(), lr=torch.tensor(0.1)), TypeError,
-     "lr=tensor(0.1000) must be a plain number"),
+    ("lr a list in a tensor", lambda: make(net().parameters(), lr=torch.tensor([0.1])), ValueError,
+     "lr is a tensor of the shape (1,): use a 0-d tensor"),
     ("lr a string", lambda: make(net().parameters(), lr="1e-3"), TypeError, "plain number"),
     ("lr negative", lambda: make(net().parameters(), lr=-1.0), ValueError,
      "lr=-1.0 must lie in [0, inf)"),

@@ -124,6 +124,11 @@ class Norm(ABC):
         """Return about how many operations a minimiser takes, for sharing them out."""
         return 8.0 * shape.numel()
 
+    @property
+    def synchronises(self) -> bool:
+        """Whether a minimiser waits for the device where that is not the CPU."""
+        return False
+
     def init_(
         self, w: Tensor, radius: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:

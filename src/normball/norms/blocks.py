@@ -73,6 +73,11 @@ class Blocks(Norm):
         """Return those of all blocks."""
         return self.count * self.of.flops(self._block_shape(shape))
 
+    @property
+    def synchronises(self) -> bool:
+        """Whether the norm of a block waits for the device."""
+        return self.of.synchronises
+
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         return self._join(torch.stack([self.of._onto_sphere(x) for x in self._cut(noise)]))
 
@@ -176,6 +181,11 @@ class Transposed(Norm):
         first, second = self.dims
         order[first], order[second] = order[second], order[first]
         return frozenset(order[dim] for dim in found)
+
+    @property
+    def synchronises(self) -> bool:
+        """Whether the norm of the exchanged tensor waits for the device."""
+        return self.of.synchronises
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         return self.of._onto_sphere(noise.transpose(*self.dims)).transpose(*self.dims)

@@ -108,6 +108,14 @@ class ByShape(Norm):
         """Return minimiser and dual norm of the norm that fits the shape."""
         return self._for(d.shape).lmo_and_dual(d)
 
+    def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return minimisers and the sum of dual norms of the norm that fits one tensor's shape."""
+        return self._for(d.shape[1:]).stacked_lmo_and_dual(d)
+
+    def stacked_norm(self, w: Tensor) -> Tensor:
+        """Return the largest norm, of the one that fits one tensor's shape."""
+        return self._for(w.shape[1:]).stacked_norm(w)
+
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float] | None:
         """Return the lines of the norm that fits the shape."""
         return self._for(shape).lines(shape)

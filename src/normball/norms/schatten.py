@@ -17,6 +17,11 @@ __all__ = ["Nuclear", "Schatten"]
 class _SingularValueNorm(Norm):
     """A norm that a full SVD reads off; a tensor `(..., m, n)` is a stack of blocks."""
 
+    @property
+    def synchronises(self) -> bool:
+        """True: so does every decomposition."""
+        return True
+
     def check(self, shape: torch.Size) -> None:
         """Raise ValueError for fewer than two dimensions."""
         if len(shape) < 2:

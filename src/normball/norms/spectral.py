@@ -70,6 +70,11 @@ class Spectral(Norm):
         """Return all dimensions but those of a matrix."""
         return frozenset(range(len(shape) - 2))
 
+    @property
+    def synchronises(self) -> bool:
+        """Whether its polar factor waits for the device."""
+        return self.polar.synchronises
+
     def flops(self, shape: torch.Size) -> float:
         """Return those of the polar factors of all blocks."""
         *stack, rows, columns = self._matrices(torch.empty(shape, device="meta")).shape

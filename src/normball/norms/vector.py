@@ -201,7 +201,7 @@ class RMS(VectorNorm):
 
     def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-sqrt(n) d_i / ||d_i||_2` for a stack `(k, ...)`, and the sum of dual norms."""
-        return _stacked_lengths(d, _root([d[0]]))
+        return _stacked_lengths(d, math.sqrt(max(d.shape[1:].numel(), 1)))
 
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
         """Return the whole tensor as one line, and `sqrt(n)`."""

@@ -13,7 +13,7 @@ from torch.optim.optimizer import ParamsT
 
 from normball import parallel
 from normball._numeric import all_finite
-from normball.optim import checkpoint, metrics
+from normball.optim import capture, checkpoint, metrics
 from normball.optim.blocks import Block, Bundle, Roster
 from normball.optim.geometry import Geometry, gather
 from normball.optim.settings import Group, Settings
@@ -45,6 +45,11 @@ class NormBallOptimizer(Optimizer):
     ) -> None:
         if state_dtype is not None and not state_dtype.is_floating_point:
             raise ValueError(f"state_dtype={state_dtype} must be a floating dtype")
+        if settings.capturable and geometry.split:
+            raise ValueError(
+                "capturable=True and split=True exclude each other: a step that exchanges data "
+                "with other ranks is not captured"
+            )
         self._settings = settings
         self._geometry = geometry
         self._maximize = maximize
@@ -84,6 +89,8 @@ class NormBallOptimizer(Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group must be a dict, not {type(param_group).__name__}")
         group = self._settings.complete(param_group, self.param_groups, self.defaults)
+        if self._settings.capturable:
+            capture.check_group(group)
         self._geometry.check_count(sum(len(g["params"]) for g in [*self.param_groups, group]))
         super().add_param_group(group)
 
@@ -114,15 +121,44 @@ class NormBallOptimizer(Optimizer):
         roster = self._collect()
         if roster.blocks:
             try:
+                if capture.recording():
+                    self._check_recording(roster)
                 self._advance(roster)
             finally:
                 roster.leave()
         return loss
 
+    def _check_recording(self, roster: Roster) -> None:
+        if not self._settings.capturable:
+            raise RuntimeError(
+                "this step is being captured in a CUDA graph: build the optimizer with "
+                "capturable=True, so that the graph sees later values of lr and rho"
+            )
+        for group in self.param_groups:
+            capture.check_numbers(group)
+        ready = all(self._is_ready(bundle) for bundle in roster.bundles) and self._record.started
+        if not ready:
+            raise RuntimeError(
+                "some parameters have not taken a step with this state yet: take one with the same "
+                "gradients before capturing, since it makes the momentum, and reads the norm of a "
+                "constrained start"
+            )
+
+    def _is_ready(self, bundle: Bundle) -> bool:
+        rows = [self.state.get(block.owner, {}).get("momentum") for block in bundle.blocks]
+        made = bundle.first.alpha == 1 or (
+            all(map(is_, rows, bundle.rows)) if bundle.stacked else rows[0] is not None
+        )
+        inside = all(block.owner in self._inside for block in bundle.blocks)
+        return made and (inside or not self._constrained)
+
     def _advance(self, roster: Roster) -> None:
         blocks, bundles = roster.blocks, roster.bundles
         grads = [bundle.join([block.grad for block in bundle.blocks]) for bundle in bundles]
         finite = all_finite(grads)
+        sound = self._settings.sound(self.param_groups)
+        if sound is not None:
+            finite = finite & sound.to(finite.device)
         if roster.sharded:
             finite = parallel.agree(finite)
         if self._constrained:
@@ -150,7 +186,7 @@ class NormBallOptimizer(Optimizer):
         size = gather(gaps).sum() if self._constrained else per_group.sum()
         factor = self._factor(size, gather(corners).amax() if corners else None)
         # Weights that are NaN already make a gap of NaN: a step would only spread it.
-        finite = finite & ~size.isnan()
+        finite = finite & size.isnan().logical_not()
         factor = torch.where(finite, factor, 0)
         self._move(bundles, [term.update for term in terms], factor, finite)
         self._record.add(size, factor, per_group, finite)
@@ -216,11 +252,14 @@ class NormBallOptimizer(Optimizer):
             dtype = torch.float32 if dtype.itemsize < 4 else dtype
             old = bundle.join(bundle.params)
             x, update = old.to(dtype), update.to(dtype)
+            longest = first.longest
+            if isinstance(longest, Tensor):
+                longest = longest.to(factor.device, factor.dtype)
             if self._constrained:
-                share = (first.longest * factor).to(x.device, dtype)
+                share = (longest * factor).to(x.device, dtype)
                 new = torch.lerp(x, update, share, out=update)
             else:
-                length = (first.longest * first.radius * factor).to(x.device, dtype)
+                length = (longest * first.radius * factor).to(x.device, dtype)
                 new = torch.addcmul(x, update, length, out=update)
             bundle.keep_(new.to(old.dtype), old, finite.to(x.device))
 
@@ -230,7 +269,7 @@ class NormBallOptimizer(Optimizer):
         The first step of a parameter reads its norm, and so waits for the device; no other does.
         """
         # A step of length 0 moves nothing, not even into the ball.
-        new = [block for block in blocks if block.longest and block.owner not in self._inside]
+        new = [block for block in blocks if block.owner not in self._inside and block.longest]
         if not new:
             return
         balls = self._geometry.balls(new)
@@ -303,9 +342,16 @@ class NormBallOptimizer(Optimizer):
         """
         groups = checkpoint.check(state_dict, self.param_groups)
         for group in groups:
-            self._settings.check_numbers(group)
+            self._settings.check_values(group)
         self._settings.check_common(groups)
+        tensors = [
+            {name: value for name, value in group.items() if isinstance(value, Tensor)}
+            for group in self.param_groups
+        ]
         super().load_state_dict({"state": state_dict["state"], "param_groups": groups})
+        for group, own in zip(self.param_groups, tensors, strict=True):
+            # A captured graph reads the tensors it has seen.
+            group.update({n: tensor.fill_(group[n]) for n, tensor in own.items() if n in group})
         params = (p for group in self.param_groups for p in group["params"])
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         for index, p in zip(indices, params, strict=True):

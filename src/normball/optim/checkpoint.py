@@ -11,7 +11,7 @@ from normball.norms import Norm
 
 
 def plain(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Replace norms by their repr, and numbers of other libraries by Python's own."""
+    """Replace norms by their repr, and numbers of tensors and other libraries by Python's own."""
     groups = [{k: _plain_value(v) for k, v in g.items()} for g in state_dict["param_groups"]]
     return state_dict | {"param_groups": groups}
 
@@ -19,6 +19,8 @@ def plain(state_dict: dict[str, Any]) -> dict[str, Any]:
 def _plain_value(value: Any) -> Any:
     if isinstance(value, Norm):
         return repr(value)
+    if isinstance(value, Tensor):
+        return value.item()
     if isinstance(value, Real) and not isinstance(value, bool | int | Tensor):
         return float(value)
     return value

@@ -47,6 +47,10 @@ class ClippedScion(NormBallOptimizer):
         split: share the costly minimisers of parameters that all ranks hold (DDP) out over the
             ranks of the default process group, and send the results round. Every rank must then
             have gradients for the same parameters. What is sharded is shared out anyway.
+        capturable: keep `lr` and `rho` as 0-d tensors beside the parameters, so that `step` can be
+            captured in a CUDA graph, which sees their later values: change them by `fill_`, as
+            torch's schedulers do. Norms that wait for the device, sharded parameters and `split`
+            are refused.
 
     Raises:
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
@@ -69,6 +73,7 @@ class ClippedScion(NormBallOptimizer):
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
         split: bool = False,
+        capturable: bool = False,
     ) -> None:
         if variant not in (1, 2):
             raise ValueError(f"variant={variant!r} must be 1 or 2")
@@ -81,6 +86,7 @@ class ClippedScion(NormBallOptimizer):
                 numbers=("radius", "lr", "alpha", "rho"),
                 common=("rho",),
                 constrained=constrained,
+                capturable=capturable,
             ),
             Layers(split),
             maximize=maximize,

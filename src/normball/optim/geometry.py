@@ -17,6 +17,9 @@ from normball.optim.terms import Pool, Pooled, Term, scalar
 class Geometry(ABC):
     """A norm over all blocks together, and its minimiser."""
 
+    split = False
+    """Whether ranks that hold the same parameters share the costly minimisers out."""
+
     @abstractmethod
     def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
         """Return the blocks as a step takes them."""

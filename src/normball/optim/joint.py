@@ -26,6 +26,7 @@ class _JointOptimizer(NormBallOptimizer):
         alpha: float,
         radius: float,
         constrained: bool,
+        capturable: bool,
         options: dict[str, Any],
     ) -> None:
         super().__init__(
@@ -37,6 +38,7 @@ class _JointOptimizer(NormBallOptimizer):
                 common=("radius", "lr", "rho"),
                 step="gamma",
                 constrained=constrained,
+                capturable=capturable,
             ),
             Joint(validate.check_norm(norm)),
             **options,
@@ -61,7 +63,7 @@ class GGNC(_JointOptimizer):
         rho: threshold of the dual norm, positive.
         norm: an object of `normball.norms`. `RMS` counts the entries that have a gradient.
         alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
-        maximize, state_dtype, reuse_grad: as in `ClippedScion`.
+        maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
 
     Raises:
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
@@ -80,9 +82,10 @@ class GGNC(_JointOptimizer):
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
+        capturable: bool = False,
     ) -> None:
         options = {"maximize": maximize, "state_dtype": state_dtype, "reuse_grad": reuse_grad}
-        super().__init__(params, gamma, rho, norm, alpha, 1.0, False, options)
+        super().__init__(params, gamma, rho, norm, alpha, 1.0, False, capturable, options)
 
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:  # noqa: ARG002
         return steps.ggnc(size, 1.0, self.param_groups[0]["rho"])
@@ -108,7 +111,7 @@ class S3CG(_JointOptimizer):
             have a gradient at every step.
         alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
         variant: 1 or 2.
-        maximize, state_dtype, reuse_grad: as in `ClippedScion`.
+        maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
 
     Raises:
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
@@ -131,13 +134,14 @@ class S3CG(_JointOptimizer):
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
+        capturable: bool = False,
     ) -> None:
         if variant not in (1, 2):
             raise ValueError(f"variant={variant!r} must be 1 or 2")
         beta = validate.check_number("beta", beta, low=0, open_low=True)
         self._variant = variant
         options = {"maximize": maximize, "state_dtype": state_dtype, "reuse_grad": reuse_grad}
-        super().__init__(params, gamma, rho, norm, alpha, beta, True, options)
+        super().__init__(params, gamma, rho, norm, alpha, beta, True, capturable, options)
 
     @property
     def _needs_corner(self) -> bool:

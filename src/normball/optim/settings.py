@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from normball.optim import validate
 
 Group = dict[str, Any]
+
+# The numbers that may be 0-d tensors, which a compiled or captured step reads at every run.
+_ON_DEVICE = ("lr", "rho")
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Settings:
 
     `keys` are those a user may give besides `params`; `numbers` those that hold numbers. Those in
     `common` must be equal in all groups. `step` names the step size in messages, which is always
-    stored as `lr`, where schedulers look for it.
+    stored as `lr`, where schedulers look for it. With `capturable`, numbers that a schedule changes
+    are stored as tensors on the parameters' device.
     """
 
     keys: tuple[str, ...]
@@ -25,11 +30,12 @@ class Settings:
     common: tuple[str, ...] = ()
     step: str = "lr"
     constrained: bool = False
+    capturable: bool = False
 
-    def longest(self, group: Mapping[str, Any]) -> float:
+    def longest(self, group: Mapping[str, Any]) -> float | Tensor:
         """Return the longest step of a group: `lr`, or `gamma rho` in the paper's parameters."""
-        lr = float(group["lr"])
-        return lr * float(group["rho"]) if self.step == "gamma" else lr
+        lr: float | Tensor = group["lr"]
+        return lr * group["rho"] if self.step == "gamma" else lr
 
     def complete(self, group: Group, others: Sequence[Group], defaults: Mapping[str, Any]) -> Group:
         """Return a new group, filled up and checked against those that are there.
@@ -44,21 +50,36 @@ class Settings:
         params = group["params"]
         group["params"] = [params] if isinstance(params, Tensor) else list(params)
         group["norm"] = validate.check_norm(group["norm"])
-        self.check_numbers(group)
-        self.check_common([*others, group])
+        self.check_values(group, inherited)
         self._check_params(group, others)
+        if self.capturable:
+            self._to_tensors(group, others)
+        self.check_common([*others, group])
         return group
 
+    def check_values(self, group: Group, known: Mapping[str, Any] | None = None) -> None:
+        """Check numbers, also those in tensors but for `known` ones; waits for their device."""
+        self.check_numbers(group)
+        tensors = {k: v for k, v in group.items() if isinstance(v, Tensor) and k in _ON_DEVICE}
+        read = {k: float(v) for k, v in tensors.items() if v is not (known or {}).get(k)}
+        self.check_numbers(group | read)
+
     def check_numbers(self, group: Group) -> None:
-        """Raise where a number of a group is out of range; store them as Python floats."""
+        """Raise where a number of a group is out of range; store them as Python floats.
+
+        Of a tensor only what the host knows is checked; `sound` does the rest.
+        """
         for name in self.numbers:
             shown = self.step if name == "lr" else name
+            if isinstance(group[name], Tensor) and name in _ON_DEVICE:
+                validate.check_scalar(shown, group[name])
+                continue
             high = 1.0 if name == "alpha" else float("inf")
             group[name] = validate.check_number(
                 shown, group[name], low=0, high=high, open_low=name != "lr"
             )
         longest = self.longest(group)
-        if self.constrained and longest > 1:
+        if self.constrained and not isinstance(longest, Tensor) and longest > 1:
             product = "gamma * rho" if self.step == "gamma" else "lr"
             raise ValueError(
                 f"{product}={longest:.6g} must lie in [0, 1]: in a constrained method it is the "
@@ -66,15 +87,59 @@ class Settings:
             )
 
     def check_common(self, groups: Sequence[Group]) -> None:
-        """Raise ValueError where groups differ in what must be one value."""
+        """Raise ValueError where groups differ in what must be one value, or one tensor."""
         for name in self.common:
-            values = {group[name] for group in groups}
-            if len(values) > 1:
+            values = [group[name] for group in groups]
+            shown = self.step if name == "lr" else name
+            if any(isinstance(value, Tensor) for value in values):
+                if any(value is not values[0] for value in values):
+                    raise ValueError(
+                        f"{shown} is one number over all groups, but they hold several tensors, or "
+                        "a tensor and a number: put the same tensor in every group"
+                    )
+            elif len(set(values)) > 1:
+                raise ValueError(
+                    f"{shown} is one number over all groups, but they hold {sorted(set(values))}: "
+                    "set the same value in every group"
+                )
+
+    def sound(self, groups: Sequence[Group]) -> Tensor | None:
+        """Tell whether the numbers in tensors are in range, 0-d bool; None if none is a tensor.
+
+        Nothing waits for their device. A step does nothing where this is false.
+        """
+        checks = []
+        for group in groups:
+            lr, rho, longest = group["lr"], group.get("rho"), self.longest(group)
+            if isinstance(lr, Tensor):
+                checks.append((lr >= 0) & torch.isfinite(lr))
+            if isinstance(rho, Tensor):
+                checks.append((rho > 0) & torch.isfinite(rho))
+            if self.constrained and isinstance(longest, Tensor):
+                checks.append(longest <= 1)
+        if not checks:
+            return None
+        return torch.stack([check.to(checks[0].device) for check in checks]).all()
+
+    def _to_tensors(self, group: Group, others: Sequence[Group]) -> None:
+        """Store the numbers that a schedule changes as tensors beside the parameters."""
+        entry = next(iter(group["params"]), None)
+        p = entry[1] if isinstance(entry, tuple) else entry
+        if p is None:
+            raise ValueError("capturable=True needs parameters in every group, got an empty one")
+        for name in _ON_DEVICE:
+            value = group.get(name)
+            if isinstance(value, Tensor) and value.device != p.device:
                 shown = self.step if name == "lr" else name
                 raise ValueError(
-                    f"{shown} is one number over all groups, but they hold {sorted(values)}: set "
-                    "the same value in every group"
+                    f"{shown} is a tensor on {value.device}, but a captured step reads it on "
+                    f"{p.device}, with the parameters: create it there"
                 )
+            if isinstance(value, float):
+                common = others[0][name] if others and name in self.common else None
+                dtype = torch.float32 if p.device.type == "mps" else torch.float64
+                new = torch.tensor(value, dtype=dtype, device=p.device)
+                group[name] = common if common is not None and bool(common == new) else new
 
     @staticmethod
     def _check_params(group: Group, others: Sequence[Group]) -> None:

@@ -64,6 +64,22 @@ def check_number(
     return number
 
 
+def check_scalar(name: str, value: Tensor) -> None:
+    """Refuse a tensor that cannot stand for a number; its value is not read.
+
+    Raises:
+        TypeError: it is not of a floating dtype.
+        ValueError: it is not 0-d.
+    """
+    if not value.is_floating_point():
+        raise TypeError(f"{name} is a tensor of dtype {value.dtype}: give it a floating dtype")
+    if value.ndim:
+        raise ValueError(
+            f"{name} is a tensor of the shape {tuple(value.shape)}: use a 0-d tensor, such as "
+            "torch.tensor(0.01)"
+        )
+
+
 def check_norm(norm: object) -> Norm:
     """Return `norm` if it is a norm on single tensors; raise TypeError that names a near one."""
     if isinstance(norm, Norm):

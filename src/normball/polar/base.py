@@ -1,6 +1,7 @@
 """What every polar factor has in common: shapes, scale, bad entries."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ class Polar(ABC):
     A subclass states how closely it comes, in two numbers: the relative error of
     `<x, factor>` as the nuclear norm, and the largest singular value of the factor.
     """
+
+    synchronises: ClassVar[bool] = False
+    """Whether a call waits for the device where that is not the CPU."""
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor of each matrix and its inner product with that matrix.
@@ -43,7 +47,7 @@ class Polar(ABC):
         unit, scale = split_scale(work, (-2, -1))
         tall = x.shape[-2] > x.shape[-1]
         factor, nuclear = self._wide(unit.mT if tall else unit)
-        nuclear = saturate(nuclear * scale[..., 0, 0])
+        nuclear = saturate(nuclear * scale.squeeze((-2, -1)))
         return (factor.mT if tall else factor).to(x.dtype), nuclear
 
     def _one_by_one(self, x: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class SVD(Polar):
     LAPACK runs on the CPU without waiting for a device; on a GPU each call synchronises.
     """
 
+    synchronises: ClassVar[bool] = True
+
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         bad = ~torch.isfinite(x.sum((-2, -1), keepdim=True))
         factor, nuclear = _or_last_resort(_svd, torch.where(bad, 0, x))
@@ -48,6 +51,8 @@ class Eigh(Polar):
     at most 0.2 % too small, the largest singular value at most 1 + 3e-4. In float64 the
     error is at most 1e-6. On a GPU each call synchronises.
     """
+
+    synchronises: ClassVar[bool] = True
 
     shift: float = 4e-6
     """Relative to the largest eigenvalue of the Gram matrix; 1e-13 at most in float64."""

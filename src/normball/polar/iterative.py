@@ -131,12 +131,9 @@ def _best_quintic(low: float, high: float) -> tuple[Quintic, float]:
     inside = (low + (high - low) / 4, low + 3 * (high - low) / 4)
     error = 0.0
     while True:
-        points = torch.tensor([low, *inside, high], dtype=torch.float64)
-        signs = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
-        system = torch.stack([points, points**3, points**5, signs], dim=1)
         # The error alternates: p(low) = 1 - e, then 1 + e, 1 - e, 1 + e.
-        solution = torch.linalg.solve(system, torch.ones(4, dtype=torch.float64))
-        a, b, c, new_error = solution.tolist()
+        points = zip((low, *inside, high), (1.0, -1.0, 1.0, -1.0), strict=True)
+        a, b, c, new_error = _solve([[s, s**3, s**5, sign, 1.0] for s, sign in points])
         # Where p' = a + 3b s^2 + 5c s^4 vanishes.
         spread = math.sqrt(9 * b * b - 20 * a * c)
         inside = (
@@ -146,6 +143,21 @@ def _best_quintic(low: float, high: float) -> tuple[Quintic, float]:
         if abs(new_error - error) <= 1e-14:
             return (a, b, c), new_error
         error = new_error
+
+
+def _solve(rows: list[list[float]]) -> list[float]:
+    """Return the solution of a small linear system, of rows `[coefficients..., right-hand side]`.
+
+    In plain numbers, by elimination with pivots: a compiled or captured step may come here.
+    """
+    for i in range(len(rows)):
+        pivot = max(range(i, len(rows)), key=lambda k: abs(rows[k][i]))
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        rows[i] = [x / rows[i][i] for x in rows[i]]
+        for k, row in enumerate(rows):
+            if k != i:
+                rows[k] = [x - row[i] * y for x, y in zip(row, rows[i], strict=True)]
+    return [row[-1] for row in rows]
 
 
 def _iterate(
@@ -202,7 +214,7 @@ def _measure(x: Tensor, tight: bool) -> tuple[Tensor, Tensor, Tensor]:
     largest singular value, but for a Gaussian matrix 1.4 times that instead of `sqrt(m) / 2` times.
     """
     small = gram(x)
-    trace = small.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    trace = small.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True).unsqueeze(-1)
     length = torch.where(trace == 0, 1, trace).sqrt()
     small.div_(length * length)
     square = symmetric(small, small)

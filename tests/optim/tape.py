@@ -1,0 +1,43 @@
+"""A step recorded and run again without its Python, as a CUDA graph does, on any device."""
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WAITS = ("_local_scalar_dense", "nonzero", "_linalg_eigh", "_linalg_svd", "equal", "is_nonzero")
+
+
+def storages(*trees):
+    return {x.untyped_storage()._cdata for x in tree_leaves(trees) if isinstance(x, Tensor)}
+
+
+class Tape(TorchDispatchMode):
+    """Record every operation with the memory it reads and writes; `replay` runs them again.
+
+    An operation that waits for a device, or moves data to another, cannot be captured.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        assert name not in WAITS, f"{name} waits for the device"
+        result = func(*args, **kwargs)
+        devices = {x.device for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        if name in ("_to_copy", "copy_"):
+            moved = {x.device for x in tree_leaves(result) if isinstance(x, Tensor)} | devices
+            assert len(moved) == 1, f"{name} between devices: {moved}"
+        self.calls.append((func, args, kwargs, result))
+        return result
+
+    def replay(self):
+        for func, args, kwargs, result in self.calls:
+            again = func(*args, **kwargs)
+            if storages(result) & storages(args, kwargs):
+                continue  # a view, or written in place
+            for out, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(out, Tensor):
+                    out.copy_(new)
