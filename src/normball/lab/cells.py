@@ -120,3 +120,20 @@ def best_per_step(cells: Sequence[Cell]) -> list[Cell]:
     """
     steps = sorted({cell.lr for cell in cells})
     return [best([cell for cell in cells if cell.lr == lr]) for lr in steps]
+
+
+def epochs_to(scores: Sequence[float], goal: float, *, higher: bool) -> float:
+    """Epochs until a goal, with a straight line in between; infinite where it is not reached.
+
+    Args:
+        scores: the score after each epoch.
+        goal: what is to be reached.
+        higher: whether a high score is a good one.
+    """
+    before = math.nan
+    for epoch, score in enumerate(scores, 1):
+        if score >= goal if higher else score <= goal:
+            inside = (goal - before) / (score - before) if math.isfinite(before) else 1.0
+            return epoch - 1 + inside
+        before = score
+    return math.inf
