@@ -182,9 +182,7 @@ def test_text_is_trained_on_and_scored_by_its_loss(root: Path) -> None:
 )
 def test_bfloat16_is_autocast_around_weights_that_stay_float32(optimizer: str, model: str) -> None:
     small = 2.0**-14
-    run = config(
-        optimizer, small, model=model, precision="bfloat16", batch_size=64, train_size=128
-    )
+    run = config(optimizer, small, model=model, precision="bfloat16", batch_size=64, train_size=128)
     trainer, plain = Trainer(run), Trainer(replace(run, precision="float32"))
     data = load_digits()
     half = trainer.state.model
