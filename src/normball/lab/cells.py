@@ -51,10 +51,15 @@ class Cell:
         return math.fsum(self.scores.values()) / len(self.rows)
 
     @property
-    def name(self) -> str:
-        """The settings that a sweep varies, for reading."""
+    def settings(self) -> str:
+        """Step size and threshold, for reading."""
         rho = "" if self.rho is None else f", ρ {self.rho:g}"
-        return f"{OPTIMIZERS[self.optimizer].label}, step {format_step(self.lr)}{rho}"
+        return f"step {format_step(self.lr)}{rho}"
+
+    @property
+    def name(self) -> str:
+        """The optimizer and its ``settings``, for reading."""
+        return f"{OPTIMIZERS[self.optimizer].label}, {self.settings}"
 
     def scale(self, score: float) -> float:
         """A score in the units of ``scores``.

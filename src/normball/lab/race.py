@@ -7,7 +7,6 @@ from statistics import fmean
 
 from normball.lab.cells import Cell, best, epochs_to, of
 from normball.lab.optimizers import OPTIMIZERS
-from normball.lab.rows import Row
 
 TITLES = (
     "optimizer",
@@ -29,7 +28,8 @@ class Racer:
         best: the one with the best mean score at the end.
         fastest: the one that reaches the goal with every seed in the fewest steps.
         steps: the mean number of those steps.
-        seconds: the mean time they took, with the evaluation after every epoch.
+        seconds: the time of so many steps, evaluation included, at the pace of the optimizer's
+            quickest run: other work on the machine slows runs down, and none speeds them up.
     """
 
     settings: int
@@ -79,20 +79,20 @@ def race(cells: Sequence[Cell]) -> Race | None:
 def _racer(cells: Sequence[Cell], goal: float) -> Racer:
     steps = {index: _mean_steps(cell, goal) for index, cell in enumerate(cells)}
     fastest = min(steps, key=lambda index: steps[index])
-    cell = cells[fastest]
-    seconds = fmean(
-        _epochs(cell, row, goal) * row.result.seconds / row.result.epochs_done for row in cell.rows
+    a_step = min(
+        row.result.seconds / (row.result.epochs_done * row.result.steps)
+        for cell in cells
+        for row in cell.rows
     )
-    return Racer(len(cells), best(cells), cell, steps[fastest], seconds)
+    return Racer(len(cells), best(cells), cells[fastest], steps[fastest], steps[fastest] * a_step)
 
 
 def _mean_steps(cell: Cell, goal: float) -> float:
-    return fmean(_epochs(cell, row, goal) * row.result.steps for row in cell.rows)
-
-
-def _epochs(cell: Cell, row: Row, goal: float) -> float:
-    scores = [cell.scale(score) for score in row.result.scores]
-    return epochs_to(scores, goal, higher=cell.higher)
+    return fmean(
+        row.result.steps
+        * epochs_to([cell.scale(x) for x in row.result.scores], goal, higher=cell.higher)
+        for row in cell.rows
+    )
 
 
 def lines(found: Race) -> list[tuple[str, ...]]:
@@ -108,14 +108,10 @@ def lines(found: Race) -> list[tuple[str, ...]]:
                 OPTIMIZERS[racer.best.optimizer].label,
                 str(racer.settings),
                 f"{racer.best.mean:.4g}",
-                _settings(racer.best),
+                racer.best.settings,
                 f"{racer.steps:.0f}",
                 f"{racer.seconds:.1f}",
-                _settings(racer.fastest),
+                racer.fastest.settings,
             )
         )
     return table
-
-
-def _settings(cell: Cell) -> str:
-    return cell.name.split(", ", 1)[1]
