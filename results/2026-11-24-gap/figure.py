@@ -15,7 +15,12 @@ VECTORS = {
     "other": ("estimate, other batches", "#009e73"),
     "true": ("true gradient", "#0072b2"),
 }
-DECAYS = {"constant": "fixed step", "linear": "linear decay", "trapezoidal": "decay from step 286"}
+DECAYS = {
+    "constant": "fixed step",
+    "linear": "linear decay",
+    "trapezoidal": "decay from step 286",
+    "frozen": "frozen from 7/10",
+}
 
 
 def gap(row: dict, name: str) -> float:
@@ -36,7 +41,7 @@ def runs(rows: list[dict]) -> dict[tuple[str, str], dict[int, list[dict]]]:
 
 
 def draw(found: dict[tuple[str, str], dict[int, list[dict]]]) -> None:
-    figure, axes = plt.subplots(3, len(found), figsize=(3.1 * len(found), 8), layout="constrained")
+    figure, axes = plt.subplots(3, len(found), figsize=(2.4 * len(found), 8), layout="constrained")
     for column, ((case, schedule), seeds) in zip(axes.T, found.items(), strict=True):
         column[0].set_title(f"{case}\n{DECAYS[schedule]}", fontsize=10)
         for number, seed in enumerate(seeds.values()):

@@ -154,15 +154,23 @@ def test_the_share_saved_is_a_share_and_turns_with_the_runs(data, higher: bool) 
     assert share_saved(lost, replace(ours, diverged=True), higher=higher) == 0
 
 
-def test_growth_is_from_a_quarter_to_the_end() -> None:
+def test_growth_is_that_of_the_gap_from_one_tenth_to_the_last() -> None:
+    # A gap of 2, of 5 from the second quarter on, of 10 and more in the last tenth.
+    traces = [[2.0] * 10 + [5.0] * 26 + [10.0 + seed] * 4 for seed in range(3)]
     made = [
-        replace(r, result=replace(r.result, inner=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0 + s]))
-        for s in range(3)
-        for r in [row("clipped-scion", seed=s)]
+        replace(r, result=replace(r.result, trace=trace, trace_name="gap"))
+        for seed, trace in enumerate(traces)
+        for r in [row("clipped-scion", seed=seed)]
     ]
     verdict = judge(Claim("grows", "", "clipped-scion", at_least=1.0), make_cells(made))
-    assert verdict.finding.values == pytest.approx([4.0, 4.5, 5.0])
+    assert verdict.finding.values == pytest.approx([5.0, 5.5, 6.0])
     assert verdict.outcome == "holds"
+    later = judge(Claim("grows", "", "clipped-scion", since=0.9), make_cells(made))
+    assert later.finding.values == pytest.approx([2.0, 2.2, 2.4])
+    free = [replace(r, result=replace(r.result, trace_name="dual_norm")) for r in made]
+    assert judge(Claim("grows", "", "clipped-scion"), make_cells(free)).finding is None
+    with pytest.raises(LabError, match=r"since must be a share of the run .* got 0"):
+        Claim("grows", "", "clipped-scion", since=0.0)
 
 
 def test_the_middle_is_held_against_the_better_end() -> None:

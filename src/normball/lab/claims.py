@@ -29,6 +29,8 @@ class Claim:
         at_least: what the measured effect must exceed.
         at_most: what it must stay below; None for a one-sided claim.
         factor: of ``keeps`` and ``loses``: how many times the best step of ``theirs`` is looked at.
+        since: of ``grows``: the end of the tenth of the run that its last tenth is held against, as
+            a share of the run from a tenth to 1.
     """
 
     kind: str
@@ -38,10 +40,13 @@ class Claim:
     at_least: float = 0.0
     at_most: float | None = None
     factor: float = 4.0
+    since: float = 0.25
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown("kind of claim", self.kind, KINDS)
+        if not 0.1 <= self.since <= 1:
+            raise LabError(f"since must be a share of the run from 0.1 to 1, got {self.since}.")
 
 
 @dataclass(frozen=True)
@@ -217,18 +222,22 @@ def share_saved(ours: RunResult, theirs: RunResult, *, higher: bool) -> float:
 
 
 def _grows(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
-    """How many times as large -<d, x> is at the end as after a quarter of the run."""
-    ours = of(cells, claim.ours)
-    ours = [cell for cell in ours if all(len(row.result.inner) >= 4 for row in cell.rows)]
+    """How many times as large the gap <d, w> is over the last tenth of a run as earlier."""
+    ours = [
+        cell
+        for cell in of(cells, claim.ours)
+        if all(r.result.trace_name == "gap" and len(r.result.trace) >= 10 for r in cell.rows)
+    ]
     if not ours:
         return None
     chosen = best(ours)
     ratios = []
     for row in chosen.rows:
-        inner = row.result.inner
-        early = inner[len(inner) // 4 - 1]
-        ratios.append(inner[-1] / early if early > 0 else math.nan)
-    return Finding(tuple(ratios), chosen.name, "times as large as after a quarter of the run")
+        trace = row.result.trace
+        tenth, upto = len(trace) // 10, round(claim.since * len(trace))
+        early, late = fmean(trace[upto - tenth : upto]), fmean(trace[-tenth:])
+        ratios.append(late / early if early > 0 else math.nan)
+    return Finding(tuple(ratios), chosen.name, "times the gap of then")
 
 
 def _middle_wins(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
