@@ -3,12 +3,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from normball.lab.cells import best, best_per_step, make_cells, of
-from normball.lab.claims import KINDS, LEVEL, Claim, interval, judge, read_claim
+from normball.lab.claims import KINDS, LEVEL, Claim, interval, judge, read_claim, share_saved
 from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
+from normball.lab.results import RunResult
 from normball.lab.rows import Row
 from normball.lab.tasks import find_task
 from tests.lab.samples import RESULT, row
@@ -120,19 +123,54 @@ def test_steps_saved_are_counted_between_epochs() -> None:
     rows += [loss_row("clipped-scion", 0.25, 0, [3.0, 2.5, 1.5, 1.0])]
     verdict = judge(claim("steps-saved"), make_cells(rows))
     assert verdict.finding.values == pytest.approx([1 - 2.5 / 4])
-    rows[1] = loss_row("clipped-scion", 0.25, 0, [3.0, 2.5, 2.4, 2.3])
-    assert judge(claim("steps-saved"), make_cells(rows)).finding.values == (-math.inf,)
+    # Ours is the slower one: Scion was at 2.25 halfway between its epochs 3 and 4.
+    rows[1] = loss_row("clipped-scion", 0.25, 0, [3.0, 2.5, 2.4, 2.25])
+    assert judge(claim("steps-saved"), make_cells(rows)).finding.values == pytest.approx([-0.5 / 4])
 
 
-def test_growth_is_from_a_quarter_to_the_end() -> None:
+def test_a_seed_that_misses_the_goal_decides_nothing_alone() -> None:
+    rows = [loss_row("scion", 0.25, s, [2.0, 1.5, 1.2, 1.0]) for s in range(4)]
+    rows += [loss_row("clipped-scion", 0.25, s, [1.5, 1.0, 0.9, 0.8]) for s in range(3)]
+    rows += [loss_row("clipped-scion", 0.25, 3, [2.0, 1.5, 1.2, 1.1])]
+    verdict = judge(claim("steps-saved", at_least=0.05), make_cells(rows))
+    assert verdict.finding.values == pytest.approx([0.5, 0.5, 0.5, -0.125])
+    assert verdict.outcome == "undecided"
+    assert math.isfinite(verdict.low)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.booleans())
+def test_the_share_saved_is_a_share_and_turns_with_the_runs(data, higher: bool) -> None:
+    def run() -> RunResult:
+        scores = data.draw(st.lists(st.floats(0.1, 5), min_size=6, max_size=6))
+        return replace(RESULT, scores=scores, score=scores[-1])
+
+    ours, theirs = run(), run()
+    share = share_saved(ours, theirs, higher=higher)
+    assert -1 <= share <= 1
+    assert share == -share_saved(theirs, ours, higher=higher)
+    lost = replace(theirs, score=math.nan)
+    assert share_saved(ours, lost, higher=higher) == 1
+    assert share_saved(lost, replace(ours, diverged=True), higher=higher) == 0
+
+
+def test_growth_is_that_of_the_gap_from_one_tenth_to_the_last() -> None:
+    # A gap of 2, of 5 from the second quarter on, of 10 and more in the last tenth.
+    traces = [[2.0] * 10 + [5.0] * 26 + [10.0 + seed] * 4 for seed in range(3)]
     made = [
-        replace(r, result=replace(r.result, inner=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0 + s]))
-        for s in range(3)
-        for r in [row("clipped-scion", seed=s)]
+        replace(r, result=replace(r.result, trace=trace, trace_name="gap"))
+        for seed, trace in enumerate(traces)
+        for r in [row("clipped-scion", seed=seed)]
     ]
     verdict = judge(Claim("grows", "", "clipped-scion", at_least=1.0), make_cells(made))
-    assert verdict.finding.values == pytest.approx([4.0, 4.5, 5.0])
+    assert verdict.finding.values == pytest.approx([5.0, 5.5, 6.0])
     assert verdict.outcome == "holds"
+    later = judge(Claim("grows", "", "clipped-scion", since=0.9), make_cells(made))
+    assert later.finding.values == pytest.approx([2.0, 2.2, 2.4])
+    free = [replace(r, result=replace(r.result, trace_name="dual_norm")) for r in made]
+    assert judge(Claim("grows", "", "clipped-scion"), make_cells(free)).finding is None
+    with pytest.raises(LabError, match=r"since must be a share of the run .* got 0"):
+        Claim("grows", "", "clipped-scion", since=0.0)
 
 
 def test_the_middle_is_held_against_the_better_end() -> None:

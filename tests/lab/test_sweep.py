@@ -108,9 +108,15 @@ def test_a_plan_is_run_in_processes_and_every_row_is_kept(tmp_path: Path) -> Non
 
 
 def test_a_failing_run_is_named_with_its_cause() -> None:
-    broken = RunConfig(task="nothing", optimizer="adam", lr=0.1, seed=6, epochs=1, batch_size=8)
-    with pytest.raises(WorkerError, match=r"(?s)adam, step 0.1, seed 6.*unknown task 'nothing'"):
+    # `configure` would refuse it: there is no mini-batch of that size.
+    broken = RunConfig(task="digits", optimizer="adam", lr=0.1, seed=6, epochs=1, batch_size=8000)
+    with pytest.raises(WorkerError, match=r"(?s)step 0.1, seed 6.*Traceback.*ZeroDivisionError"):
         list(run_all([broken], 1))
+
+
+def test_what_a_run_cannot_do_is_said_without_a_traceback() -> None:
+    with pytest.raises(LabError, match=r"^muon is for hidden matrices, .* cnn has none: .* mlp\.$"):
+        list(run_all([config("muon")], 1))
 
 
 def test_a_killed_worker_is_noticed_and_the_others_end() -> None:

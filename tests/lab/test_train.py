@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from normball.lab.config import SCHEDULES
 from normball.lab.data import load_digits, load_shakespeare
 from normball.lab.models import Airbench, small_cnn
 from normball.lab.optimizers import OPTIMIZERS, configure
-from normball.lab.results import EpochReport
+from normball.lab.results import EpochReport, RunResult
 from normball.lab.scalars import Scalars
 from normball.lab.schedules import factor
 from normball.lab.tasks import find_task
@@ -173,6 +174,53 @@ def test_text_is_trained_on_and_scored_by_its_loss(root: Path) -> None:
     assert result.scores[-1] < math.log(data.vocabulary)
     assert result.steps == 50
     assert "text.txt" in result.data
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "model"),
+    [("clipped-scion", "cnn"), ("clipped-scion", "vit-tiny"), ("adamw", "mlp"), ("muon", "mlp")],
+)
+def test_bfloat16_is_autocast_around_weights_that_stay_float32(optimizer: str, model: str) -> None:
+    small = 2.0**-14
+    run = config(optimizer, small, model=model, precision="bfloat16", batch_size=64, train_size=128)
+    trainer, plain = Trainer(run), Trainer(replace(run, precision="float32"))
+    data = load_digits()
+    half = trainer.state.model
+    batch = torch.randperm(1437, generator=torch.Generator().manual_seed(0))[:64]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert half(data.train_x[batch]).dtype == torch.bfloat16
+    result, expected = trainer.run(), plain.run()
+    # Eight bits of mantissa: near the run in float32, and not the same.
+    assert result.losses == pytest.approx(expected.losses, rel=0.02)
+    assert result.losses != expected.losses
+    assert math.isfinite(result.score)
+    assert all(p.dtype == torch.float32 for p in half.parameters())
+
+
+def test_text_trains_in_bfloat16(root: Path) -> None:
+    put_text(root)
+
+    def train(lr: float, precision: str) -> RunResult:
+        run = configure(
+            find_task("shakespeare"),
+            "clipped-scion",
+            lr=lr,
+            rho=100.0,
+            epochs=1,
+            batch_size=2,
+            test_size=2,
+            precision=precision,
+        )
+        return Trainer(run).run()
+
+    half, full = (train(2.0**-30, precision) for precision in ("bfloat16", "float32"))
+    assert half.score == pytest.approx(full.score, rel=0.01)
+    assert half.score != full.score
+    # Dual norms are sums over many directions of little gradient, which rounding adds to.
+    assert half.trace == pytest.approx(full.trace, rel=0.05)
+    learned = train(2.0**-9, "bfloat16")
+    assert learned.score < 0.8 * half.score
+    assert learned.skipped == 0
 
 
 def test_the_inner_product_is_the_weights_part_of_the_gap() -> None:

@@ -7,6 +7,7 @@ from normball._screen import Screen
 from normball.lab.cells import Cell, best, of
 from normball.lab.config import RunConfig, format_step
 from normball.lab.optimizers import OPTIMIZERS
+from normball.lab.race import TITLES, Race, lines
 from normball.lab.results import EpochReport, RunResult
 from normball.lab.summary import Summary, width
 from normball.lab.sweep import Plan
@@ -229,4 +230,20 @@ def cell_table(cells: tuple[Cell, ...]) -> Table:
             f"{100 * sum(shares) / len(shares):.0f} %" if shares else "",
             "best" if cell == best(of(cells, cell.optimizer)) else "",
         )
+    return table
+
+
+def race_table(found: Race) -> Table:
+    """The optimizers side by side.
+
+    Args:
+        found: from ``race``.
+    """
+    table = Table(
+        title=f"the goal, which every seed at the best settings reaches: {found.goal:.4g}"
+    )
+    for title in TITLES:
+        table.add_column(title)
+    for line in lines(found):
+        table.add_row(*line)
     return table

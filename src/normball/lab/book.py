@@ -13,6 +13,7 @@ from normball.lab.charts import draw
 from normball.lab.config import format_step
 from normball.lab.errors import LabError
 from normball.lab.optimizers import OPTIMIZERS
+from normball.lab.race import TITLES, lines, race
 from normball.lab.reproduce import results_of
 from normball.lab.rows import ROW_START, ROWS, Row, read_rows
 from normball.lab.tasks import find_task
@@ -134,11 +135,15 @@ def _table(rows: Sequence[Row]) -> dict[str, Any]:
         words.append("in the norm ball")
     if config.train_size:
         words.append(f"{config.train_size:,} training examples")
+    found = race(cells)
     winners = {id(best(of(cells, name))) for name in OPTIMIZERS if of(cells, name)}
     return {
         "title": ", ".join(words),
         "picture": f"data:image/svg+xml;base64,{picture}",
         "lines": [_line(cell, marked=id(cell) in winners) for cell in cells],
+        "race": None
+        if found is None
+        else {"goal": f"{found.goal:.4g}", "titles": TITLES, "lines": lines(found)},
     }
 
 

@@ -51,10 +51,15 @@ class Cell:
         return math.fsum(self.scores.values()) / len(self.rows)
 
     @property
-    def name(self) -> str:
-        """The settings that a sweep varies, for reading."""
+    def settings(self) -> str:
+        """Step size and threshold, for reading."""
         rho = "" if self.rho is None else f", ρ {self.rho:g}"
-        return f"{OPTIMIZERS[self.optimizer].label}, step {format_step(self.lr)}{rho}"
+        return f"step {format_step(self.lr)}{rho}"
+
+    @property
+    def name(self) -> str:
+        """The optimizer and its ``settings``, for reading."""
+        return f"{OPTIMIZERS[self.optimizer].label}, {self.settings}"
 
     def scale(self, score: float) -> float:
         """A score in the units of ``scores``.
@@ -120,3 +125,20 @@ def best_per_step(cells: Sequence[Cell]) -> list[Cell]:
     """
     steps = sorted({cell.lr for cell in cells})
     return [best([cell for cell in cells if cell.lr == lr]) for lr in steps]
+
+
+def epochs_to(scores: Sequence[float], goal: float, *, higher: bool) -> float:
+    """Epochs until a goal, with a straight line in between; infinite where it is not reached.
+
+    Args:
+        scores: the score after each epoch.
+        goal: what is to be reached.
+        higher: whether a high score is a good one.
+    """
+    before = math.nan
+    for epoch, score in enumerate(scores, 1):
+        if score >= goal if higher else score <= goal:
+            inside = (goal - before) / (score - before) if math.isfinite(before) else 1.0
+            return epoch - 1 + inside
+        before = score
+    return math.inf

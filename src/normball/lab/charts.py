@@ -145,8 +145,11 @@ def heat(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.set(title=_score_label(cells), xlabel="threshold ρ", ylabel="step size")
 
 
-def inner(axes: Axes, cells: Sequence[Cell]) -> None:
-    """-<d, x> of the constrained runs after every epoch, each optimizer at its best settings.
+def gap(axes: Axes, cells: Sequence[Cell]) -> None:
+    """The gap <d, w> of constrained runs, and the weights' part of it, each optimizer at its best.
+
+    With ``w = x - u``, where ``u`` is the point of the ball furthest against ``d``, the gap is the
+    dual norm of ``d`` less ``-<d, x>``. Means of every epoch; ``-<d, x>`` is that at its end.
 
     Args:
         axes: where to draw.
@@ -154,14 +157,19 @@ def inner(axes: Axes, cells: Sequence[Cell]) -> None:
     """
     for name in _names(cells):
         cell = best(of(cells, name))
-        for row in cell.rows:
-            epochs = range(1, len(row.result.inner) + 1)
-            axes.plot(epochs, row.result.inner, color=COLOURS[name], alpha=0.7, label=cell.name)
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique.keys(), fontsize=8)
+        for number, row in enumerate(cell.rows):
+            result, colour = row.result, COLOURS[name]
+            means = [part.mean() for part in np.array_split(result.trace, result.epochs_done)]
+            text = cell.name if number == 0 else None
+            axes.plot(range(1, len(means) + 1), means, color=colour, alpha=0.7, label=text)
+            weights = range(1, len(result.inner) + 1)
+            axes.plot(weights, result.inner, color=colour, alpha=0.7, linestyle=":")
+    axes.plot([], [], color="black", linestyle=":", label="-<d, x>, the weights' part")
+    # Straight near 0, which the weights' part may cross.
+    axes.set_yscale("symlog", linthresh=0.1)
+    axes.legend(fontsize=8)
     axes.grid(alpha=0.25)
-    axes.set(title="-<d, w>", xlabel="epoch", ylabel="-<d, w> of estimate and weights")
+    axes.set(title="the gap <d, w>", xlabel="epoch", ylabel="<d, w>")
 
 
 CHARTS: Mapping[str, Callable[[Axes, Sequence[Cell]], None]] = MappingProxyType(
@@ -170,7 +178,7 @@ CHARTS: Mapping[str, Callable[[Axes, Sequence[Cell]], None]] = MappingProxyType(
         "over-time": over_time,
         "by-rho": by_rho,
         "heat": heat,
-        "inner": inner,
+        "gap": gap,
     }
 )
 

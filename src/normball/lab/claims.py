@@ -9,9 +9,10 @@ from typing import Any
 
 from scipy.stats import t as student  # type: ignore[import-untyped]
 
-from normball.lab.cells import Cell, best, best_per_step, of
+from normball.lab.cells import Cell, best, best_per_step, epochs_to, of
 from normball.lab.config import format_step
 from normball.lab.errors import LabError, unknown
+from normball.lab.results import RunResult
 
 LEVEL = 0.90
 
@@ -28,6 +29,8 @@ class Claim:
         at_least: what the measured effect must exceed.
         at_most: what it must stay below; None for a one-sided claim.
         factor: of ``keeps`` and ``loses``: how many times the best step of ``theirs`` is looked at.
+        since: of ``grows``: the end of the tenth of the run that its last tenth is held against, as
+            a share of the run from a tenth to 1.
     """
 
     kind: str
@@ -37,10 +40,13 @@ class Claim:
     at_least: float = 0.0
     at_most: float | None = None
     factor: float = 4.0
+    since: float = 0.25
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown("kind of claim", self.kind, KINDS)
+        if not 0.1 <= self.since <= 1:
+            raise LabError(f"since must be a share of the run from 0.1 to 1, got {self.since}.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ class Verdict:
         """The outcome with its figures."""
         if self.finding is None:
             return f"{self.outcome}: the runs that it needs are not there"
-        mean, unit = fmean(self.finding.values), self.finding.unit
+        # Rounded far below what one example is worth, so that equal means differ by 0.
+        mean, unit = round(fmean(self.finding.values), 9) + 0.0, self.finding.unit
         return (
             f"{self.outcome}: {mean:.3g} {unit} ({LEVEL:.0%} interval {self.low:.3g} to "
             f"{self.high:.3g}, {len(self.finding.values)} seeds); {self.finding.about}"
@@ -184,40 +191,53 @@ def _steps_saved(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
     if pair is None:
         return None
     ours, theirs = pair
-    goals = {row.config.seed: row.result.score for row in theirs.rows}
-    saved = []
-    for row in ours.rows:
-        if row.config.seed in goals:
-            reached = _epochs_to(row.result.scores, goals[row.config.seed], higher=ours.higher)
-            saved.append(1 - reached / row.config.epochs)
-    about = f"{ours.name}, until it is as good as {theirs.name} at its end"
-    return Finding(tuple(saved), about, "of the steps saved")
+    others = {row.config.seed: row.result for row in theirs.rows}
+    saved = tuple(
+        share_saved(row.result, others[row.config.seed], higher=ours.higher)
+        for row in ours.rows
+        if row.config.seed in others
+    )
+    about = f"{ours.name}, beside {theirs.name}, until both are as good as the worse one at its end"
+    return Finding(saved, about, "of the slower one's steps saved")
 
 
-def _epochs_to(scores: Sequence[float], goal: float, *, higher: bool) -> float:
-    """Epochs until a goal, with a straight line in between; infinite where it is not reached."""
-    before = math.nan
-    for epoch, score in enumerate(scores, 1):
-        if score >= goal if higher else score <= goal:
-            inside = (goal - before) / (score - before) if math.isfinite(before) else 1.0
-            return epoch - 1 + inside
-        before = score
-    return math.inf
+def share_saved(ours: RunResult, theirs: RunResult, *, higher: bool) -> float:
+    """Steps that one run saves on its way to the worse of two final scores.
+
+    Both get there, so that every pair of runs has a value: ``(t2 - t1) / max(t1, t2)``, in [-1, 1],
+    with the times ``t1`` and ``t2`` of ours and theirs. Exchanging the two changes its sign alone.
+    A run that diverged gets nowhere.
+
+    Args:
+        ours: a run.
+        theirs: one of as many epochs of as many steps.
+        higher: whether a high score is a good one.
+    """
+    sound = [run for run in (ours, theirs) if not run.diverged and math.isfinite(run.score)]
+    if len(sound) < 2:
+        return float(ours in sound) - float(theirs in sound)
+    goal = (min if higher else max)(ours.score, theirs.score)
+    mine, yours = (epochs_to(run.scores, goal, higher=higher) for run in (ours, theirs))
+    return (yours - mine) / max(mine, yours)
 
 
 def _grows(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
-    """How many times as large -<d, x> is at the end as after a quarter of the run."""
-    ours = of(cells, claim.ours)
-    ours = [cell for cell in ours if all(len(row.result.inner) >= 4 for row in cell.rows)]
+    """How many times as large the gap <d, w> is over the last tenth of a run as earlier."""
+    ours = [
+        cell
+        for cell in of(cells, claim.ours)
+        if all(r.result.trace_name == "gap" and len(r.result.trace) >= 10 for r in cell.rows)
+    ]
     if not ours:
         return None
     chosen = best(ours)
     ratios = []
     for row in chosen.rows:
-        inner = row.result.inner
-        early = inner[len(inner) // 4 - 1]
-        ratios.append(inner[-1] / early if early > 0 else math.nan)
-    return Finding(tuple(ratios), chosen.name, "times as large as after a quarter of the run")
+        trace = row.result.trace
+        tenth, upto = len(trace) // 10, round(claim.since * len(trace))
+        early, late = fmean(trace[upto - tenth : upto]), fmean(trace[-tenth:])
+        ratios.append(late / early if early > 0 else math.nan)
+    return Finding(tuple(ratios), chosen.name, "times the gap of then")
 
 
 def _middle_wins(claim: Claim, cells: Sequence[Cell]) -> Finding | None:

@@ -62,7 +62,10 @@ class _MuonAdamW(torch.optim.Optimizer):
         matrices = [p for name, p in named if name in hidden]
         rest = [p for name, p in named if name not in hidden]
         if not matrices:
-            raise LabError(f"muon is for hidden matrices, of which {config.model} has none.")
+            raise LabError(
+                f"muon is for hidden matrices, of which {config.model} has none: leave it out, or "
+                "choose a --model with linear layers, such as mlp."
+            )
         decay = config.weight_decay or 0.0
         self._parts: list[torch.optim.Optimizer] = [
             torch.optim.Muon(

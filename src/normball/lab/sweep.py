@@ -204,7 +204,7 @@ def run_plan(
         on_event: called with every event, a finished run's after its row is on the disk.
 
     Raises:
-        LabError: if a row cannot be written.
+        LabError: if a row cannot be written, or a run cannot be done as asked.
         WorkerError: if a run fails by a fault of the program.
     """
     events = run_all(plan.todo, jobs)

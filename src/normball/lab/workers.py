@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 import torch
 
 from normball.lab.config import RunConfig
-from normball.lab.errors import WorkerError
+from normball.lab.errors import LabError, WorkerError
 from normball.lab.results import EpochReport, RunResult
 from normball.lab.train import Trainer
 
@@ -71,6 +71,11 @@ class _Failed:
     report: str
 
 
+@dataclass(frozen=True)
+class _Refused:
+    reason: str
+
+
 @dataclass
 class _Worker:
     number: int
@@ -92,6 +97,7 @@ def run_all(configs: Iterable[RunConfig], jobs: int) -> Generator[Event, None, N
         What happens, as it happens.
 
     Raises:
+        LabError: if a run cannot be done as asked, for lack of data for instance.
         WorkerError: if a run fails; the message names the run and holds the worker's traceback.
     """
     waiting = deque(configs)
@@ -129,6 +135,8 @@ def _receive(worker: _Worker) -> Event:
             f"the process of the run {config.describe()} ended with exit code "
             f"{worker.process.exitcode}; if the machine ran out of memory, lower --jobs."
         ) from None
+    if isinstance(message, _Refused):
+        raise LabError(message.reason)
     if isinstance(message, _Failed):
         raise WorkerError(f"the run {config.describe()} failed.\n{message.report}")
     if isinstance(message, EpochReport):
@@ -179,6 +187,9 @@ def _work(pipe: Connection) -> None:
         config: RunConfig = pipe.recv()
         try:
             result = Trainer(config).run(on_epoch=pipe.send)
+        except LabError as error:
+            pipe.send(_Refused(str(error)))
+            return
         except Exception:
             pipe.send(_Failed(traceback.format_exc()))
             return

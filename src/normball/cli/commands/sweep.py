@@ -27,9 +27,10 @@ from normball.cli.arguments import (
 )
 from normball.cli.commands.shared import carry_out, plain_console, processes, settings
 from normball.cli.options import parse_list, parse_name, parse_number, parse_step, parse_whole
-from normball.cli.screen import cell_table
+from normball.cli.screen import cell_table, race_table
 from normball.lab.cells import Cell, make_cells
 from normball.lab.charts import draw
+from normball.lab.race import race
 from normball.lab.rows import open_folder
 from normball.lab.sweep import make_plan, make_sweep
 from normball.lab.tasks import find_task
@@ -93,6 +94,8 @@ def sweep(
         carry_out(console, plan, folder, count)
         cells = make_cells(folder.rows)
         console.print(cell_table(cells))
+        if (found := race(cells)) is not None:
+            console.print(race_table(found))
         charts = ["by-step", *_threshold_charts(cells)]
         paths = [folder.replace(f"sweep.{k}", draw(charts, cells, k, task)) for k in ("svg", "png")]
         console.print(f"The picture: {paths[1]}. The rows: {folder.record}", soft_wrap=True)

@@ -1,0 +1,117 @@
+"""Optimizers side by side: the best score of each, and how soon it reaches a goal all reach."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from normball.lab.cells import Cell, best, epochs_to, of
+from normball.lab.optimizers import OPTIMIZERS
+
+TITLES = (
+    "optimizer",
+    "settings tried",
+    "best mean score",
+    "at",
+    "steps to the goal",
+    "seconds",
+    "at its fastest",
+)
+
+
+@dataclass(frozen=True)
+class Racer:
+    """One optimizer of a race.
+
+    Attributes:
+        settings: how many settings of it were tried.
+        best: the one with the best mean score at the end.
+        fastest: the one that reaches the goal with every seed in the fewest steps.
+        steps: the mean number of those steps.
+        seconds: the time of so many steps, evaluation included, at the pace of the optimizer's
+            quickest run: other work on the machine slows runs down, and none speeds them up.
+    """
+
+    settings: int
+    best: Cell
+    fastest: Cell
+    steps: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Race:
+    """A race of all optimizers in a table.
+
+    Attributes:
+        goal: the worst final score of a seed at its optimizer's best settings, so that every
+            optimizer reaches it; an accuracy in percent, a loss in nats.
+        racers: one for each optimizer, in the order of the registry.
+    """
+
+    goal: float
+    racers: tuple[Racer, ...]
+
+
+def race(cells: Sequence[Cell]) -> Race | None:
+    """Hold the optimizers side by side.
+
+    Settings are chosen after the fact, the best and the fastest alike, so each optimizer is
+    favoured in the measure of how many settings of it were tried.
+
+    Args:
+        cells: runs that differ in optimizer, settings of optimizers, and seed.
+
+    Returns:
+        None where there are fewer than two optimizers, an undefined score is the best of one, or
+        the rows are from before they told the steps of an epoch.
+    """
+    fields = [own for name in OPTIMIZERS if (own := of(cells, name))]
+    if len(fields) < 2 or not all(row.result.steps for cell in cells for row in cell.rows):
+        return None
+    worst = min if cells[0].higher else max
+    goal = worst(score for own in fields for score in best(own).scores.values())
+    if not math.isfinite(goal):
+        return None
+    return Race(goal, tuple(_racer(own, goal) for own in fields))
+
+
+def _racer(cells: Sequence[Cell], goal: float) -> Racer:
+    steps = {index: _mean_steps(cell, goal) for index, cell in enumerate(cells)}
+    fastest = min(steps, key=lambda index: steps[index])
+    a_step = min(
+        row.result.seconds / (row.result.epochs_done * row.result.steps)
+        for cell in cells
+        for row in cell.rows
+    )
+    return Racer(len(cells), best(cells), cells[fastest], steps[fastest], steps[fastest] * a_step)
+
+
+def _mean_steps(cell: Cell, goal: float) -> float:
+    return fmean(
+        row.result.steps
+        * epochs_to([cell.scale(x) for x in row.result.scores], goal, higher=cell.higher)
+        for row in cell.rows
+    )
+
+
+def lines(found: Race) -> list[tuple[str, ...]]:
+    """A race as a table: ``TITLES`` and a line for each optimizer.
+
+    Args:
+        found: from ``race``.
+    """
+    table: list[tuple[str, ...]] = []
+    for racer in found.racers:
+        table.append(
+            (
+                OPTIMIZERS[racer.best.optimizer].label,
+                str(racer.settings),
+                f"{racer.best.mean:.4g}",
+                racer.best.settings,
+                f"{racer.steps:.0f}",
+                f"{racer.seconds:.1f}",
+                racer.fastest.settings,
+            )
+        )
+    return table
