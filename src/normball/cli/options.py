@@ -41,6 +41,24 @@ def parse_number(option: str, text: str) -> float:
         raise LabError(f"{option} must be a number, got {text!r}.") from None
 
 
+def parse_threshold(option: str, text: str) -> float:
+    """A clipping threshold. Its range is for others to judge.
+
+    Args:
+        option: the option's name, for the message.
+        text: what the user wrote.
+
+    Raises:
+        LabError: if it is no number; of ``auto`` the message says which optimizer measures it.
+    """
+    if text == "auto":
+        raise LabError(
+            f"{option} must be a number, got 'auto': leave it out, and take the optimizer "
+            "clipped-scion-auto, which measures it."
+        )
+    return parse_number(option, text)
+
+
 def parse_whole(option: str, text: str) -> int:
     """A whole number. Its range is for others to judge.
 

@@ -112,6 +112,11 @@ def _clipped_scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
     return ClippedScion(_groups(model, config), lr=config.lr, **options)
 
 
+def _clipped_scion_auto(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    options = _given(config, "alpha", "constrained", "variant")
+    return ClippedScion(_groups(model, config), lr=config.lr, rho="auto", **options)
+
+
 def _given(config: RunConfig, *names: str) -> dict[str, Any]:
     options = {name: getattr(config, name) for name in names}
     return {name: value for name, value in options.items() if value is not None}
@@ -128,6 +133,12 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
                 "Clipped Scion",
                 ("alpha", "rho", "constrained", "variant", *_RADII),
                 _clipped_scion,
+            ),
+            OptimizerSpec(
+                "clipped-scion-auto",
+                "Clipped Scion, ρ measured",
+                ("alpha", "constrained", "variant", *_RADII),
+                _clipped_scion_auto,
             ),
             OptimizerSpec("adamw", "AdamW", ("weight_decay",), _adamw),
             OptimizerSpec("muon", "Muon", ("weight_decay",), _MuonAdamW),

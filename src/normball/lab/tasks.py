@@ -147,7 +147,8 @@ def build_model(config: RunConfig) -> nn.Module:
 
 
 def _grid(low: int, high: int, **others: tuple[int, int]) -> Mapping[str, tuple[float, ...]]:
-    scions = dict.fromkeys(("scion", "clipped-scion"), powers_of_two(low, high))
+    names = ("scion", "clipped-scion", "clipped-scion-auto")
+    scions = dict.fromkeys(names, powers_of_two(low, high))
     rest = {name.replace("_", "-"): powers_of_two(*ends) for name, ends in others.items()}
     return MappingProxyType(rest | scions)
 

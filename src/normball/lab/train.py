@@ -247,7 +247,8 @@ class Trainer:
 
     def _clipped_share(self) -> float | None:
         history = self.state.history
-        return None if self.config.rho is None else history.clipped / max(history.steps, 1)
+        clips = self._clip_at is not None or isinstance(self.state.optimizer, ClippedScion)
+        return history.clipped / max(history.steps, 1) if clips else None
 
     def _result(self) -> RunResult:
         history = self.state.history

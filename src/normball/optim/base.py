@@ -74,6 +74,12 @@ class NormBallOptimizer(Optimizer):
     def _needs_corner(self) -> bool:
         return False
 
+    def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Tensor) -> None:
+        """See new gradients, before anything is changed."""
+
+    def _took(self, factor: Tensor) -> None:
+        """Learn which share of the longest step was taken, 0-d."""
+
     @property
     def _constrained(self) -> bool:
         return self._settings.constrained
@@ -161,6 +167,7 @@ class NormBallOptimizer(Optimizer):
             finite = finite & sound.to(finite.device)
         if roster.sharded:
             finite = parallel.agree(finite)
+        self._look(bundles, grads, finite)
         if self._constrained:
             self._enter_ball(blocks, finite)
 
@@ -188,6 +195,7 @@ class NormBallOptimizer(Optimizer):
         # Weights that are NaN already make a gap of NaN: a step would only spread it.
         finite = finite & size.isnan().logical_not()
         factor = torch.where(finite, factor, 0)
+        self._took(factor)
         self._move(bundles, [term.update for term in terms], factor, finite)
         self._record.add(size, factor, per_group, finite)
 

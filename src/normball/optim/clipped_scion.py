@@ -1,5 +1,7 @@
 """Clipped Scion: generalized gradient norm clipping and the short step, for networks."""
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -7,8 +9,10 @@ from torch.optim.optimizer import ParamsT
 from normball import steps
 from normball.norms import ByShape
 from normball.optim.base import NormBallOptimizer
+from normball.optim.blocks import Bundle
 from normball.optim.geometry import Layers
 from normball.optim.settings import Settings
+from normball.optim.threshold import MeasuredThreshold, slopes, split_state
 
 
 class ClippedScion(NormBallOptimizer):
@@ -34,7 +38,11 @@ class ClippedScion(NormBallOptimizer):
             [0, 1] of the way to the target on the ball.
         rho: the threshold, positive, one number for all groups: of the global dual norm `D`, in
             units of the loss per unit of the norm; of the gap `G`, in units of the loss, when
-            constrained. For a loss that is a mean; multiply by n for a sum over n.
+            constrained. For a loss that is a mean; multiply by n for a sum over n. `"auto"`
+            measures it while training: `lr` times the curvature that the steps meet, a heuristic
+            (`docs/tuning.md`). The groups then hold it as a tensor, 1 before the first step, and a
+            number put into every group ends the measuring. One step in five finds the minimisers
+            twice. It needs momentum, `alpha < 1`.
         alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
         constrained: keep every layer in its ball of radius `r_l`: weight decay by the Frank-Wolfe
             short step. A layer that starts outside is scaled onto it at the first step, with a
@@ -49,8 +57,8 @@ class ClippedScion(NormBallOptimizer):
             have gradients for the same parameters. What is sharded is shared out anyway.
         capturable: keep `lr` and `rho` as 0-d tensors beside the parameters, so that `step` can be
             captured in a CUDA graph, which sees their later values: change them by `fill_`, as
-            torch's schedulers do. Norms that wait for the device, sharded parameters and `split`
-            are refused.
+            torch's schedulers do. Norms that wait for the device, sharded parameters, `split` and
+            `rho="auto"` are refused.
 
     Raises:
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
@@ -58,14 +66,14 @@ class ClippedScion(NormBallOptimizer):
             parameter twice, an empty list.
     """
 
-    _own = (*NormBallOptimizer._own, "_variant")
+    _own = (*NormBallOptimizer._own, "_variant", "_threshold")
 
     def __init__(
         self,
         params: ParamsT,
         lr: float,
         *,
-        rho: float,
+        rho: float | Literal["auto"],
         alpha: float = 0.1,
         constrained: bool = False,
         variant: int = 2,
@@ -78,9 +86,20 @@ class ClippedScion(NormBallOptimizer):
         if variant not in (1, 2):
             raise ValueError(f"variant={variant!r} must be 1 or 2")
         self._variant = variant
+        self._threshold: MeasuredThreshold | None = None
+        if isinstance(rho, str):
+            if rho != "auto":
+                raise ValueError(f'rho={rho!r} must be a positive number or "auto"')
+            if capturable:
+                raise ValueError(
+                    'capturable=True and rho="auto" exclude each other: not every step measures, '
+                    "and a graph repeats one"
+                )
+            self._threshold = MeasuredThreshold()
+        first = rho if self._threshold is None else self._threshold.rho
         super().__init__(
             params,
-            {"norm": ByShape(), "radius": 1.0, "lr": lr, "alpha": alpha, "rho": rho},
+            {"norm": ByShape(), "radius": 1.0, "lr": lr, "alpha": alpha, "rho": first},
             Settings(
                 keys=("norm", "radius", "lr", "alpha", "rho"),
                 numbers=("radius", "lr", "alpha", "rho"),
@@ -98,11 +117,99 @@ class ClippedScion(NormBallOptimizer):
     def _needs_corner(self) -> bool:
         return self._constrained and self._variant == 1
 
+    @property
+    def _measuring(self) -> MeasuredThreshold | None:
+        """What measures the threshold, until a number takes its place in the groups."""
+        threshold = self._threshold
+        if threshold is None or self.param_groups[0]["rho"] is not threshold.rho:
+            return None
+        return threshold
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group: a dict of `params` and the keys that the class documents.
+
+        Raises:
+            TypeError: an unknown key, a norm that is none, a tensor that is not real and dense.
+            ValueError: a number out of range, a norm that does not fit a shape, a parameter twice,
+                `rho="auto"` without momentum. Nothing is added.
+        """
+        if isinstance(param_group, dict) and self._threshold is not None:
+            self._check_momentum(param_group.get("alpha", self.defaults["alpha"]))
+        super().add_param_group(param_group)
+
+    @staticmethod
+    def _check_momentum(alpha: float) -> None:
+        if alpha == 1:
+            raise ValueError(
+                'rho="auto" looks back at the last direction, which alpha=1 does not keep: take '
+                "alpha < 1, or a number for rho"
+            )
+
+    def _longest(self) -> float | Tensor:
+        """Return the largest `lr`."""
+        lrs = [group["lr"] for group in self.param_groups]
+        if not any(isinstance(lr, Tensor) for lr in lrs):
+            return float(max(lrs))
+        device = next(lr.device for lr in lrs if isinstance(lr, Tensor))
+        return torch.stack([torch.as_tensor(lr, device=device).double() for lr in lrs]).amax()
+
+    def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Tensor) -> None:
+        threshold = self._measuring
+        if threshold is None:
+            return
+        for group in self.param_groups:
+            self._check_momentum(group["alpha"])
+        if not threshold.due:
+            return
+        momenta = [self._momentum(b, self._dtype_of_state(b.first.param)) for b in bundles]
+        pairs = slopes(self._geometry, bundles, momenta, grads, self._constrained)
+        if self._maximize:
+            pairs = [(before, -after) for before, after in pairs]
+        threshold.look(bundles, pairs, self._longest(), self._constrained, finite)
+
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
-        rho = self.param_groups[0]["rho"]
+        rho, threshold = self.param_groups[0]["rho"], self._measuring
+        if threshold is not None:
+            rho = threshold.choose(size, corner, self._longest())
+            for group in self.param_groups:
+                group["rho"] = rho
         if not self._constrained:
             return steps.ggnc(size, 1.0, rho)
         if corner is not None:
             return steps.short_step_1(size, corner, 1.0, rho)
         # The 4 beta^2 = 4 of the product's unit ball is folded into rho.
         return steps.short_step_2(size, 1.0, rho / 4)
+
+    def _took(self, factor: Tensor) -> None:
+        threshold = self._measuring
+        if threshold is not None:
+            threshold.took(factor, self._longest())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as tensors, numbers and strings; a norm is stored as its repr.
+
+        With `rho="auto"` every group also has `curvature`, what was measured so far.
+        """
+        state = super().state_dict()
+        threshold = self._measuring
+        if threshold is not None:
+            for group in state["param_groups"]:
+                group["curvature"] = threshold.figures()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict`, bit for bit.
+
+        The momentum keeps the dtype of this optimizer's state, whatever that of the parameters.
+
+        Raises:
+            TypeError: a setting is no number.
+            ValueError: it belongs to another optimizer, another norm or other shapes, a setting is
+                out of its range, or one of the two measures `rho` and the other does not. Nothing
+                is loaded.
+        """
+        threshold = self._measuring
+        plain, figures = split_state(state_dict, threshold is not None)
+        super().load_state_dict(plain)
+        if threshold is not None:
+            threshold.restore(figures)

@@ -6,7 +6,13 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from normball.cli.options import if_given, parse_number, parse_step, parse_whole
+from normball.cli.options import (
+    if_given,
+    parse_number,
+    parse_step,
+    parse_threshold,
+    parse_whole,
+)
 from normball.cli.screen import CompareScreen
 from normball.lab.config import flag
 from normball.lab.errors import LabError
@@ -19,7 +25,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "epochs": parse_whole,
     "batch_size": parse_whole,
     "alpha": parse_number,
-    "rho": parse_number,
+    "rho": parse_threshold,
     "variant": parse_whole,
     "width": parse_number,
     "train_size": parse_whole,

@@ -26,7 +26,13 @@ from normball.cli.arguments import (
     Width,
 )
 from normball.cli.commands.shared import carry_out, plain_console, processes, settings
-from normball.cli.options import parse_list, parse_name, parse_number, parse_step, parse_whole
+from normball.cli.options import (
+    parse_list,
+    parse_name,
+    parse_step,
+    parse_threshold,
+    parse_whole,
+)
 from normball.cli.screen import cell_table, race_table
 from normball.lab.cells import Cell, make_cells
 from normball.lab.charts import draw
@@ -69,7 +75,7 @@ def sweep(
         optimizers=parse_list("--optimizers", optimizers, parse_name) or (),
         seeds=parse_list("--seeds", seeds, parse_whole) or (),
         lr=parse_list("--lr", lr, parse_step),
-        rho=parse_list("--rho", rho, parse_number),
+        rho=parse_list("--rho", rho, parse_threshold),
         schedule=schedule,
         model=model,
         precision=precision,

@@ -1,0 +1,248 @@
+"""A threshold measured while training: `rho = lr * L`, with the curvature that the steps met."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normball import parallel
+from normball._numeric import as_working, inner
+from normball.optim.blocks import Bundle
+from normball.optim.geometry import Geometry
+from normball.optim.terms import Known, Term, scalar, settle
+
+# How often a step is looked at, and how many of the first ones all are.
+_EVERY, _START = 5, 20
+# The first step's share of `lr`, and the largest growth of the step size from look to look.
+_FIRST, _GROWTH = 0.01, 2.0
+# The weight of what is known in the averages of a look, about ten of them long.
+_WEIGHT = 0.9
+# `L` follows this quantile of the averages, by at most so much (in its logarithm) a look.
+_QUANTILE, _PACE = 0.1, 0.2
+# An average below this share of the slope is mostly noise.
+_LEAST = 1e-3
+_FIGURES = 7
+_TRIM = 0.5
+
+
+class MeasuredThreshold:
+    """Chooses `rho = lr * L`, below which a step is steepest descent with step size `1 / L`.
+
+    Between two steps the loss turned along the last step's direction `u` by
+    `<d, u> - <g', u>`, where `d` is the estimate that chose `u` and `g'` the gradient of the batch
+    after the step: of another batch, so its noise is independent of `u`. `d` is taken without the
+    share of `d_0 = 0` that is left in it, and is older than the step: over the gradients in it,
+    weights have moved by about `lag = (1 - (1 - alpha)^k) / alpha` steps after `k`. So
+
+        L_k = (<d, u> - <g', u>) / (lag t),
+
+    with `t` the step's length. It overestimates: `d` is long along `u` by its own noise, the more
+    so the shorter the step, which is why `L` is a low quantile of running averages and not their
+    mean. The start is careful: a first step of a hundredth of `lr`, a look at every step, `L` the
+    latest average, and a step size that at most doubles. Nothing of this is proved.
+
+    Constrained, `u` is the way `w` to the corner, `t` the share of it that was taken, and slopes
+    are gaps; in variant 1 `L` counts by `||w||^2`.
+
+    `rho` is the last threshold, 0-d, which the groups of the optimizer share. The figures stay on
+    the device in `stats`, float64 where it has it: the share taken by the last step, the same times
+    `||w||^2`, the averages of turn and length, the number of looks, `L`, and the step size `gamma`.
+    """
+
+    def __init__(self) -> None:
+        self.rho = torch.ones((), dtype=torch.float64)
+        self.steps = 0
+        self._stats = torch.zeros(_FIGURES, dtype=torch.float64)
+        self._size = self._square = self.rho
+
+    @property
+    def due(self) -> bool:
+        """Whether to look at what the last step did."""
+        return self.steps > 0 and (self.steps <= _START or self.steps % _EVERY == 0)
+
+    def look(
+        self,
+        bundles: Sequence[Bundle],
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        lr: float | Tensor,
+        constrained: bool,
+        finite: Tensor,
+    ) -> None:
+        """Take in how the loss turned along the last step, unless that says nothing.
+
+        Args:
+            bundles: those of this step.
+            pairs: the slopes `<d, u>` and `<g', u>` of each, 0-d.
+            lr: the largest one of the groups.
+            constrained: whether the step went towards the minimiser.
+            finite: whether all gradients are, 0-d bool.
+        """
+        turn = slope = torch.zeros_like(pairs[0][0])
+        self._stats = self._stats.to(turn)
+        share = self._stats[0]
+        for bundle, (before, after) in zip(bundles, pairs, strict=True):
+            # Groups with a smaller lr went a smaller way.
+            weight = _share(bundle.first.longest, lr)
+            if constrained:
+                # What is left of the way after the step is 1 - share of it.
+                weight = weight / (1 - share * weight).clamp(min=torch.finfo(share.dtype).eps)
+            part = 1 - (1 - bundle.first.alpha) ** self.steps
+            slope = slope + weight * before / part
+            turn = turn + weight * (before / part - after)
+        self._take_in(turn, slope, finite)
+
+    def _take_in(self, turn: Tensor, slope: Tensor, finite: Tensor) -> None:
+        _, length, turned, moved, count, level, gamma = self._stats.unbind()
+        sound = finite.to(turn.device) & torch.isfinite(turn) & (length > 0) & (slope > 0)
+        weight = (1 - 1 / (count + 1)).clamp(max=_WEIGHT)
+        turned = torch.lerp(turn, turned, weight)
+        moved = torch.lerp(length, moved, weight)
+        latest = torch.maximum(turned, _LEAST * slope) / moved
+        latest = torch.where(count < _START, latest, _TRIM * latest)
+        pull = _QUANTILE - (latest < level).to(turn.dtype)
+        level = torch.where(count < _START, latest, level * (_PACE * pull).exp())
+        gamma = torch.minimum(1 / level, _GROWTH * gamma)
+        new = torch.stack([turned, moved, count + 1, level, gamma])
+        self._stats[2:] = torch.where(sound, new, self._stats[2:])
+
+    def choose(self, size: Tensor, corner: Tensor | None, lr: float | Tensor) -> Tensor:
+        """Return `rho`, 0-d.
+
+        Args:
+            size: the dual norm of the estimate, or the gap.
+            corner: `||w||` in variant 1.
+            lr: the largest one of the groups.
+        """
+        self._size = size
+        self._square = torch.ones_like(size) if corner is None else corner.to(size).square()
+        self._stats = self._stats.to(size)
+        gamma = self._stats[6]
+        # Until something is known, a step of a small share.
+        first = size / torch.where(self._square == 0, 1, self._square) / _FIRST
+        rho = torch.where(gamma > 0, lr / gamma, first)
+        limits = torch.finfo(torch.float32)
+        self.rho = rho.nan_to_num(nan=limits.max).clamp(limits.tiny, limits.max)
+        return self.rho
+
+    def took(self, factor: Tensor, lr: float | Tensor) -> None:
+        """Take in which share of the longest step was taken, 0-d; 0 where it was skipped."""
+        self.steps += 1
+        share = factor * lr
+        length = share * self._square
+        moved = (length > 0) & (self._size > 0)
+        new = torch.stack([share, length])
+        self._stats[:2] = torch.where(moved, new, self._stats[:2])
+        begun = torch.where(moved, length / self._size, 0)
+        self._stats[6] = torch.where(self._stats[6] > 0, self._stats[6], begun)
+
+    def figures(self) -> list[float]:
+        """Return the number of steps, and the figures, for a checkpoint."""
+        return [float(self.steps), *self._stats.tolist()]
+
+    def restore(self, figures: Sequence[float]) -> None:
+        """Go on from the figures of a checkpoint."""
+        self.steps = int(figures[0])
+        self._stats = torch.tensor(figures[1:], dtype=self._stats.dtype)
+
+
+def split_state(state_dict: dict[str, Any], measuring: bool) -> tuple[dict[str, Any], list[float]]:
+    """Return an optimizer's state without what was measured, and that, empty if not `measuring`.
+
+    Raises:
+        ValueError: only one of state and optimizer has measured figures, or they are none.
+    """
+    groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        return state_dict, []  # refused by who checks the rest
+    saved = [group["curvature"] for group in groups if "curvature" in group]
+    if not measuring and not saved:
+        return state_dict, []
+    if not measuring:
+        raise ValueError('the state was saved with rho="auto": build the optimizer with it')
+    if len(saved) < len(groups):
+        rho = groups[0].get("rho") if groups else None
+        raise ValueError(
+            f"the state was saved with a number for rho, {rho!r}, and has measured nothing: build "
+            'the optimizer with it instead of "auto"'
+        )
+    first = saved[0]
+    numbers = isinstance(first, list) and all(
+        isinstance(x, float) and math.isfinite(x) and x >= 0 for x in first[:2] + first[3:]
+    )
+    if not numbers or len(first) != 1 + _FIGURES or any(other != first for other in saved):
+        raise ValueError(
+            f"the saved curvature {first!r} is not {1 + _FIGURES} finite numbers, the same in "
+            "every group"
+        )
+    plain = [{k: v for k, v in group.items() if k != "curvature"} for group in groups]
+    return {**state_dict, "param_groups": plain}, first
+
+
+def slopes(
+    geometry: Geometry,
+    bundles: Sequence[Bundle],
+    momenta: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    constrained: bool,
+) -> list[tuple[Tensor, Tensor]]:
+    """Return for every bundle the slopes `<d, u>` and `<g, u>` along the last step, 0-d, negated.
+
+    `u` is the minimiser for `momenta`, times the radius; constrained, the way to it from where the
+    parameters are. The minimisers are computed again, so that none has to be kept from one step to
+    the next.
+
+    Args:
+        geometry: says what the minimiser is.
+        bundles: those of this step.
+        momenta: `d` of the last step.
+        grads: those of this step.
+        constrained: whether the step went towards the minimiser.
+    """
+    terms: dict[int, Term] = {}
+    found: dict[int, Tensor] = {}
+
+    def products(i: int, update: Tensor) -> Tensor:
+        radius = bundles[i].first.radius
+        pairs = [(grads[i], update, -radius)]
+        if constrained:
+            x = bundles[i].join(bundles[i].params)
+            pairs += [(momenta[i], x, 1.0), (grads[i], x, 1.0)]
+        cut = parallel.cut_of(bundles[i].first.owner)
+        here = 0.0 if cut is not None and not cut.first else 1.0
+        return torch.stack([here * factor * _product(a, b) for a, b, factor in pairs])
+
+    for i, term in geometry.terms(bundles, momenta, False, False):
+        if isinstance(term, Known):
+            found[i] = products(i, term.update)
+            del term.update
+        terms[i] = term
+    ordered = [terms[i] for i in range(len(bundles))]
+    settle(ordered, False)
+    for i, term in enumerate(ordered):
+        if i not in found:
+            found[i] = products(i, term.update)
+    shared = [i for i, b in enumerate(bundles) if parallel.cut_of(b.first.owner) is not None]
+    found |= zip(shared, parallel.add_up([found[i] for i in shared]), strict=True)
+    return list(_slopes(bundles, ordered, found))
+
+
+def _slopes(
+    bundles: Sequence[Bundle], terms: Sequence[Term], found: dict[int, Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for i, (bundle, term) in enumerate(zip(bundles, terms, strict=True)):
+        after, *weights = found[i].unbind()
+        before = bundle.first.radius * term.dual
+        yield (before + weights[0], after + weights[1]) if weights else (before, after)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return scalar(inner(as_working(a.to(dtype)), as_working(b.to(dtype))))
+
+
+def _share(longest: float | Tensor, lr: float | Tensor) -> float | Tensor:
+    if isinstance(lr, Tensor):
+        return torch.as_tensor(longest, device=lr.device) / lr
+    return longest / lr if lr else 1.0
