@@ -18,6 +18,8 @@ RULES = {
     "clipped": {"rho": 12.0},
     "short-step-1": {"rho": 8.0, "constrained": True, "variant": 1},
     "short-step-2": {"rho": 8.0, "constrained": True},
+    "measured": {"rho": "auto"},
+    "measured-1": {"rho": "auto", "constrained": True, "variant": 1},
 }
 
 
@@ -44,7 +46,7 @@ def train(way, rule, dtype, steps, poisoned=()):
         optimizer.step()
         metrics = optimizer.metrics()
         assert not any(isinstance(value, DTensor) for value in metrics.values())
-        size = metrics["gap" if rule != "clipped" else "dual_norm"]
+        size = metrics["gap" if RULES[rule].get("constrained") else "dual_norm"]
         seen.append(torch.stack([size, metrics["step_factor"], metrics["group_dual_norms"].sum()]))
     for p in model.parameters():
         momentum = optimizer.state[p]["momentum"]
@@ -141,6 +143,8 @@ def test_two_ranks_train_as_one_process(ranks, tmp_path):
     cases = [(way, "clipped", torch.float64, 6) for way in ways]
     cases += [("fsdp", "short-step-1", torch.float64, 6, (3,))]
     cases += [("tensor_parallel", "short-step-2", torch.float64, 6, (3,))]
+    cases += [("fsdp", "measured", torch.float64, 6), ("split", "measured", torch.float64, 6)]
+    cases += [("tensor_parallel", "measured-1", torch.float64, 6, (3,))]
     compare(cases, ranks, tmp_path)
 
 

@@ -29,9 +29,9 @@ WAYS = {1: "fsdp", 2: "tensor_parallel", 3: "fsdp", 4: "hybrid"}
 BEFORE, AFTER = 3, 4
 
 
-def start():
+def start(rho=12.0):
     model, share = getattr(zoo, WAYS[dist.get_world_size()])(zoo.network())
-    return model, share, ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=0.3)
+    return model, share, ClippedScion(zoo.groups(model), 0.01, rho=rho, alpha=0.3)
 
 
 def advance(model, optimizer, steps, share):
@@ -55,25 +55,25 @@ def load(model, optimizer, folder):
     )
 
 
-def save_run(folder):
-    model, share, optimizer = start()
+def save_run(folder, rho):
+    model, share, optimizer = start(rho)
     advance(model, optimizer, range(BEFORE), share)
     save(model, optimizer, folder / str(dist.get_world_size()))
 
 
-def resume_runs(folder, sources):
+def resume_runs(folder, sources, rho):
     found = {}
     for source in sources:
-        model, share, optimizer = start()
+        model, share, optimizer = start(rho)
         load(model, optimizer, folder / str(source))
         advance(model, optimizer, range(BEFORE, BEFORE + AFTER), share)
         found[source] = zoo.whole(model.named_parameters())
     return found
 
 
-def assert_unbroken(weights, steps=BEFORE + AFTER):
+def assert_unbroken(weights, steps=BEFORE + AFTER, rho=12.0):
     model = zoo.network()
-    optimizer = ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=0.3)
+    optimizer = ClippedScion(zoo.groups(model), 0.01, rho=rho, alpha=0.3)
     advance(model, optimizer, range(steps), slice(None))
     for name, p in model.named_parameters():
         error = float((weights[name] - p.detach()).abs().max())
@@ -81,15 +81,17 @@ def assert_unbroken(weights, steps=BEFORE + AFTER):
 
 
 @pytest.mark.slow
-def test_saved_on_any_number_of_ranks_and_resumed_on_any(tmp_path):
-    for ranks in WAYS:
-        launch(save_run, ranks, tmp_path / f"save-{ranks}", tmp_path / "saved")
-    for ranks in WAYS:
+@pytest.mark.parametrize(("rho", "numbers"), [(12.0, tuple(WAYS)), ("auto", (1, 2, 3))])
+def test_saved_on_any_number_of_ranks_and_resumed_on_any(rho, numbers, tmp_path):
+    saved = tmp_path / "saved"
+    for ranks in numbers:
+        launch(save_run, ranks, tmp_path / f"save-{ranks}", saved, rho)
+    for ranks in numbers:
         for found in launch(
-            resume_runs, ranks, tmp_path / f"resume-{ranks}", tmp_path / "saved", list(WAYS)
+            resume_runs, ranks, tmp_path / f"resume-{ranks}", saved, list(numbers), rho
         ):
             for weights in found.values():
-                assert_unbroken(weights)
+                assert_unbroken(weights, rho=rho)
 
 
 def traces():

@@ -77,8 +77,8 @@ class NormBallOptimizer(Optimizer):
     def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Tensor) -> None:
         """See new gradients, before anything is changed."""
 
-    def _took(self, factor: Tensor) -> None:
-        """Learn which share of the longest step was taken, 0-d."""
+    def _took(self, factor: Tensor, finite: Tensor) -> None:
+        """Learn which share of the longest step is taken, and whether it is not skipped; 0-d."""
 
     @property
     def _constrained(self) -> bool:
@@ -195,7 +195,7 @@ class NormBallOptimizer(Optimizer):
         # Weights that are NaN already make a gap of NaN: a step would only spread it.
         finite = finite & size.isnan().logical_not()
         factor = torch.where(finite, factor, 0)
-        self._took(factor)
+        self._took(factor, finite)
         self._move(bundles, [term.update for term in terms], factor, finite)
         self._record.add(size, factor, per_group, finite)
 

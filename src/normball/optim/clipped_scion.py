@@ -180,10 +180,10 @@ class ClippedScion(NormBallOptimizer):
         # The 4 beta^2 = 4 of the product's unit ball is folded into rho.
         return steps.short_step_2(size, 1.0, rho / 4)
 
-    def _took(self, factor: Tensor) -> None:
+    def _took(self, factor: Tensor, finite: Tensor) -> None:
         threshold = self._measuring
         if threshold is not None:
-            threshold.took(factor, self._longest())
+            threshold.took(factor, self._longest(), finite)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors, numbers and strings; a norm is stored as its repr.

@@ -23,32 +23,33 @@ _WEIGHT = 0.9
 _QUANTILE, _PACE = 0.1, 0.2
 # An average below this share of the slope is mostly noise.
 _LEAST = 1e-3
-_FIGURES = 7
+# The part of a measured curvature that is taken for one once the start is over.
 _TRIM = 0.5
+_FIGURES = 8
 
 
 class MeasuredThreshold:
     """Chooses `rho = lr * L`, below which a step is steepest descent with step size `1 / L`.
 
-    Between two steps the loss turned along the last step's direction `u` by
-    `<d, u> - <g', u>`, where `d` is the estimate that chose `u` and `g'` the gradient of the batch
-    after the step: of another batch, so its noise is independent of `u`. `d` is taken without the
-    share of `d_0 = 0` that is left in it, and is older than the step: over the gradients in it,
-    weights have moved by about `lag = (1 - (1 - alpha)^k) / alpha` steps after `k`. So
+    A step of length `t` along `u` goes from a slope of about `<d, u>`, with the estimate `d` that
+    chose `u`, to one of `<g', u>`, with the gradient of the batch after the step: of another batch,
+    so its noise is independent of `u`. The loss curves along the step by about
 
-        L_k = (<d, u> - <g', u>) / (lag t),
+        L_k = (<d, u> / (1 - (1 - alpha)^k) - <g', u>) / t
 
-    with `t` the step's length. It overestimates: `d` is long along `u` by its own noise, the more
-    so the shorter the step, which is why `L` is a low quantile of running averages and not their
-    mean. The start is careful: a first step of a hundredth of `lr`, a look at every step, `L` the
-    latest average, and a step size that at most doubles. Nothing of this is proved.
+    after `k` steps from `d_0 = 0`. That is too much: `d` is long along `u` by its own noise, the
+    more so the shorter the step, and older than the step. So `L` is half of a low quantile of
+    running averages. The start is careful: a first step of a hundredth of `lr`, a look after every
+    step, `L` the latest average, and a step size that at most doubles from look to look. Nothing
+    of this is proved; `docs/tuning.md` says what it gave.
 
     Constrained, `u` is the way `w` to the corner, `t` the share of it that was taken, and slopes
     are gaps; in variant 1 `L` counts by `||w||^2`.
 
     `rho` is the last threshold, 0-d, which the groups of the optimizer share. The figures stay on
     the device in `stats`, float64 where it has it: the share taken by the last step, the same times
-    `||w||^2`, the averages of turn and length, the number of looks, `L`, and the step size `gamma`.
+    `||w||^2`, the number `k`, the averages of turn and length, the number of looks, `L`, and the
+    step size `gamma`.
     """
 
     def __init__(self) -> None:
@@ -81,20 +82,20 @@ class MeasuredThreshold:
         """
         turn = slope = torch.zeros_like(pairs[0][0])
         self._stats = self._stats.to(turn)
-        share = self._stats[0]
+        share, _, count, *_ = self._stats.unbind()
         for bundle, (before, after) in zip(bundles, pairs, strict=True):
             # Groups with a smaller lr went a smaller way.
             weight = _share(bundle.first.longest, lr)
             if constrained:
                 # What is left of the way after the step is 1 - share of it.
                 weight = weight / (1 - share * weight).clamp(min=torch.finfo(share.dtype).eps)
-            part = 1 - (1 - bundle.first.alpha) ** self.steps
+            part = 1 - (1 - bundle.first.alpha) ** count
             slope = slope + weight * before / part
             turn = turn + weight * (before / part - after)
         self._take_in(turn, slope, finite)
 
     def _take_in(self, turn: Tensor, slope: Tensor, finite: Tensor) -> None:
-        _, length, turned, moved, count, level, gamma = self._stats.unbind()
+        _, length, _, turned, moved, count, level, gamma = self._stats.unbind()
         sound = finite.to(turn.device) & torch.isfinite(turn) & (length > 0) & (slope > 0)
         weight = (1 - 1 / (count + 1)).clamp(max=_WEIGHT)
         turned = torch.lerp(turn, turned, weight)
@@ -105,7 +106,7 @@ class MeasuredThreshold:
         level = torch.where(count < _START, latest, level * (_PACE * pull).exp())
         gamma = torch.minimum(1 / level, _GROWTH * gamma)
         new = torch.stack([turned, moved, count + 1, level, gamma])
-        self._stats[2:] = torch.where(sound, new, self._stats[2:])
+        self._stats[3:] = torch.where(sound, new, self._stats[3:])
 
     def choose(self, size: Tensor, corner: Tensor | None, lr: float | Tensor) -> Tensor:
         """Return `rho`, 0-d.
@@ -118,7 +119,7 @@ class MeasuredThreshold:
         self._size = size
         self._square = torch.ones_like(size) if corner is None else corner.to(size).square()
         self._stats = self._stats.to(size)
-        gamma = self._stats[6]
+        gamma = self._stats[7]
         # Until something is known, a step of a small share.
         first = size / torch.where(self._square == 0, 1, self._square) / _FIRST
         rho = torch.where(gamma > 0, lr / gamma, first)
@@ -126,16 +127,21 @@ class MeasuredThreshold:
         self.rho = rho.nan_to_num(nan=limits.max).clamp(limits.tiny, limits.max)
         return self.rho
 
-    def took(self, factor: Tensor, lr: float | Tensor) -> None:
-        """Take in which share of the longest step was taken, 0-d; 0 where it was skipped."""
+    def took(self, factor: Tensor, lr: float | Tensor, finite: Tensor) -> None:
+        """Take in a step: its share of the longest one, 0-d, and whether it was not skipped.
+
+        One without gradients, as tools for checkpoints take it to create the state, is forgotten.
+        """
         self.steps += 1
         share = factor * lr
         length = share * self._square
-        moved = (length > 0) & (self._size > 0)
-        new = torch.stack([share, length])
-        self._stats[:2] = torch.where(moved, new, self._stats[:2])
+        counted = finite & (self._size != 0)
+        moved = counted & (length > 0)
+        last = torch.where(moved, torch.stack([share, length]), self._stats[:2])
         begun = torch.where(moved, length / self._size, 0)
-        self._stats[6] = torch.where(self._stats[6] > 0, self._stats[6], begun)
+        self._stats[:2] = last
+        self._stats[2] += counted
+        self._stats[7] = torch.where(self._stats[7] > 0, self._stats[7], begun)
 
     def figures(self) -> list[float]:
         """Return the number of steps, and the figures, for a checkpoint."""
@@ -157,21 +163,21 @@ def split_state(state_dict: dict[str, Any], measuring: bool) -> tuple[dict[str, 
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
         return state_dict, []  # refused by who checks the rest
     saved = [group["curvature"] for group in groups if "curvature" in group]
-    if not measuring and not saved:
-        return state_dict, []
-    if not measuring:
+    if saved and not measuring:
         raise ValueError('the state was saved with rho="auto": build the optimizer with it')
-    if len(saved) < len(groups):
-        rho = groups[0].get("rho") if groups else None
+    if measuring and not saved and all("rho" in group for group in groups):
         raise ValueError(
-            f"the state was saved with a number for rho, {rho!r}, and has measured nothing: build "
-            'the optimizer with it instead of "auto"'
+            f"the state was saved with rho={groups[0]['rho']!r} and has measured nothing: build "
+            'the optimizer with that instead of "auto"'
         )
+    if not saved:
+        return state_dict, []
     first = saved[0]
+    same = len(saved) == len(groups) and all(other == first for other in saved)
     numbers = isinstance(first, list) and all(
-        isinstance(x, float) and math.isfinite(x) and x >= 0 for x in first[:2] + first[3:]
+        isinstance(x, float) and math.isfinite(x) and x >= 0 for x in first[:4] + first[5:]
     )
-    if not numbers or len(first) != 1 + _FIGURES or any(other != first for other in saved):
+    if not (same and numbers and len(first) == 1 + _FIGURES):
         raise ValueError(
             f"the saved curvature {first!r} is not {1 + _FIGURES} finite numbers, the same in "
             "every group"

@@ -1,0 +1,207 @@
+"""The threshold that is measured, against its formulas with every direction kept."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from normball import ClippedScion
+from normball.norms import Euclidean, Sign
+from tests.optim import reference
+from tests.optim.network import build, groups, loss, train
+from tests.optim.reference import LAYERS
+
+KINDS = {
+    "free": {},
+    "variant 1": {"constrained": True, "variant": 1},
+    "variant 2": {"constrained": True},
+}
+slack = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
+
+
+class Rule:
+    """The rule in plain numbers; it keeps the last direction, which the optimizer does not."""
+
+    def __init__(self, lr, alpha):
+        self.lr, self.alpha = lr, alpha
+        self.steps = self.looks = 0
+        self.gamma = None
+        self.turned = self.moved = 0.0
+
+    def look(self, d, g):
+        if self.steps > 20 and self.steps % 5:
+            return
+        before = sum(np.sum(d[n] * self.u[n]) for n in d) / (1 - (1 - self.alpha) ** self.steps)
+        turn = before - sum(np.sum(g[n] * self.u[n]) for n in g)
+        weight = min(0.9, 1 - 1 / (self.looks + 1))
+        self.turned = weight * self.turned + (1 - weight) * turn
+        self.moved = weight * self.moved + (1 - weight) * self.length
+        latest = max(self.turned, 1e-3 * before) / self.moved
+        if self.looks < 20:
+            self.level = latest
+        else:
+            self.level *= np.exp(0.2 * (0.1 - (latest / 2 < self.level)))
+        self.gamma = min(1 / self.level, 2 * self.gamma)
+        self.looks += 1
+
+    def rho(self, size):
+        return size / 0.01 if self.gamma is None else self.lr / self.gamma
+
+    def took(self, factor, square, u, size):
+        self.steps += 1
+        self.length, self.u = factor * self.lr * square, u
+        if self.gamma is None:
+            self.gamma = self.length / size
+
+
+def follow(model, lr, alpha, variant, steps):
+    """Return weights and thresholds of the rule along the gradients of `model`."""
+    x = {n: p.detach().double().numpy().copy() for n, p in model.named_parameters()}
+    d = {n: np.zeros_like(value) for n, value in x.items()}
+    rule, seen = Rule(lr, alpha), []
+    for step in range(steps):
+        with torch.no_grad():
+            for n, p in model.named_parameters():
+                p.copy_(torch.from_numpy(x[n]))
+        model.zero_grad()
+        loss(model, step).backward()
+        g = {n: p.grad.numpy().copy() for n, p in model.named_parameters()}
+        if step:
+            rule.look(d, g)
+        new = {n: (1 - alpha) * d[n] + alpha * g[n] for n in d}
+        v = {n: LAYERS[n][2] * LAYERS[n][0](new[n]) for n in d}
+        u = v if variant is None else {n: x[n] + v[n] for n in v}
+        size = sum(np.sum(new[n] * u[n]) for n in u)
+        corner = max(LAYERS[n][1](u[n]) / LAYERS[n][2] for n in u) if variant == 1 else 1.0
+        rho = rule.rho(size / corner**2)
+        factor = reference.step(x, d, g, lr=lr, alpha=alpha, rho=rho, variant=variant)
+        rule.took(factor, corner**2, u, size)
+        seen.append(rho)
+    return x, seen
+
+
+@slack
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_follows_its_formulas(kind):
+    lr, alpha, steps = 0.05, 0.3, 45
+    options = KINDS[kind]
+    variant = options.get("variant", 2) if options else None
+    model, other = build(), build()
+    optimizer = ClippedScion(groups(model), lr, rho="auto", alpha=alpha, **options)
+    if options:  # inside the ball, where the reference starts
+        with torch.no_grad():
+            for p, q in zip(model.parameters(), other.parameters(), strict=True):
+                q.copy_(p.mul_(0.1))
+    seen = []
+    for step in range(steps):
+        train(model, optimizer, 1, start=step)
+        seen.append(float(optimizer.param_groups[0]["rho"]))
+    weights, wanted = follow(other, lr, alpha, variant, steps)
+    assert len({round(rho, 6) for rho in wanted}) > 20, "the threshold must move"
+    assert seen == pytest.approx(wanted, rel=1e-7)
+    for name, p in model.named_parameters():
+        assert p.detach().numpy() == pytest.approx(weights[name], abs=1e-8), name
+
+
+@pytest.mark.parametrize("norm", [Euclidean(), Sign(normalized=False)])
+def test_a_parabola_has_its_curvature(norm):
+    """Along the sign direction of n entries, x^2 L / 2 summed curves by n L."""
+    x = torch.nn.Parameter(torch.full((4,), 3.0, dtype=torch.float64))
+    optimizer = ClippedScion([{"params": [x], "norm": norm}], 0.5, rho="auto", alpha=1 - 1e-6)
+    for _ in range(16):
+        x.grad = 7 * x.detach()
+        optimizer.step()
+    curvature = 7 if isinstance(norm, Euclidean) else 4 * 7
+    assert float(optimizer.param_groups[0]["rho"]) == pytest.approx(0.5 * curvature, rel=1e-4)
+
+
+@pytest.mark.parametrize("first", ["no gradient", "no step", "not finite"])
+def test_a_first_step_of_nothing_is_forgotten(first):
+    """Tools for checkpoints take one to create the state."""
+    model, other = build(), build()
+    optimizer, plain = (
+        ClippedScion(groups(m), 0.05, rho="auto", alpha=0.3) for m in (model, other)
+    )
+    for p in model.parameters():
+        p.grad = torch.full_like(p, float("nan") if first == "not finite" else 0.0)
+    if first == "no step":
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+    optimizer.step()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.05
+    train(model, optimizer, 15)
+    train(other, plain, 15)
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_a_number_in_every_group_ends_it():
+    model, other = build(), build()
+    optimizer = ClippedScion(groups(model), 0.05, rho="auto")
+    train(model, optimizer, 12)
+    rho = float(optimizer.param_groups[0]["rho"])
+    for group in optimizer.param_groups:
+        group["rho"] = rho
+    saved = copy.deepcopy(optimizer.state_dict())
+    assert all("curvature" not in group for group in saved["param_groups"])
+    fixed = ClippedScion(groups(other), 0.05, rho=1.0)
+    with torch.no_grad():
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            q.copy_(p)
+    fixed.load_state_dict(saved)
+    train(model, optimizer, 9, start=12)
+    train(other, fixed, 9, start=12)
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_smaller_steps_of_a_group_count_as_such():
+    """Two parabolas, one of which moves half as far: the curvature along the way they go."""
+    a, b = (torch.nn.Parameter(torch.full((1,), 2.0, dtype=torch.float64)) for _ in range(2))
+    made = [{"params": [a], "lr": 0.4}, {"params": [b], "lr": 0.2}]
+    optimizer = ClippedScion(
+        [{"norm": Euclidean(), **g} for g in made], 0.4, rho="auto", alpha=1 - 1e-6
+    )
+    for _ in range(16):
+        a.grad, b.grad = 3 * a.detach(), 8 * b.detach()
+        optimizer.step()
+    assert float(optimizer.param_groups[0]["rho"]) == pytest.approx(0.4 * (3 + 8 / 4), rel=1e-4)
+
+
+def test_refusals():
+    model = build()
+    with pytest.raises(ValueError, match=r"rho='Auto' must be a positive number or \"auto\""):
+        ClippedScion(groups(model), 0.1, rho="Auto")
+    with pytest.raises(ValueError, match="alpha=1 does not keep"):
+        ClippedScion(groups(model), 0.1, rho="auto", alpha=1.0)
+    with pytest.raises(ValueError, match='capturable=True and rho="auto"'):
+        ClippedScion(groups(model), 0.1, rho="auto", capturable=True)
+    optimizer = ClippedScion(groups(model), 0.1, rho="auto")
+    train(model, optimizer, 3)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.param_groups[0]["alpha"] = 1.0
+    with pytest.raises(ValueError, match="alpha=1 does not keep"):
+        train(model, optimizer, 1)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_foreign_states_are_refused():
+    model = build()
+    measured = ClippedScion(groups(model), 0.1, rho="auto")
+    fixed = ClippedScion(groups(model), 0.1, rho=2.0)
+    train(model, measured, 3)
+    saved, plain = measured.state_dict(), fixed.state_dict()
+    with pytest.raises(ValueError, match='was saved with rho="auto"'):
+        fixed.load_state_dict(saved)
+    with pytest.raises(ValueError, match=r"saved with rho=2\.0 and has measured nothing"):
+        measured.load_state_dict(plain)
+    for bad in ([1.0], "auto", [float("nan")] * 9, [-1.0] * 9, [1] * 9):
+        broken = copy.deepcopy(saved)
+        broken["param_groups"][0]["curvature"] = bad
+        with pytest.raises(ValueError, match="saved curvature"):
+            measured.load_state_dict(broken)
+    assert measured.state_dict()["param_groups"] == saved["param_groups"]
