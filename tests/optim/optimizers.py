@@ -51,9 +51,6 @@ LAYERED = [
     Row(ClippedScion, "clipped", {"rho": 1.5}),
     Row(ClippedScion, "short-step-1", {"rho": 1.5, "constrained": True, "variant": 1}),
     Row(ClippedScion, "short-step-2", {"rho": 1.5, "constrained": True, "variant": 2}),
-    Row(ClippedScion, "measured", {"rho": "auto"}, learns_at=0.1),
-    Row(ClippedScion, "measured-1", {"rho": "auto", "constrained": True, "variant": 1}),
-    Row(ClippedScion, "measured-2", {"rho": "auto", "constrained": True}),
 ]
 JOINT = [
     Row(GGNC, "ggnc-euclidean", {"rho": 1.5, "norm": Euclidean(), "alpha": 0.1}, False, 0.5),
@@ -73,4 +70,10 @@ JOINT = [
         0.1,
     ),
 ]
-OPTIMIZERS = LAYERED + JOINT
+GIVEN = LAYERED + JOINT
+MEASURED = [
+    Row(ClippedScion, "measured", {"rho": "auto"}, learns_at=0.1),
+    Row(ClippedScion, "measured-1", {"rho": "auto", "constrained": True, "variant": 1}),
+    Row(ClippedScion, "measured-2", {"rho": "auto", "constrained": True}),
+]  # the threshold is measured
+OPTIMIZERS = GIVEN + MEASURED

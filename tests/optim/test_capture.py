@@ -16,11 +16,11 @@ from normball.norms import RMS, Blocks, Nuclear, Row, Schatten, Sign, Spectral, 
 from normball.optim import capture
 from normball.polar import SVD, Eigh, PolarExpress
 from tests.optim.network import build, loss, train
-from tests.optim.optimizers import OPTIMIZERS
+from tests.optim.optimizers import GIVEN
 from tests.optim.tape import Tape
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
-every = pytest.mark.parametrize("row", OPTIMIZERS, ids=str)
+every = pytest.mark.parametrize("row", GIVEN, ids=str)
 
 
 def gradients(model, step):

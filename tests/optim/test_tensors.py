@@ -9,10 +9,10 @@ from torch import nn
 from normball import S3CG, ClippedScion
 from normball.norms import Euclidean, Spectral
 from tests.optim.network import build, train
-from tests.optim.optimizers import OPTIMIZERS
+from tests.optim.optimizers import GIVEN
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
-every = pytest.mark.parametrize("row", OPTIMIZERS, ids=str)
+every = pytest.mark.parametrize("row", GIVEN, ids=str)
 
 
 def double(value):

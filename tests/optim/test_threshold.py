@@ -159,6 +159,26 @@ def test_a_number_in_every_group_ends_it():
     )
 
 
+def test_a_step_size_in_a_tensor_is_its_value():
+    model, other = build(), build()
+    lr = torch.tensor(0.05, dtype=torch.float64)
+    optimizer = ClippedScion(groups(model), lr, rho="auto")
+    plain = ClippedScion(groups(other), 0.05, rho="auto")
+    train(model, optimizer, 5)
+    before = [p.detach().clone() for p in model.parameters()]
+    lr.fill_(float("nan"))  # as a broken schedule may leave it
+    train(model, optimizer, 1, start=9)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    lr.fill_(0.02)
+    train(model, optimizer, 9, start=5)
+    train(other, plain, 5)
+    for group in plain.param_groups:
+        group["lr"] = 0.02
+    train(other, plain, 9, start=5)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=1e-10, atol=1e-12)
+
+
 def test_smaller_steps_of_a_group_count_as_such():
     """Two parabolas, one of which moves half as far: the curvature along the way they go."""
     a, b = (torch.nn.Parameter(torch.full((1,), 2.0, dtype=torch.float64)) for _ in range(2))
