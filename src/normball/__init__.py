@@ -5,7 +5,7 @@ from importlib.metadata import version
 from normball import norms, polar, steps
 from normball.balls import init_, project_
 from normball.groups import param_groups
-from normball.optim import GGNC, S3CG, ClippedScion, Scion, SmoothnessProbe
+from normball.optim import GGNC, S3CG, ClippedScion, Scion, SmoothnessProbe, find_lr
 from normball.theory.minimize import minimize
 
 __version__ = version("normball")
@@ -17,6 +17,7 @@ __all__ = [
     "Scion",
     "SmoothnessProbe",
     "__version__",
+    "find_lr",
     "init_",
     "minimize",
     "norms",

@@ -11,7 +11,17 @@ from normball.cli.app import run
 from normball.lab.errors import LabError
 
 COUNT = 10_000
-COMMANDS = ["compare", "train", "sweep", "reproduce", "report", "fetch", "smoothness", "rates"]
+COMMANDS = [
+    "compare",
+    "train",
+    "sweep",
+    "reproduce",
+    "report",
+    "fetch",
+    "find-lr",
+    "smoothness",
+    "rates",
+]
 OPTIONS = """
 --out --optimizers --optimizer --lr --adam-lr --rho --seeds --seed --epochs --batch-size --alpha
 --constrained --variant --schedule --warmup --weight-decay --model --width --train-size --test-size
@@ -52,7 +62,13 @@ def words(chance: random.Random) -> list[str]:
 def test_any_words_end_in_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     base = "normball.cli.commands"
-    for place in ("train.Trainer", "smoothness.Trainer", "train.Scalars", "rates.run_rates"):
+    for place in (
+        "train.Trainer",
+        "smoothness.Trainer",
+        "find_lr.Trainer",
+        "train.Scalars",
+        "rates.run_rates",
+    ):
         monkeypatch.setattr(f"{base}.{place}", refuse)
     monkeypatch.setattr(f"{base}.shared.run_plan", refuse)
     monkeypatch.setattr(f"{base}.report.fetch_data", refuse)

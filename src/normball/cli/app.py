@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from normball.cli.commands.compare import compare
+from normball.cli.commands.find_lr import find_lr
 from normball.cli.commands.rates import rates
 from normball.cli.commands.report import fetch, report
 from normball.cli.commands.reproduce import reproduce
@@ -68,5 +69,5 @@ def _root(version: Version = False) -> None:
     """Train and compare norm-ball optimizers."""
 
 
-for _command in (compare, train, sweep, reproduce, report, fetch, smoothness, rates):
+for _command in (compare, train, sweep, reproduce, report, fetch, find_lr, smoothness, rates):
     app.command()(_command)

@@ -30,7 +30,9 @@ AdamSteps = Annotated[str | None, _text("STEPS", "Step sizes of Adam, likewise."
 Schedule = Annotated[str, _text("NAME", "constant, linear, cosine or trapezoidal.")]
 Seed = Annotated[str, _text("N", "Seed of the weights and of the order of the data.")]
 Seeds = Annotated[str, _text("SEEDS", "Seeds, with commas.")]
-Optimizer = Annotated[str, _text("NAME", "adam, scion, clipped-scion, adamw, muon or sgd-clip.")]
+Optimizer = Annotated[
+    str, _text("NAME", "adam, scion, clipped-scion, clipped-scion-auto, adamw, muon, sgd-clip.")
+]
 Optimizers = Annotated[
     str | None, _text("NAMES", "Some of those of train; adam, scion, clipped-scion by default.")
 ]
@@ -48,6 +50,7 @@ Every = Annotated[str, _text("K", "Measure once in so many steps.")]
 SmoothnessFolder = Annotated[
     Path | None, _text("DIR", "Folder for the picture and the measurements.")
 ]
+CurveFolder = Annotated[Path | None, _text("DIR", "Folder for the picture.")]
 Iterations = Annotated[str, _text("N", "Steps of every run, at least 100.")]
 RatesFolder = Annotated[Path, _text("DIR", "Folder for the table and the figures.")]
 Rhos = Annotated[str | None, _text("RHOS", "Clipping thresholds, with commas.")]

@@ -1,7 +1,8 @@
-"""The smoothness of a training run: measured pairs, a fitted line, a picture."""
+"""What can be measured before one settles on a step: smoothness, and a range test; pictures."""
 
 import io
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from normball.lab.errors import LabError
 from normball.lab.figure import STYLE
 from normball.lab.machine import describe_machine, versions
 from normball.lab.results import RunResult
+from normball.optim.finder import LrCurve
 from normball.optim.probe import Fit
 
 
@@ -91,8 +93,33 @@ def draw(config: RunConfig, probe: SmoothnessProbe, fit: Fit, kind: str) -> byte
         )
         axes.legend(loc="lower right")
         figure.colorbar(points, label="step")
-        target = io.BytesIO()
-        figure.savefig(
-            target, format=kind, dpi=140, metadata={"Date": None} if kind == "svg" else None
+        return _saved(figure, kind)
+
+
+def draw_lrs(config: RunConfig, curve: LrCurve, kind: str) -> bytes:
+    """The loss against the growing step, with the suggestion.
+
+    Args:
+        config: the run's settings, for the title.
+        curve: from ``Trainer.find_lr``.
+        kind: ``"png"`` or ``"svg"``.
+    """
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.plot(curve.lrs, curve.losses, color="#0072b2")
+        label = f"suggestion: {curve.suggestion:.3g}, 2^{math.log2(curve.suggestion):.1f}"
+        axes.axvline(curve.suggestion, color="#d55e00", linestyle="--", label=label)
+        axes.set_xscale("log", base=2)
+        axes.set(
+            xlabel="step size", ylabel="loss, smoothed", title=f"{config.task}, {config.model}"
         )
-        return target.getvalue()
+        axes.legend(loc="lower left")
+        return _saved(figure, kind)
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    target = io.BytesIO()
+    figure.savefig(target, format=kind, dpi=140, metadata={"Date": None} if kind == "svg" else None)
+    return target.getvalue()

@@ -1,5 +1,6 @@
 """One training run: settings in, result out, the same every time."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normball import ClippedScion, Scion, SmoothnessProbe
+from normball import ClippedScion, Scion, SmoothnessProbe, find_lr
 from normball.lab import ranks
 from normball.lab.config import RunConfig
 from normball.lab.data import Data
@@ -22,6 +23,7 @@ from normball.lab.optimizers import find_optimizer
 from normball.lab.results import EpochReport, History, RunResult
 from normball.lab.schedules import make_schedule
 from normball.lab.tasks import build_model, find_task
+from normball.optim.finder import LrCurve
 
 _MAX_TRACE = 512
 _TRACED = ("dual_norm", "gap")
@@ -116,6 +118,35 @@ class Trainer:
             if on_epoch is not None:
                 on_epoch(report)
         return self._result()
+
+    def find_lr(self) -> LrCurve:
+        """Look for a step size; the run is as if it had not been asked.
+
+        Raises:
+            LabError: if the optimizer is none of the Scions, or the loss never falls.
+        """
+        optimizer = self.state.optimizer
+        if not isinstance(optimizer, Scion | ClippedScion):
+            raise LabError(
+                f"{self.config.optimizer} takes no steps of a given length: choose scion, "
+                "clipped-scion or clipped-scion-auto."
+            )
+        order = torch.Generator().manual_seed(self.config.seed)
+        batches = (
+            b for _ in itertools.count() for b in self._data.batches(self.config.batch_size, order)
+        )
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            return self._backward(next(batches))
+
+        before = torch.get_rng_state()
+        try:
+            return find_lr(optimizer, closure, model=self.state.model)
+        except ValueError as error:
+            raise LabError(f"{error}.") from None
+        finally:
+            torch.set_rng_state(before)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that decides how the run goes on, in tensors, numbers, strings and lists."""

@@ -1,0 +1,155 @@
+"""A first guess of the step size: short training with steps that grow."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normball.optim import metrics, validate
+from normball.optim.clipped_scion import ClippedScion
+from normball.optim.scion import Scion
+
+# The weight of the past in the smoothed loss, and how far that may rise above its least value.
+_WEIGHT, _RISE = 0.8, 2.0
+# A threshold that no dual norm stays under: every step has its full length.
+_NO_THRESHOLD = 1e-30
+
+
+@dataclass(frozen=True)
+class LrCurve:
+    """How the loss went while the step grew.
+
+    Attributes:
+        lrs: step sizes, ascending by a constant factor.
+        losses: the loss before each step, averaged over about five of them, as many.
+        suggestion: the step at which `losses` fall most quickly for a factor of `lr`.
+    """
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    suggestion: float
+
+
+def find_lr(
+    optimizer: ClippedScion | Scion,
+    closure: Callable[[], Tensor],
+    *,
+    low: float = 1e-5,
+    high: float = 1.0,
+    steps: int = 100,
+    model: nn.Module | None = None,
+) -> LrCurve:
+    """Train for `steps` steps that grow from `low` to `high`, and undo them.
+
+    The range test of Smith (arXiv 1506.01186), with steps of full length: a threshold `rho` is put
+    out of the way. It ends early where the loss is no longer finite, or has risen to twice what it
+    has fallen by. Weights, momentum, settings and gradients are then as before, whatever happens;
+    that takes a copy of weights and momentum. A heuristic: `docs/tuning.md` says how good it was.
+
+    Args:
+        optimizer: as it will be used. Its groups keep their ratios of `lr`.
+        closure: clears the gradients, computes the loss of a *new* batch, calls `backward`, returns
+            the loss; the same one on every rank.
+        low: the first step size, positive.
+        high: the last one, at most 1 if constrained.
+        steps: how many at most, at least 10.
+        model: whose buffers (batch norm) are put back too.
+
+    Raises:
+        TypeError: another kind of optimizer, or a number that is none.
+        ValueError: a number out of range; a loss that is not finite at the first step, or that
+            never falls: the message has the losses.
+    """
+    if not isinstance(optimizer, ClippedScion | Scion):
+        raise TypeError(f"find_lr takes ClippedScion or Scion, not {type(optimizer).__name__}")
+    low = validate.check_number("low", low, low=0, open_low=True)
+    largest = 1.0 if optimizer._constrained else math.inf
+    high = validate.check_number("high", high, low=low, high=largest, open_low=True)
+    if not (isinstance(steps, int) and steps >= 10):
+        raise ValueError(f"steps={steps!r} must be a whole number of at least 10")
+    lrs = [low * (high / low) ** (i / (steps - 1)) for i in range(steps)]
+    losses: list[float] = []
+    mean = 0.0
+    with _undone(optimizer, model) as set_lr:
+        for lr in lrs:
+            set_lr(lr)
+            with torch.enable_grad():
+                loss = float(closure().detach())
+            mean = _WEIGHT * mean + (1 - _WEIGHT) * loss
+            smooth = mean / (1 - _WEIGHT ** (len(losses) + 1))
+            if not math.isfinite(loss) or _has_risen(losses, smooth):
+                break
+            losses.append(smooth)
+            optimizer.step()
+    return LrCurve(tuple(lrs[: len(losses)]), tuple(losses), _steepest(lrs, losses))
+
+
+def _has_risen(losses: list[float], now: float) -> bool:
+    return len(losses) > 5 and now - min(losses) > _RISE * max(losses[0] - min(losses), 0.0) > 0
+
+
+def _steepest(lrs: list[float], losses: list[float]) -> float:
+    """Return the step in the middle of the four over which the losses fall most."""
+    falls = [losses[i - 2] - losses[i + 2] for i in range(2, len(losses) - 2)]
+    if not falls or max(falls) <= 0:
+        raise ValueError(
+            f"the loss never fell, from {losses[:1]} over {len(losses)} steps: a smaller low, a "
+            "loss that is finite at the start, or more steps are needed"
+        )
+    return lrs[2 + falls.index(max(falls))]
+
+
+@contextmanager
+def _undone(
+    optimizer: ClippedScion | Scion, model: nn.Module | None
+) -> Iterator[Callable[[float], None]]:
+    """Give a function that sets the largest `lr`, with no threshold; put everything back."""
+    groups = optimizer.param_groups
+    params = [p for group in groups for p in group["params"]]
+    tensors = [*params, *(model.buffers() if model is not None else ())]
+    values = [x.detach().clone() for x in tensors]
+    grads = [None if p.grad is None else p.grad.clone() for p in params]
+    state = {
+        p: {name: value.clone() for name, value in entry.items()}
+        for p, entry in optimizer.state.items()
+    }
+    settings = [_settings(group) for group in groups]
+    inside, record = set(optimizer._inside), optimizer._record
+    optimizer._record = metrics.Record()
+    rates = [float(group["lr"]) for group in groups]
+    top = max(rates)
+
+    def set_lr(lr: float) -> None:
+        for group, rate in zip(groups, rates, strict=True):
+            _put(group, "lr", lr * rate / top if top else lr)
+
+    for group in groups:
+        if "rho" in group:
+            group["rho"] = _NO_THRESHOLD
+    try:
+        yield set_lr
+    finally:
+        with torch.no_grad():
+            for x, value in zip(tensors, values, strict=True):
+                x.copy_(value)
+            for p, grad in zip(params, grads, strict=True):
+                p.grad = grad
+            optimizer.state.clear()
+            optimizer.state.update(state)
+            for group, kept in zip(groups, settings, strict=True):
+                for name, (held, value) in kept.items():
+                    group[name] = held.fill_(value) if isinstance(held, Tensor) else held
+            optimizer._inside, optimizer._record = inside, record
+
+
+def _settings(group: dict[str, Any]) -> dict[str, tuple[Any, float]]:
+    return {name: (group[name], float(group[name])) for name in ("lr", "rho") if name in group}
+
+
+def _put(group: dict[str, Any], name: str, value: float) -> None:
+    held = group[name]
+    group[name] = held.fill_(value) if isinstance(held, Tensor) else value
