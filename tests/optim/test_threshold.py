@@ -40,8 +40,11 @@ class Rule:
         latest = max(self.turned, 1e-3 * before) / self.moved
         if self.looks < 20:
             self.level = latest
+        elif latest / 2 < self.level:
+            pace = max(2 / (self.looks - 19), 0.2)
+            self.level = max(latest / 2, self.level * np.exp(-0.9 * pace))
         else:
-            self.level *= np.exp(0.2 * (0.1 - (latest / 2 < self.level)))
+            self.level *= np.exp(0.1 * 0.2)
         self.gamma = min(1 / self.level, 2 * self.gamma)
         self.looks += 1
 
@@ -84,7 +87,7 @@ def follow(model, lr, alpha, variant, steps):
 @slack
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_follows_its_formulas(kind):
-    lr, alpha, steps = 0.05, 0.3, 45
+    lr, alpha, steps = 0.05, 0.3, 75
     options = KINDS[kind]
     variant = options.get("variant", 2) if options else None
     model, other = build(), build()

@@ -19,8 +19,9 @@ _EVERY, _START = 5, 20
 _FIRST, _GROWTH = 0.01, 2.0
 # The weight of what is known in the averages of a look, about ten of them long.
 _WEIGHT = 0.9
-# `L` follows this quantile of the averages, by at most so much (in its logarithm) a look.
-_QUANTILE, _PACE = 0.1, 0.2
+# `L` follows this quantile of the averages, by at most so much (in its logarithm) a look, and by
+# more in the first looks after the start: at most `_HASTE` over their number.
+_QUANTILE, _PACE, _HASTE = 0.1, 0.2, 2.0
 # An average below this share of the slope is mostly noise.
 _LEAST = 1e-3
 # The part of a measured curvature that is taken for one once the start is over.
@@ -102,8 +103,10 @@ class MeasuredThreshold:
         moved = torch.lerp(length, moved, weight)
         latest = torch.maximum(turned, _LEAST * slope) / moved
         latest = torch.where(count < _START, latest, _TRIM * latest)
-        pull = _QUANTILE - (latest < level).to(turn.dtype)
-        level = torch.where(count < _START, latest, level * (_PACE * pull).exp())
+        pace = (_HASTE / (count - _START + 1)).clamp(min=_PACE)
+        lower = torch.maximum(latest, level * ((_QUANTILE - 1) * pace).exp())
+        later = torch.where(latest < level, lower, level * math.exp(_QUANTILE * _PACE))
+        level = torch.where(count < _START, latest, later)
         gamma = torch.minimum(1 / level, _GROWTH * gamma)
         new = torch.stack([turned, moved, count + 1, level, gamma])
         self._stats[3:] = torch.where(sound, new, self._stats[3:])
