@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from normball import ClippedScion
 from normball.norms import RMS, Blocks, Nuclear, Row, Schatten, Sign, Spectral, Transposed
 from normball.optim import capture
-from normball.polar import SVD, Eigh, PolarExpress
+from normball.polar import SVD, Eigh, PolarExpress, choose
 from tests.optim.network import build, loss, train
 from tests.optim.optimizers import OPTIMIZERS
 from tests.optim.tape import Tape
@@ -99,7 +99,9 @@ def test_a_step_on_a_gpu_waits_for_nothing_and_sends_nothing(row):
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (300, 700), (3, 130, 200), (200, 64)], ids=str)
-def test_the_default_factor_on_a_gpu_can_be_captured(shape):
+@pytest.mark.parametrize("half", [False, True])
+def test_the_default_factor_on_a_gpu_can_be_captured(shape, half, monkeypatch):
+    monkeypatch.setattr(choose, "_multiplies_bfloat16", lambda device: half)
     with FakeTensorMode(), Tape():
         Spectral().lmo_and_dual(torch.empty(shape, device="cuda"))
 

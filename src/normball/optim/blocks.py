@@ -12,9 +12,9 @@ from normball import parallel
 from normball.norms import Norm
 
 # Up to this many entries a tensor costs more to launch than to compute: 128 x 128 on a CPU, where
-# products of larger matrices gain nothing from a batch; larger where launches wait in a queue.
+# products of larger matrices gain nothing from a batch; 1024 x 1024 where launches wait in a queue.
 _SMALL = {"cpu": 2**14}
-_SMALL_ELSEWHERE = 2**18
+_SMALL_ELSEWHERE = 2**20
 
 
 @dataclass(slots=True)
