@@ -107,12 +107,15 @@ class NormBallOptimizer(Optimizer):
         """Take one step, and return the loss of `closure` if one is given.
 
         A gradient that is not finite, in any parameter, makes this step change nothing: weights and
-        momentum stay bit for bit, and `metrics()["skipped"]` counts it. A parameter without a
-        gradient stays as it is and counts zero.
+        momentum stay bit for bit, and `metrics()["skipped"]` counts it. So does an `lr` or `rho` in
+        a tensor whose value is out of range. A parameter without a gradient stays as it is and
+        counts zero.
 
         Raises:
             ValueError: a group was set to a number out of range, or to another `rho` than its
                 neighbours; a gradient is sparse. Nothing is changed.
+            RuntimeError: a CUDA graph is being captured, and this optimizer is not `capturable` or
+                has not taken a step yet.
         """
         loss = None
         if closure is not None:
@@ -312,7 +315,8 @@ class NormBallOptimizer(Optimizer):
           global `sum_l <d_l, x_l + r_l v_l>`, for a constrained optimizer;
         - `step_factor`: the share in [0, 1] of the longest step that the last step took;
         - `clipped_share`: the share of the steps that the threshold cut to the longest step;
-        - `skipped`: how many steps were skipped for a gradient that is not finite;
+        - `skipped`: how many steps were skipped for a gradient that is not finite, or an `lr` or
+          `rho` in a tensor that is out of range;
 
         and `group_dual_norms`, of shape `(number of groups,)`, splits the dual norm.
         All zero before the first step. They describe this process: none survives a resume.
@@ -333,7 +337,8 @@ class NormBallOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, bit for bit.
 
-        The momentum keeps the dtype of this optimizer's state, whatever that of the parameters.
+        The momentum keeps the dtype of this optimizer's state, whatever that of the parameters. An
+        `lr` or `rho` that is a tensor here stays that tensor, and takes the saved value.
 
         Raises:
             TypeError: a setting is no number.
