@@ -196,13 +196,17 @@ def growth(rounds: int) -> Iterator[Row]:
         "depth": [(k, work.transformer(256, k)) for k in (1, 2, 4, 8)],
         "parameters": [(k, [(64, 64)] * k) for k in (8, 32, 128, 512)],
     }
+    flops = {
+        REFERENCE: floor.muon_flops,
+        "normball, eigh": floor.eigh_flops,
+        "normball, Nonic": floor.polynomial_flops,
+    }
+    makes = {name: peers.OURS.get(name, peers.muon) for name in flops}
     for axis, points in axes.items():
         for value, shapes in points:
             start = {"case": "growth", "axis": axis, "value": value}
-            extra = {"gflop": round(floor.eigh_flops(shapes) / 1e9, 4)}
-            makes = {REFERENCE: peers.muon, "normball, eigh": peers.OURS["normball, eigh"]}
             for row in _times(start, shapes, makes, rounds):
-                yield row | extra
+                yield row | {"gflop": round(flops[row["name"]](shapes) / 1e9, 4)}
 
 
 def _times(
