@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -95,6 +95,10 @@ class Bundle:
     """The momenta of several blocks, as the optimizer's state has them: rows of one tensor."""
     stack: Tensor | None = None
     """That tensor."""
+    new: Tensor | None = None
+    """The new values of several parameters."""
+    new_rows: list[Tensor] = field(default_factory=list)
+    """One for each; kept between steps where they are small, since views cost as much as copies."""
 
     @property
     def first(self) -> Block:
@@ -130,8 +134,18 @@ class Bundle:
         """
         if not self.stacked:
             torch.where(finite, new, old, out=self.first.param)
-        else:
-            torch._foreach_copy_(self.params, torch.where(finite, new, old).unbind())
+            return
+        if self.new is None:
+            self.new = torch.empty_like(old)
+            self.new_rows = list(self.new.unbind())
+        torch.where(finite, new, old, out=self.new)
+        torch._foreach_copy_(self.params, self.new_rows)
+
+    def leave(self) -> None:
+        """Let go of what only a step needs."""
+        self.room = None
+        if self.first.param.numel() > _SMALL["cpu"]:
+            self.new, self.new_rows = None, []
 
 
 def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
@@ -145,6 +159,9 @@ def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
         else:
             found[key] = Bundle([block])
     return list(found.values())
+
+
+_grad_of, _layout_of = attrgetter("grad"), attrgetter("layout")
 
 
 class Roster:
@@ -179,7 +196,7 @@ class Roster:
             ValueError: a gradient is sparse.
         """
         params = [p for group in groups for p in group["params"]]
-        grads = [p.grad for p in params]
+        grads = list(map(_grad_of, params))
         if (
             len(params) != len(self._params)
             or not all(map(is_, params, self._params))
@@ -190,13 +207,10 @@ class Roster:
         for setting, group in zip(self._settings, groups, strict=True):
             setting.norm, setting.radius = group["norm"], group["radius"]
             setting.longest, setting.alpha = longest(group), group["alpha"]
-        for block, place in zip(self.blocks, self._places, strict=True):
-            grad = grads[place]
-            if grad.layout is not torch.strided:
-                raise ValueError(
-                    f"{block.name} has a gradient of layout {grad.layout}: use dense gradients "
-                    "(sparse=False in torch.nn.Embedding)"
-                )
+        present = [grads[place] for place in self._places]
+        if any(layout is not torch.strided for layout in set(map(_layout_of, present))):
+            self._refuse_sparse(present)
+        for block, grad in zip(self.blocks, present, strict=True):
             block.grad = grad
         if self.sharded:
             for block in self.blocks:
@@ -205,9 +219,17 @@ class Roster:
                     block.grad = parallel.local(parallel.aligned(block.grad, block.owner))
         return True
 
+    def _refuse_sparse(self, grads: Sequence[Tensor]) -> None:
+        for block, grad in zip(self.blocks, grads, strict=True):
+            if grad.layout is not torch.strided:
+                raise ValueError(
+                    f"{block.name} has a gradient of layout {grad.layout}: use dense gradients "
+                    "(sparse=False in torch.nn.Embedding)"
+                )
+
     def leave(self) -> None:
         """Let go of the gradients, which whoever trains may want to free."""
         for block in self.blocks:
             del block.grad
         for bundle in self.bundles:
-            bundle.room = None
+            bundle.leave()
