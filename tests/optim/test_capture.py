@@ -187,3 +187,13 @@ def test_a_state_that_was_loaded_wants_a_step_first(recording):
     recording[0] = True
     with pytest.raises(RuntimeError, match="have not taken a step with this state"):
         optimizer.step()
+
+
+def test_counts_are_made_before(recording):
+    """With nothing else to make: no momentum, no ball."""
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = ClippedScion([p], 0.1, rho=1.0, alpha=1.0, capturable=True)
+    recording[0] = True
+    with pytest.raises(RuntimeError, match="take one with the same gradients"):
+        optimizer.step()

@@ -125,35 +125,14 @@ class NormBallOptimizer(Optimizer):
         if roster.blocks:
             try:
                 if capture.recording():
-                    self._check_recording(roster)
+                    inside = self._inside if self._constrained else None
+                    started = self._record.started
+                    capture.check_now(self._settings, roster, self.state, inside, started)
+                    capture.check_numbers(self.param_groups)
                 self._advance(roster)
             finally:
                 roster.leave()
         return loss
-
-    def _check_recording(self, roster: Roster) -> None:
-        if not self._settings.capturable:
-            raise RuntimeError(
-                "this step is being captured in a CUDA graph: build the optimizer with "
-                "capturable=True, so that the graph sees later values of lr and rho"
-            )
-        for group in self.param_groups:
-            capture.check_numbers(group)
-        ready = all(self._is_ready(bundle) for bundle in roster.bundles) and self._record.started
-        if not ready:
-            raise RuntimeError(
-                "some parameters have not taken a step with this state yet: take one with the same "
-                "gradients before capturing, since it makes the momentum, and reads the norm of a "
-                "constrained start"
-            )
-
-    def _is_ready(self, bundle: Bundle) -> bool:
-        rows = [self.state.get(block.owner, {}).get("momentum") for block in bundle.blocks]
-        made = bundle.first.alpha == 1 or (
-            all(map(is_, rows, bundle.rows)) if bundle.stacked else rows[0] is not None
-        )
-        inside = all(block.owner in self._inside for block in bundle.blocks)
-        return made and (inside or not self._constrained)
 
     def _advance(self, roster: Roster) -> None:
         blocks, bundles = roster.blocks, roster.bundles
