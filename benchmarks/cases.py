@@ -198,7 +198,7 @@ def growth(rounds: int) -> Iterator[Row]:
     }
     flops = {
         REFERENCE: floor.muon_flops,
-        "normball, eigh": floor.eigh_flops,
+        "normball": floor.default_flops,
         "normball, Nonic": floor.polynomial_flops,
     }
     makes = {name: peers.OURS.get(name, peers.muon) for name in flops}

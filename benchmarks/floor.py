@@ -2,11 +2,12 @@
 
 import statistics
 import time
+from functools import partial
 
 import torch
 
 from benchmarks.work import Shapes
-from normball.polar import Nonic
+from normball.polar import Auto, Nonic
 
 
 def muon_flops(shapes: Shapes, steps: int = 5) -> float:
@@ -21,6 +22,12 @@ def eigh_flops(shapes: Shapes) -> float:
     decomposition with vectors (reduction 4/3, divide and conquer 8/3 to 4, back-transform 2 to 4).
     """
     return sum(3 * max(s) * min(s) ** 2 + 10 * min(s) ** 3 for s in shapes)
+
+
+def default_flops(shapes: Shapes) -> float:
+    """Operations of the default factor on a CPU: of either kind, by size."""
+    choice = partial(Auto.choice, torch.float32, torch.device("cpu"))
+    return sum(choice(torch.Size(shape)).flops(*shape) for shape in shapes)
 
 
 def polynomial_flops(shapes: Shapes) -> float:
