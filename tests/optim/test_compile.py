@@ -54,6 +54,7 @@ def set_numbers(optimizer, lr, rho):
 @pytest.mark.filterwarnings("ignore:.*")
 def test_a_compiled_step(polar, tensors, backend, options):
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     params, optimizer = build(polar, tensors, **options)
     others, plain = build(polar, tensors, **options)
     compiled = torch.compile(optimizer.step, backend=backend)
@@ -70,6 +71,7 @@ def test_a_compiled_step(polar, tensors, backend, options):
             plain.step()
         for p, q in zip(params, others, strict=True):
             assert torch.allclose(p, q, rtol=1e-5, atol=1e-6)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    # A graph for the whole step, and those of the first two steps, which make things.
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 5
     for name, value in plain.metrics().items():
         assert torch.allclose(optimizer.metrics()[name], value), name

@@ -3,7 +3,6 @@
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
-from operator import is_
 from typing import Any, overload
 
 import torch
@@ -211,7 +210,7 @@ class NormBallOptimizer(Optimizer):
         """Return the momentum of a bundle, which shares the memory of the state."""
         state = self.state
         rows = [state[block.owner].get("momentum") for block in bundle.blocks]
-        if bundle.stack is not None and all(map(is_, rows, bundle.rows)):
+        if bundle.stack is not None and all(a is b for a, b in zip(rows, bundle.rows, strict=True)):
             return bundle.stack
         for block, row in zip(bundle.blocks, rows, strict=True):
             if row is None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -161,9 +160,6 @@ def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
     return list(found.values())
 
 
-_grad_of, _layout_of = attrgetter("grad"), attrgetter("layout")
-
-
 class Roster:
     """Who takes part in a step, kept while the same parameters of the same groups have gradients.
 
@@ -178,11 +174,10 @@ class Roster:
         settings = [s for s, n in zip(self._settings, self._sizes, strict=True) for _ in range(n)]
         self.missing = [n for n, there in zip(names, self._present, strict=True) if not there]
         self._places = [i for i, p in enumerate(self._params) if self._present[i] and p.numel()]
-        self.blocks = [
-            Block(names[i], p, parallel.local(p), p.grad, settings[i])
-            for i in self._places
-            for p in [self._params[i]]
-        ]
+        self.blocks: list[Block] = []
+        for i in self._places:
+            p = self._params[i]
+            self.blocks.append(Block(names[i], p, parallel.local(p), p.grad, settings[i]))
         self.sharded = any(block.sharded for block in self.blocks)
         self.bundles: list[Bundle] = []
 
@@ -196,10 +191,10 @@ class Roster:
             ValueError: a gradient is sparse.
         """
         params = [p for group in groups for p in group["params"]]
-        grads = list(map(_grad_of, params))
+        grads = [p.grad for p in params]
         if (
             len(params) != len(self._params)
-            or not all(map(is_, params, self._params))
+            or any(p is not q for p, q in zip(params, self._params, strict=True))
             or [grad is not None for grad in grads] != self._present
             or [len(group["params"]) for group in groups] != self._sizes
         ):
@@ -208,7 +203,7 @@ class Roster:
             setting.norm, setting.radius = group["norm"], group["radius"]
             setting.longest, setting.alpha = longest(group), group["alpha"]
         present = [grads[place] for place in self._places]
-        if any(layout is not torch.strided for layout in set(map(_layout_of, present))):
+        if {grad.layout for grad in present} - {torch.strided}:
             self._refuse_sparse(present)
         for block, grad in zip(self.blocks, present, strict=True):
             block.grad = grad
