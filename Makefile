@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 
-.PHONY: setup demo test check lint bench figures docs lock clean
+.PHONY: setup demo test check lint bench bench-gpu figures docs lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -36,6 +36,10 @@ check: setup
 # Step times and memory against rivals (those that are installed), appended to results/.
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# The step on a CUDA GPU, for GPTs of 124M and 1B parameters.
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu
 
 # The pictures of docs/, drawn anew.
 figures: setup

@@ -12,7 +12,7 @@ from benchmarks import floor, peers, work
 from benchmarks.memory import Live
 from normball import ClippedScion, Scion
 from normball.norms import RMS
-from normball.polar import SVD, Eigh, NewtonSchulz, Polar, PolarExpress
+from normball.polar import SVD, Eigh, NewtonSchulz, Nonic, Polar, PolarExpress
 
 Row = dict[str, Any]
 
@@ -20,7 +20,8 @@ REFERENCE = "torch.optim.Muon"
 FACTORS: dict[str, Polar] = {
     REFERENCE: NewtonSchulz(),  # replaced by torch's own function below
     "NewtonSchulz(5)": NewtonSchulz(),
-    "PolarExpress(5)": PolarExpress(5, 5e-3),
+    "PolarExpress(6)": PolarExpress(),
+    "Nonic": Nonic(),
     "Eigh": Eigh(),
     "SVD": SVD(),
 }
@@ -44,7 +45,7 @@ def steps(rounds: int) -> Iterator[Row]:
             "work": name,
             "gflops_per_s": round(rate / 1e9, 1),
             "muon_ms": round(1e3 * floor.muon_flops(matrices) / rate, 1),
-            "polar_express_ms": round(1e3 * floor.polynomial_flops(matrices) / rate, 1),
+            "nonic_ms": round(1e3 * floor.polynomial_flops(matrices) / rate, 1),
             "eigh_ms": round(1e3 * floor.eigh_flops(matrices) / rate, 1),
         }
     yield {"case": "absent", "peers": absent}
@@ -158,7 +159,7 @@ def factors(rounds: int) -> Iterator[Row]:
         rate = floor.gemm_rate(min(m, n))
         flops = {
             REFERENCE: floor.muon_flops([(m, n)]),
-            "PolarExpress(5)": floor.polynomial_flops([(m, n)]),
+            "Nonic": floor.polynomial_flops([(m, n)]),
             "Eigh": floor.eigh_flops([(m, n)]),
         }
         for name, row in work.summary(work.interleave(calls, rounds), REFERENCE).items():
@@ -174,7 +175,7 @@ def batches(rounds: int) -> Iterator[Row]:
     """Equal small matrices stacked, against one after the other."""
     for m, count in ((16, 256), (32, 128), (64, 32), (128, 16), (256, 4)):
         x = torch.randn(count, m, m)
-        for polar in (Eigh(), PolarExpress(5, 5e-3)):
+        for polar in (Eigh(), Nonic()):
             calls: dict[str, Callable[[], Any]] = {
                 "loop": lambda polar=polar, x=x: [polar(one) for one in x],
                 "stack": lambda polar=polar, x=x: polar(x),
@@ -195,13 +196,17 @@ def growth(rounds: int) -> Iterator[Row]:
         "depth": [(k, work.transformer(256, k)) for k in (1, 2, 4, 8)],
         "parameters": [(k, [(64, 64)] * k) for k in (8, 32, 128, 512)],
     }
+    flops = {
+        REFERENCE: floor.muon_flops,
+        "normball": floor.default_flops,
+        "normball, Nonic": floor.polynomial_flops,
+    }
+    makes = {name: peers.OURS.get(name, peers.muon) for name in flops}
     for axis, points in axes.items():
         for value, shapes in points:
             start = {"case": "growth", "axis": axis, "value": value}
-            extra = {"gflop": round(floor.eigh_flops(shapes) / 1e9, 4)}
-            makes = {REFERENCE: peers.muon, "normball, eigh": peers.OURS["normball, eigh"]}
             for row in _times(start, shapes, makes, rounds):
-                yield row | extra
+                yield row | {"gflop": round(flops[row["name"]](shapes) / 1e9, 4)}
 
 
 def _times(

@@ -1,4 +1,4 @@
-"""One picture of the recorded rows: step time, and its growth against the operations."""
+"""One picture of the recorded rows: step time, and its growth beside the operations."""
 
 from pathlib import Path
 from typing import Any
@@ -8,19 +8,31 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.cases import REFERENCE
 
 Row = dict[str, Any]
-OURS = "normball, eigh"
+AXES = {
+    "width": "width, one GPT layer",
+    "depth": "depth, width 256",
+    "parameters": "number of 64 x 64 matrices",
+}
+NAMES = {REFERENCE: "C7", "normball": "C0", "normball, Nonic": "C1"}
 
 
 def draw(rows: list[Row], path: Path) -> None:
     """Write the figure as SVG; of several rows for one thing the last one counts."""
+    rates = [r["gflops_per_s"] for r in rows if r["case"] == "floor"]
     with plt.rc_context({"svg.hashsalt": "normball", "font.size": 9}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-        _bars(left, rows)
-        _growth(right, rows)
+        figure, axes = plt.subplots(
+            1, 4, figsize=(13, 3.2), layout="constrained", width_ratios=(1.3, 1, 1, 1)
+        )
+        _bars(axes[0], rows)
+        for place, axis in zip(axes[1:], AXES, strict=True):
+            _growth(place, rows, axis, rates[-1] if rates else None)
+        axes[1].set_ylabel("ms a step")
+        axes[-1].legend(frameon=False, fontsize=7)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
 
@@ -42,20 +54,25 @@ def _bars(axes: Axes, rows: list[Row]) -> None:
         axes.legend(frameon=False)
 
 
-def _growth(axes: Axes, rows: list[Row]) -> None:
-    for axis in ("width", "depth", "parameters"):
-        for name, style in ((REFERENCE, "--"), (OURS, "-")):
-            points = {
-                r["gflop"]: r["ms"]
-                for r in rows
-                if r["case"] == "growth" and r["axis"] == axis and r["name"] == name
-            }
-            color = {"width": "C0", "depth": "C1", "parameters": "C2"}[axis]
-            if points:
-                x, y = zip(*sorted(points.items()), strict=True)
-                axes.plot(x, y, style, marker=".", color=color, label=f"{name}: {axis}")
+def _growth(axes: Axes, rows: list[Row], axis: str, rate: float | None) -> None:
+    """Draw the time over the optimizer's own operations, and the time of a product of that many."""
+    reach: list[float] = []
+    for name, color in NAMES.items():
+        points = {
+            r["value"]: (r["gflop"], r["ms"])
+            for r in rows
+            if r["case"] == "growth" and r["axis"] == axis and r["name"] == name
+        }
+        if points:
+            x, y = zip(*(points[value] for value in sorted(points)), strict=True)
+            axes.plot(x, y, marker=".", color=color, label=name)
+            reach += x
+    if rate and reach:
+        ends = [min(reach), max(reach)]
+        axes.plot(ends, [1e3 * x / rate for x in ends], ":", color="0.5", label="one large product")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("operations of our step, Gflop")
-    axes.set_ylabel("ms")
-    axes.legend(frameon=False, fontsize=7)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_title(AXES[axis], fontsize=9)
+    axes.set_xlabel("its operations, Gflop")

@@ -2,10 +2,12 @@
 
 import statistics
 import time
+from functools import partial
 
 import torch
 
 from benchmarks.work import Shapes
+from normball.polar import Auto, Nonic
 
 
 def muon_flops(shapes: Shapes, steps: int = 5) -> float:
@@ -22,19 +24,23 @@ def eigh_flops(shapes: Shapes) -> float:
     return sum(3 * max(s) * min(s) ** 2 + 10 * min(s) ** 3 for s in shapes)
 
 
-def polynomial_flops(shapes: Shapes, steps: int = 5) -> float:
-    """Operations of the polynomial factor, symmetric products at half price.
+def default_flops(shapes: Shapes) -> float:
+    """Operations of the default factor on a CPU: of either kind, by size."""
+    choice = partial(Auto.choice, torch.float32, torch.device("cpu"))
+    return sum(choice(torch.Size(shape)).flops(*shape) for shape in shapes)
 
-    Step by step, `n + m + 2n` products of `m^2` operations each; in the Gram form with one restart,
-    `6 n` in all and `4 k - 6` small ones at half price.
+
+def polynomial_flops(shapes: Shapes) -> float:
+    """Operations of the polynomial factor of degree nine, symmetric products at half price."""
+    return sum(Nonic().flops(*shape) for shape in shapes)
+
+
+def bfloat16_flops(shapes: Shapes, steps: int = 6) -> float:
+    """Operations of the factor in bfloat16, every product in full, as a GPU computes them.
+
+    The Gram matrix and its square for the scale, then `4 n + 2 m` products of `m^2` in each step.
     """
-    total = 0.0
-    for shape in shapes:
-        m, n = min(shape), max(shape)
-        by_steps = steps * (3 * n + m)
-        by_gram = 6 * n + (4 * steps - 6) * m
-        total += m * m * min(by_steps, by_gram)
-    return total
+    return sum(m * m * (2 * n + 2 * m + steps * (4 * n + 2 * m)) for m, n in map(sorted, shapes))
 
 
 def gemm_rate(size: int, rounds: int = 7) -> float:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from normball import ClippedScion
 from normball.norms import Sign, Spectral
-from normball.polar import Eigh, Polar, PolarExpress
+from normball.polar import Auto, Nonic, Polar
 
 Params = list[nn.Parameter]
 Make = Callable[[Params], Optimizer]
@@ -66,9 +66,9 @@ def scion(polar: Polar, rho: float = 1.0, *, reuse_grad: bool = False) -> Make:
 
 
 OURS: dict[str, Make] = {
-    "normball, eigh": scion(Eigh()),
-    "normball, eigh, reuse_grad": scion(Eigh(), reuse_grad=True),
-    "normball, Polar Express": scion(PolarExpress(5, 5e-3)),
+    "normball": scion(Auto()),
+    "normball, reuse_grad": scion(Auto(), reuse_grad=True),
+    "normball, Nonic": scion(Nonic()),
 }
 
 

@@ -41,9 +41,8 @@ class PolarGrad(PerLayer):
 class Nesterov(ClippedScion):
     """The direction looks ahead: `(1 - alpha) d + alpha g` with the new `d`."""
 
-    def _estimate(self, bundle, finite):
-        d = super()._estimate(bundle, finite)
-        g = bundle.join([block.grad for block in bundle.blocks])
+    def _estimate(self, bundle, g, finite):
+        d = super()._estimate(bundle, g, finite)
         return torch.lerp(d, g, bundle.first.alpha)
 
 
@@ -52,8 +51,8 @@ class MVR(ClippedScion):
 
     eta = 0.3
 
-    def _estimate(self, bundle, finite):
-        g = bundle.join([block.grad for block in bundle.blocks]).clone()
+    def _estimate(self, bundle, g, finite):
+        g = g.clone()
         state = self.state[bundle.first.param]
         d, before = state.get("trial", (torch.zeros_like(g), g))
         alpha = bundle.first.alpha

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from normball import ClippedScion
 from normball.norms import RMS, Blocks, Nuclear, Row, Schatten, Sign, Spectral, Transposed
 from normball.optim import capture
-from normball.polar import SVD, Eigh, PolarExpress
+from normball.polar import SVD, Eigh, PolarExpress, choose
 from tests.optim.network import build, loss, train
 from tests.optim.optimizers import GIVEN
 from tests.optim.tape import Tape
@@ -99,7 +99,9 @@ def test_a_step_on_a_gpu_waits_for_nothing_and_sends_nothing(row):
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (300, 700), (3, 130, 200), (200, 64)], ids=str)
-def test_the_default_factor_on_a_gpu_can_be_captured(shape):
+@pytest.mark.parametrize("half", [False, True])
+def test_the_default_factor_on_a_gpu_can_be_captured(shape, half, monkeypatch):
+    monkeypatch.setattr(choose, "_multiplies_bfloat16", lambda device: half)
     with FakeTensorMode(), Tape():
         Spectral().lmo_and_dual(torch.empty(shape, device="cuda"))
 
@@ -184,4 +186,14 @@ def test_a_state_that_was_loaded_wants_a_step_first(recording):
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     recording[0] = True
     with pytest.raises(RuntimeError, match="have not taken a step with this state"):
+        optimizer.step()
+
+
+def test_counts_are_made_before(recording):
+    """With nothing else to make: no momentum, no ball."""
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = ClippedScion([p], 0.1, rho=1.0, alpha=1.0, capturable=True)
+    recording[0] = True
+    with pytest.raises(RuntimeError, match="take one with the same gradients"):
         optimizer.step()

@@ -3,7 +3,6 @@
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
-from operator import is_
 from typing import Any, overload
 
 import torch
@@ -113,12 +112,15 @@ class NormBallOptimizer(Optimizer):
         """Take one step, and return the loss of `closure` if one is given.
 
         A gradient that is not finite, in any parameter, makes this step change nothing: weights and
-        momentum stay bit for bit, and `metrics()["skipped"]` counts it. A parameter without a
-        gradient stays as it is and counts zero.
+        momentum stay bit for bit, and `metrics()["skipped"]` counts it. So does an `lr` or `rho` in
+        a tensor whose value is out of range. A parameter without a gradient stays as it is and
+        counts zero.
 
         Raises:
             ValueError: a group was set to a number out of range, or to another `rho` than its
                 neighbours; a gradient is sparse. Nothing is changed.
+            RuntimeError: a CUDA graph is being captured, and this optimizer is not `capturable` or
+                has not taken a step yet.
         """
         loss = None
         if closure is not None:
@@ -128,35 +130,14 @@ class NormBallOptimizer(Optimizer):
         if roster.blocks:
             try:
                 if capture.recording():
-                    self._check_recording(roster)
+                    inside = self._inside if self._constrained else None
+                    started = self._record.started
+                    capture.check_now(self._settings, roster, self.state, inside, started)
+                    capture.check_numbers(self.param_groups)
                 self._advance(roster)
             finally:
                 roster.leave()
         return loss
-
-    def _check_recording(self, roster: Roster) -> None:
-        if not self._settings.capturable:
-            raise RuntimeError(
-                "this step is being captured in a CUDA graph: build the optimizer with "
-                "capturable=True, so that the graph sees later values of lr and rho"
-            )
-        for group in self.param_groups:
-            capture.check_numbers(group)
-        ready = all(self._is_ready(bundle) for bundle in roster.bundles) and self._record.started
-        if not ready:
-            raise RuntimeError(
-                "some parameters have not taken a step with this state yet: take one with the same "
-                "gradients before capturing, since it makes the momentum, and reads the norm of a "
-                "constrained start"
-            )
-
-    def _is_ready(self, bundle: Bundle) -> bool:
-        rows = [self.state.get(block.owner, {}).get("momentum") for block in bundle.blocks]
-        made = bundle.first.alpha == 1 or (
-            all(map(is_, rows, bundle.rows)) if bundle.stacked else rows[0] is not None
-        )
-        inside = all(block.owner in self._inside for block in bundle.blocks)
-        return made and (inside or not self._constrained)
 
     def _advance(self, roster: Roster) -> None:
         blocks, bundles = roster.blocks, roster.bundles
@@ -237,7 +218,7 @@ class NormBallOptimizer(Optimizer):
         """Return the momentum of a bundle, which shares the memory of the state."""
         state = self.state
         rows = [state[block.owner].get("momentum") for block in bundle.blocks]
-        if bundle.stack is not None and all(map(is_, rows, bundle.rows)):
+        if bundle.stack is not None and all(a is b for a, b in zip(rows, bundle.rows, strict=True)):
             return bundle.stack
         for block, row in zip(bundle.blocks, rows, strict=True):
             if row is None:
@@ -320,7 +301,8 @@ class NormBallOptimizer(Optimizer):
           global `sum_l <d_l, x_l + r_l v_l>`, for a constrained optimizer;
         - `step_factor`: the share in [0, 1] of the longest step that the last step took;
         - `clipped_share`: the share of the steps that the threshold cut to the longest step;
-        - `skipped`: how many steps were skipped for a gradient that is not finite;
+        - `skipped`: how many steps were skipped for a gradient that is not finite, or an `lr` or
+          `rho` in a tensor that is out of range;
 
         and `group_dual_norms`, of shape `(number of groups,)`, splits the dual norm.
         All zero before the first step. They describe this process: none survives a resume.
@@ -341,7 +323,8 @@ class NormBallOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, bit for bit.
 
-        The momentum keeps the dtype of this optimizer's state, whatever that of the parameters.
+        The momentum keeps the dtype of this optimizer's state, whatever that of the parameters. An
+        `lr` or `rho` that is a tensor here stays that tensor, and takes the saved value.
 
         Raises:
             TypeError: a setting is no number.

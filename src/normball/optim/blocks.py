@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import is_
 from typing import Any
 
 import torch
@@ -12,9 +11,9 @@ from normball import parallel
 from normball.norms import Norm
 
 # Up to this many entries a tensor costs more to launch than to compute: 128 x 128 on a CPU, where
-# products of larger matrices gain nothing from a batch; larger where launches wait in a queue.
+# products of larger matrices gain nothing from a batch; 1024 x 1024 where launches wait in a queue.
 _SMALL = {"cpu": 2**14}
-_SMALL_ELSEWHERE = 2**18
+_SMALL_ELSEWHERE = 2**20
 
 
 @dataclass(slots=True)
@@ -95,6 +94,10 @@ class Bundle:
     """The momenta of several blocks, as the optimizer's state has them: rows of one tensor."""
     stack: Tensor | None = None
     """That tensor."""
+    new: Tensor | None = None
+    """The new values of several parameters."""
+    new_rows: list[Tensor] = field(default_factory=list)
+    """One for each; kept between steps where they are small, since views cost as much as copies."""
 
     @property
     def first(self) -> Block:
@@ -130,8 +133,18 @@ class Bundle:
         """
         if not self.stacked:
             torch.where(finite, new, old, out=self.first.param)
-        else:
-            torch._foreach_copy_(self.params, torch.where(finite, new, old).unbind())
+            return
+        if self.new is None:
+            self.new = torch.empty_like(old)
+            self.new_rows = list(self.new.unbind())
+        torch.where(finite, new, old, out=self.new)
+        torch._foreach_copy_(self.params, self.new_rows)
+
+    def leave(self) -> None:
+        """Let go of what only a step needs."""
+        self.room = None
+        if self.first.param.numel() > _SMALL["cpu"]:
+            self.new, self.new_rows = None, []
 
 
 def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
@@ -161,11 +174,10 @@ class Roster:
         settings = [s for s, n in zip(self._settings, self._sizes, strict=True) for _ in range(n)]
         self.missing = [n for n, there in zip(names, self._present, strict=True) if not there]
         self._places = [i for i, p in enumerate(self._params) if self._present[i] and p.numel()]
-        self.blocks = [
-            Block(names[i], p, parallel.local(p), p.grad, settings[i])
-            for i in self._places
-            for p in [self._params[i]]
-        ]
+        self.blocks: list[Block] = []
+        for i in self._places:
+            p = self._params[i]
+            self.blocks.append(Block(names[i], p, parallel.local(p), p.grad, settings[i]))
         self.sharded = any(block.sharded for block in self.blocks)
         self.bundles: list[Bundle] = []
 
@@ -182,7 +194,7 @@ class Roster:
         grads = [p.grad for p in params]
         if (
             len(params) != len(self._params)
-            or not all(map(is_, params, self._params))
+            or any(p is not q for p, q in zip(params, self._params, strict=True))
             or [grad is not None for grad in grads] != self._present
             or [len(group["params"]) for group in groups] != self._sizes
         ):
@@ -190,13 +202,10 @@ class Roster:
         for setting, group in zip(self._settings, groups, strict=True):
             setting.norm, setting.radius = group["norm"], group["radius"]
             setting.longest, setting.alpha = longest(group), group["alpha"]
-        for block, place in zip(self.blocks, self._places, strict=True):
-            grad = grads[place]
-            if grad.layout is not torch.strided:
-                raise ValueError(
-                    f"{block.name} has a gradient of layout {grad.layout}: use dense gradients "
-                    "(sparse=False in torch.nn.Embedding)"
-                )
+        present = [grads[place] for place in self._places]
+        if {grad.layout for grad in present} - {torch.strided}:
+            self._refuse_sparse(present)
+        for block, grad in zip(self.blocks, present, strict=True):
             block.grad = grad
         if self.sharded:
             for block in self.blocks:
@@ -205,9 +214,17 @@ class Roster:
                     block.grad = parallel.local(parallel.aligned(block.grad, block.owner))
         return True
 
+    def _refuse_sparse(self, grads: Sequence[Tensor]) -> None:
+        for block, grad in zip(self.blocks, grads, strict=True):
+            if grad.layout is not torch.strided:
+                raise ValueError(
+                    f"{block.name} has a gradient of layout {grad.layout}: use dense gradients "
+                    "(sparse=False in torch.nn.Embedding)"
+                )
+
     def leave(self) -> None:
         """Let go of the gradients, which whoever trains may want to free."""
         for block in self.blocks:
             del block.grad
         for bundle in self.bundles:
-            bundle.room = None
+            bundle.leave()

@@ -1,10 +1,14 @@
 """Steps recorded in a CUDA graph: what they ask of parameters, norms and settings."""
 
+from collections.abc import Container, Mapping, Sequence
+from operator import is_
+
 import torch
 from torch import Tensor
 
 from normball import parallel
-from normball.optim.settings import Group
+from normball.optim.blocks import Bundle, Roster
+from normball.optim.settings import Group, Settings
 
 
 def check_group(group: Group) -> None:
@@ -34,16 +38,58 @@ def recording() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-def check_numbers(group: Group) -> None:
+def check_now(
+    settings: Settings,
+    roster: Roster,
+    state: Mapping[Tensor, Mapping[str, Tensor]],
+    inside: Container[Tensor] | None,
+    started: bool,
+) -> None:
+    """Refuse a step whose replay would not be a step.
+
+    Args:
+        settings: of the optimizer.
+        roster: who takes part.
+        state: of the optimizer.
+        inside: the parameters that are known to be in their ball; None if there is none.
+        started: whether it has taken a step, which makes its counts.
+
+    Raises:
+        RuntimeError: the optimizer is not capturable, or its state is not as a step leaves it.
+    """
+    if not settings.capturable:
+        raise RuntimeError(
+            "this step is being captured in a CUDA graph: build the optimizer with "
+            "capturable=True, so that the graph sees later values of lr and rho"
+        )
+    known = all(inside is None or block.owner in inside for block in roster.blocks)
+    if not (started and known and all(_has_state(bundle, state) for bundle in roster.bundles)):
+        raise RuntimeError(
+            "some parameters have not taken a step with this state yet: take one with the same "
+            "gradients before capturing, since it makes the momentum, and reads the norm of a "
+            "constrained start"
+        )
+
+
+def _has_state(bundle: Bundle, state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
+    """Tell whether the momenta are there, and lie where the step will look for them."""
+    if bundle.first.alpha == 1:
+        return True
+    rows = [state.get(block.owner, {}).get("momentum") for block in bundle.blocks]
+    return all(map(is_, rows, bundle.rows)) if bundle.stacked else rows[0] is not None
+
+
+def check_numbers(groups: Sequence[Group]) -> None:
     """Refuse numbers that the graph would keep for ever.
 
     Raises:
         ValueError: `lr` or `rho` is no tensor.
     """
-    for name in ("lr", "rho"):
-        value = group.get(name)
-        if value is not None and not isinstance(value, Tensor):
-            raise ValueError(
-                f"{name}={value!r} is a plain number, which a captured step would keep for ever: "
-                f"it began as a tensor; change it by group[{name!r}].fill_({value!r})"
-            )
+    for group in groups:
+        for name in ("lr", "rho"):
+            value = group.get(name)
+            if value is not None and not isinstance(value, Tensor):
+                raise ValueError(
+                    f"{name}={value!r} is a plain number, which a captured step would keep for "
+                    f"ever: it began as a tensor; change it by group[{name!r}].fill_({value!r})"
+                )

@@ -35,7 +35,7 @@ class ClippedScion(NormBallOptimizer):
             `alpha` and `rho`; `normball.param_groups(model)` makes them. Without a norm,
             `ByShape()`.
         lr: length of the longest step in units of the norm; constrained, the largest share in
-            [0, 1] of the way to the target on the ball.
+            [0, 1] of the way to the target on the ball. Like `rho` a number or a 0-d tensor.
         rho: the threshold, positive, one number for all groups: of the global dual norm `D`, in
             units of the loss per unit of the norm; of the gap `G`, in units of the loss, when
             constrained. For a loss that is a mean; multiply by n for a sum over n. `"auto"`

@@ -25,7 +25,7 @@ class Scion(NormBallOptimizer):
         params: tensors, named tensors, or groups with the keys `params`, `norm`, `radius`, `lr` and
             `alpha`; `normball.param_groups(model)` makes them. Without a norm, `ByShape()`.
         lr: length of a step in units of the norm; constrained, the share in [0, 1] of the way to
-            the target on the ball.
+            the target on the ball. A number or a 0-d tensor.
         alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
         constrained: keep every layer in its ball of radius `r_l`: weight decay tied to the step. A
             layer that starts outside is scaled onto it at the first step, with a warning.

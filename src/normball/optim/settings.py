@@ -97,7 +97,7 @@ class Settings:
                         f"{shown} is one number over all groups, but they hold several tensors, or "
                         "a tensor and a number: put the same tensor in every group"
                     )
-            elif len(set(values)) > 1:
+            elif any(value != values[0] for value in values):
                 raise ValueError(
                     f"{shown} is one number over all groups, but they hold {sorted(set(values))}: "
                     "set the same value in every group"

@@ -193,7 +193,7 @@ def settle(terms: Sequence[Term], corner: bool) -> None:
 
     The largest corner travels as a sum, too: every rank has an entry of its own.
     """
-    shares = [share for term in terms if (share := term.share) is not None]
+    shares = [share for share in [term.share for term in terms] if share is not None]
     seen = [term for term in terms if term.partial_corner]
     if corner and shares:
         slots = shares[0].new_zeros(parallel.ranks())

@@ -57,7 +57,7 @@ def check_number(
         raise TypeError(f"{name}={value!r} must be a plain number, not {type(value).__name__}")
     number = float(value)
     inside = low < number <= high if open_low else low <= number <= high
-    if not inside or math.isinf(number):
+    if not inside or number == math.inf:
         left = f"({low:g}" if open_low else f"[{low:g}"
         right = f"{high:g}]" if math.isfinite(high) else "inf)"
         raise ValueError(f"{name}={number!r} must lie in {left}, {right}")

@@ -3,13 +3,14 @@
 from normball.polar.base import Polar
 from normball.polar.choose import Auto
 from normball.polar.exact import SVD, Eigh
-from normball.polar.iterative import NewtonSchulz, PolarExpress, polar_express_coefficients
+from normball.polar.iterative import NewtonSchulz, Nonic, PolarExpress, polar_express_coefficients
 
 __all__ = [
     "SVD",
     "Auto",
     "Eigh",
     "NewtonSchulz",
+    "Nonic",
     "Polar",
     "PolarExpress",
     "polar_express_coefficients",

@@ -12,10 +12,6 @@ from normball.polar.base import Polar
 from normball.polar.iterative import PolarExpress
 from normball.polar.products import add_to_diagonal, gram, symmetric
 
-# Converges from singular values down to 1e-5 of the Frobenius norm. It only multiplies, so it
-# cannot fail: what a decomposition that does not converge falls back on.
-_LAST_RESORT = PolarExpress(steps=14, lower=1e-5)
-
 
 @dataclass(frozen=True)
 class SVD(Polar):
@@ -113,7 +109,8 @@ def _or_last_resort(
         return decompose(x, *more)
     except LinAlgError:
         if x.ndim == 2:
-            return _LAST_RESORT._wide(x)
+            # It only multiplies, so it cannot fail, and converges from singular values of 1e-5 on.
+            return PolarExpress(steps=14, lower=1e-5)._wide(x)
         # One matrix fails the whole batch: find it, and leave its neighbours as they are.
         parts = [_or_last_resort(decompose, *one) for one in zip(x, *more, strict=True)]
         factors, nuclears = zip(*parts, strict=True)

@@ -1,7 +1,7 @@
 """Polar factors by odd polynomials: products of matrices and nothing else."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -12,6 +12,9 @@ from normball.polar.products import add_to_diagonal, gram, symmetric
 
 Quintic = tuple[float, float, float]
 """The coefficients `(a, b, c)` of `p(s) = a s + b s^3 + c s^5`."""
+
+Odd = tuple[float, ...]
+"""Those of an odd polynomial of degree 5 or 9, from the lowest power on."""
 
 # Chosen by K. Jordan for Muon (2024): the steepest slope at zero that keeps singular values near 1.
 MUON: Quintic = (3.4445, -4.7750, 2.0315)
@@ -35,7 +38,7 @@ class NewtonSchulz(Polar):
 
     def flops(self, rows: int, columns: int) -> float:
         """Return about how many operations one factor takes."""
-        return _polynomial_flops(rows, columns, self.steps)
+        return _flops(rows, columns, (MUON,) * self.steps)
 
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return _iterate(x, (MUON,) * self.steps, tight=False)
@@ -53,12 +56,11 @@ class PolarExpress(Polar):
 
     Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-8: the nuclear norm
     is at most 0.06 % too small at the default, 0.25 % at 5 steps and `lower=5e-3`, 0.02 % at 8 and
-    1e-3; the largest singular value is at most 1 + 1e-5.
+    1e-3; the largest singular value is at most 1 + 1e-3.
 
-    For a matrix of 64 rows or more, at least half as wide again as high, at 6 steps or fewer, all
-    but two products with itself and two with small matrices happens on its Gram matrix ("Gram
-    Newton-Schulz", Zhang, Amsel, Chen and Dao 2026). That is measured anew after the
-    first steps, before rounding grows to count.
+    For a matrix of 64 rows or more, at least half as wide again as high, and unless `lower` is too
+    small for the precision of the Gram matrix, all but the first and the last product are with
+    matrices of the smaller size ("Gram Newton-Schulz", Zhang, Amsel, Chen and Dao 2026).
     """
 
     steps: int = 6
@@ -69,37 +71,67 @@ class PolarExpress(Polar):
     In bfloat16 at 6 steps and `lower=3e-3` the nuclear norm is within 0.2 % and the largest
     singular value at most 1.005, measured on the CPU.
     """
+    _odds: tuple[Odd, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_steps(self.steps)
-        if not 0 < self.lower < 1:
-            raise ValueError(f"lower={self.lower} must lie in (0, 1); the default is 2e-3")
+        _check_lower(self.lower, 2e-3)
         if self.dtype not in (None, torch.bfloat16):
             raise ValueError(f"dtype={self.dtype} must be None or torch.bfloat16")
+        margin = 0.001 if self.dtype is None else 0.01
+        odds = polar_express_coefficients(self.steps, self.lower, margin)
+        object.__setattr__(self, "_odds", odds)
 
     def flops(self, rows: int, columns: int) -> float:
         """Return about how many operations one factor takes."""
-        return _polynomial_flops(rows, columns, self.steps)
+        return _flops(rows, columns, self._odds)
 
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.dtype is not None:
-            return _in_bfloat16(x, polar_express_coefficients(self.steps, self.lower, 0.01))
-        quintics = polar_express_coefficients(self.steps, self.lower)
-        return _iterate(x, quintics, tight=True, slack=_SLACK)
+            return _in_bfloat16(x, self._odds)
+        return _iterate(x, self._odds, tight=True)
 
 
-def _polynomial_flops(rows: int, columns: int, steps: int) -> float:
-    """Return the operations of odd quintics, symmetric products at half price.
+@dataclass(frozen=True)
+class Nonic(Polar):
+    """Like `PolarExpress`, with polynomials of degree 9, and a quintic at the end.
 
-    Step by step `m + 3 n` products of `m^2` operations each; in the Gram form `6 n` in all and
-    `4 k - 6` small ones.
+    In terms of the Gram matrix a polynomial of degree 9 takes one product more than a quintic,
+    and four compose to degree 3645: less work than five quintics, and more accuracy.
+
+    Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-8: the nuclear norm
+    is at most 0.2 % too small, the largest singular value at most 1 + 1e-3.
+    """
+
+    steps: int = 4
+    lower: float = 4e-3
+    _odds: tuple[Odd, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+        _check_lower(self.lower, 4e-3)
+        object.__setattr__(self, "_odds", _compose((5,) * (self.steps - 1) + (3,), self.lower))
+
+    def flops(self, rows: int, columns: int) -> float:
+        """Return about how many operations one factor takes."""
+        return _flops(rows, columns, self._odds)
+
+    def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return _iterate(x, self._odds, tight=True)
+
+
+def _flops(rows: int, columns: int, odds: tuple[Odd, ...]) -> float:
+    """Return the operations of a composition, symmetric products at half price.
+
+    In `m^2` operations: the Gram matrix takes `n`, a polynomial of it `m` or, of degree 9, `2 m`,
+    and the last product `2 n`. Step by step all of that comes anew; in the Gram form a step takes
+    5 `m` and its polynomial.
     """
     m, n = sorted((rows, columns))
-    return float(m * m * min(steps * (m + 3 * n), 6 * n + (4 * steps - 6) * m))
-
-
-# Room for the rounding of the first part of the Gram form.
-_SLACK = 1.005
+    polynomials = sum(m * (len(odd) // 2) for odd in odds)
+    if _in_gram_form(m, n, odds):
+        return float(m * m * (3 * n + polynomials + 5 * m * (len(odds) - 1)))
+    return float(m * m * (3 * n * len(odds) + polynomials))
 
 
 @lru_cache
@@ -112,43 +144,70 @@ def polar_express_coefficients(
     2505.16932), then scales the last quintic to stay at or below 1.
     Beyond its interval a quintic grows fast: `margin` leaves room for rounding upwards.
     """
+    return tuple((a, b, c) for a, b, c in _compose((3,) * steps, lower, margin))
+
+
+@lru_cache
+def _compose(terms: tuple[int, ...], lower: float, margin: float = 0.001) -> tuple[Odd, ...]:
+    """Return the same for polynomials with these numbers of terms, 3 or 5."""
     interval = (lower, 1.0)
-    quintics = []
-    for _ in range(steps):
-        quintic, error = _best_quintic(interval[0], interval[1] * (1 + margin))
-        quintics.append(quintic)
+    odds = []
+    for count in terms:
+        odd, error = _best_odd(count, interval[0], interval[1] * (1 + margin))
+        odds.append(odd)
         interval = (1 - error, 1 + error)
-    a, b, c = (coefficient / interval[1] for coefficient in quintics[-1])
-    return (*quintics[:-1], (a, b, c))
+    return (*odds[:-1], tuple(coefficient / interval[1] for coefficient in odds[-1]))
 
 
-def _best_quintic(low: float, high: float) -> tuple[Quintic, float]:
-    """Return the odd quintic nearest to 1 on `[low, high]` and its largest error (Remez)."""
-    if high - low < 1e-6 * high:
-        # The limit of a vanishing interval, where the equations below lose all digits.
+# What the best polynomials tend to as the interval shrinks to 1: those that are flattest there.
+_FLATTEST = {3: (15 / 8, -5 / 4, 3 / 8), 5: (315 / 128, -105 / 32, 189 / 64, -45 / 32, 35 / 128)}
+
+
+def _best_odd(count: int, low: float, high: float) -> tuple[Odd, float]:
+    """Return the odd polynomial of `count` terms nearest to 1 on `[low, high]`, and its error.
+
+    By Remez' exchange, in plain numbers: a compiled or captured step may come here.
+    """
+    if high - low < 10 ** (-18 / count) * high:
+        # The equations below would lose all digits.
         mid = (low + high) / 2
-        return (15 / 8 / mid, -10 / 8 / mid**3, 3 / 8 / mid**5), 0.0
-    inside = (low + (high - low) / 4, low + 3 * (high - low) / 4)
+        return tuple(c / mid ** (2 * i + 1) for i, c in enumerate(_FLATTEST[count])), 0.0
+    points = [
+        low + (high - low) * (1 - math.cos(math.pi * i / count)) / 2 for i in range(count + 1)
+    ]
     error = 0.0
     while True:
-        # The error alternates: p(low) = 1 - e, then 1 + e, 1 - e, 1 + e.
-        points = zip((low, *inside, high), (1.0, -1.0, 1.0, -1.0), strict=True)
-        a, b, c, new_error = _solve([[s, s**3, s**5, sign, 1.0] for s, sign in points])
-        # Where p' = a + 3b s^2 + 5c s^4 vanishes.
-        spread = math.sqrt(9 * b * b - 20 * a * c)
-        inside = (
-            math.sqrt((-3 * b - spread) / (10 * c)),
-            math.sqrt((-3 * b + spread) / (10 * c)),
-        )
+        # The error alternates: p(low) = 1 - e, then 1 + e, 1 - e, ...
+        *odd, new_error = _solve(
+            [[s ** (2 * i + 1) for i in range(count)] + [(-1.0) ** j, 1.0]
+             for j, s in enumerate(points)]
+        )  # fmt: skip
         if abs(new_error - error) <= 1e-14:
-            return (a, b, c), new_error
+            return tuple(odd), new_error
         error = new_error
+        inside = []
+        for left, here, right in zip(points, points[1:], points[2:], strict=False):
+            inside.append(_extremum(odd, (left + here) / 2, (here + right) / 2))
+        points = [low, *inside, high]
+
+
+def _extremum(odd: list[float], low: float, high: float) -> float:
+    """Return where the slope of the polynomial changes its sign in `[low, high]`, by halving."""
+
+    def rises(s: float) -> bool:
+        return sum([(2 * i + 1) * c * s ** (2 * i) for i, c in enumerate(odd)]) > 0
+
+    start = rises(low)
+    for _ in range(60):
+        mid = (low + high) / 2
+        low, high = (mid, high) if rises(mid) == start else (low, mid)
+    return (low + high) / 2
 
 
 def _solve(rows: list[list[float]]) -> list[float]:
     """Return the solution of a small linear system, of rows `[coefficients..., right-hand side]`.
 
-    In plain numbers, by elimination with pivots: a compiled or captured step may come here.
+    By elimination with pivots.
     """
     for i in range(len(rows)):
         pivot = max(range(i, len(rows)), key=lambda k: abs(rows[k][i]))
@@ -160,38 +219,53 @@ def _solve(rows: list[list[float]]) -> list[float]:
     return [row[-1] for row in rows]
 
 
-def _iterate(
-    x: Tensor, quintics: tuple[Quintic, ...], *, tight: bool, slack: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Apply the quintics to the singular values of `x / length`, and return `<x, result>` too.
+# The steepest composition whose Gram form float32 bears: the rounding of the Gram matrix, about
+# 1e-7 of its largest eigenvalue, is magnified by the square of the slope.
+_STEEPEST = 1400.0
+
+
+def _in_gram_form(m: int, n: int, odds: tuple[Odd, ...]) -> bool:
+    """Tell whether products of the smaller size pay, and are accurate enough.
+
+    Only where they outweigh the number of calls, and save work by the wide factor's size.
+    """
+    slope = math.prod([odd[0] for odd in odds])
+    return m >= 64 and 2 * n >= 3 * m and slope <= _STEEPEST
+
+
+def _iterate(x: Tensor, odds: tuple[Odd, ...], *, tight: bool) -> tuple[Tensor, Tensor]:
+    """Apply odd polynomials to the singular values of `x / length`; return `<x, result>` too.
 
     `length` is the Frobenius norm, or the Schatten 8-norm if `tight`.
     """
     small, square, length = _measure(x, tight)
-    m, n = x.shape[-2:]
-    split = _split(quintics)
-    # Only where the products outweigh the number of calls, and save work by the wide factor's size.
-    if m >= 64 and 2 * n >= 3 * m and split:
-        y = _root(small, square, quintics[:split]).div_(length) @ x
-        small = gram(y).div_(slack * slack)
-        y = _root(small, symmetric(small, small), quintics[split:]).div_(slack) @ y
+    if _in_gram_form(x.shape[-2], x.shape[-1], odds):
+        y = _root(small, square, odds).div_(length) @ x
     else:
-        y = _polynomial(small, square, quintics[0]).div_(length) @ x
-        for quintic in quintics[1:]:
+        y = _polynomial(small, square, odds[0]).div_(length) @ x
+        for odd in odds[1:]:
             small = gram(y)
-            y = _polynomial(small, symmetric(small, small), quintic) @ y
+            y = _polynomial(small, symmetric(small, small), odd) @ y
     return y, dot(x, y)
 
 
-def _in_bfloat16(x: Tensor, quintics: tuple[Quintic, ...]) -> tuple[Tensor, Tensor]:
-    """Do the same with products in bfloat16, the measuring apart; never on the Gram matrix alone.
+def _in_bfloat16(x: Tensor, quintics: tuple[Odd, ...]) -> tuple[Tensor, Tensor]:
+    """Do the same with all products in bfloat16, step by step; never on the Gram matrix alone.
 
-    Its rounding of 4e-3 must not be magnified.
+    Its rounding of 4e-3 must not be magnified. Products are summed in 32 bit and rounded once: `a`
+    times `y` stays outside of the small matrix, and the first step takes `y` as it was rounded.
     """
-    y = (x / _measure(x, tight=True)[2]).bfloat16()
+    length = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    length = torch.where(length == 0, 1, length)
+    y = (x / length).bfloat16()
+    small = y @ y.mT
+    square = small @ small
+    # The Schatten 8-norm, as in `_measure`: precise enough for the margin of the coefficients.
+    top = torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True, dtype=x.dtype).sqrt()
+    length = length * torch.where(top == 0, 1, top).sqrt()
+    y = (x / length).bfloat16()
     for a, b, c in quintics:
         small = y @ y.mT
-        # Sums in 32 bit, rounded once: `a` times `y` stays outside of the small matrix.
         y = _madd(y, _madd(small, small, small, b, c), y, a)
     y = y.to(x.dtype)
     return y, dot(x, y)
@@ -227,39 +301,35 @@ def _measure(x: Tensor, tight: bool) -> tuple[Tensor, Tensor, Tensor]:
     return small, square, length
 
 
-def _polynomial(small: Tensor, square: Tensor, quintic: Quintic) -> Tensor:
-    """Return `a I + b small + c square`, in the memory of `square`; all of shape `(..., m, m)`."""
-    a, b, c = quintic
-    return add_to_diagonal(square.mul_(c).add_(small, alpha=b), a)
+def _polynomial(small: Tensor, square: Tensor, odd: Odd) -> Tensor:
+    """Return `a I + b small + c square + ...`, of shape `(..., m, m)`; `square` is used up."""
+    a, b, c, *more = odd
+    if not more:
+        return add_to_diagonal(square.mul_(c).add_(small, alpha=b), a)
+    d, e = more
+    inner = add_to_diagonal(torch.add(square * e, small, alpha=d), c)
+    return add_to_diagonal(symmetric(square, inner).add_(small, alpha=b), a)
 
 
-def _root(small: Tensor, square: Tensor, quintics: tuple[Quintic, ...]) -> Tensor:
-    """Return the product of the steps' polynomials, of shape `(..., m, m)`; touches no wide matrix.
+def _root(small: Tensor, square: Tensor, odds: tuple[Odd, ...]) -> Tensor:
+    """Return the matrix that takes `x` to its factor, of shape `(..., m, m)`.
 
-    With `q` the polynomial of a step, `G <- q(G) G q(G)` and `root <- root q(G)`. Where `root`
-    magnifies by `f`, it magnifies the rounding of `G` by `f^2`.
+    Every step measures `G = R^T small R` with the root `R` found so far, and continues it to
+    `R q(G)`. So rounding in `R` is seen by the next step, and only that of `small` is magnified.
+    `R` is close to symmetric and must not be made so: it would no longer fit the `G` it comes from.
     """
-    root = q = _polynomial(small, square, quintics[0])
-    for quintic in quintics[1:]:
-        small = symmetric(q, symmetric(q, small))
-        q = _polynomial(small, symmetric(small, small), quintic)
-        root = symmetric(root, q)
-    return root
-
-
-@lru_cache
-def _split(quintics: tuple[Quintic, ...]) -> int:
-    """Return after how many steps the Gram form must measure `G` anew, or 0 if once is too few.
-
-    The rounding of 6e-8 that the last part magnifies stays in the result (2e-5); of the first, the
-    second forgives more (2e-3).
-    """
-    split = len(quintics)
-    while split and math.prod(a for a, _, _ in quintics[split - 1 :]) <= 20:
-        split -= 1
-    return split if math.prod(a for a, _, _ in quintics[:split]) <= 160 else 0
+    root = _polynomial(small, square, odds[0])
+    for odd in odds[1:]:
+        now = symmetric(root.mT, small @ root)
+        root = root @ _polynomial(now, symmetric(now, now), odd)
+    return root.mT
 
 
 def _check_steps(steps: int) -> None:
     if not (isinstance(steps, int) and steps >= 1):
         raise ValueError(f"steps={steps} must be a whole number of at least 1")
+
+
+def _check_lower(lower: float, default: float) -> None:
+    if not 0 < lower < 1:
+        raise ValueError(f"lower={lower} must lie in (0, 1); the default is {default:g}")

@@ -1,0 +1,77 @@
+"""A compiled step is the step, and is compiled once whatever becomes of lr and rho."""
+
+import pytest
+import torch
+from torch import nn
+
+from normball import ClippedScion
+from normball.norms import RMS, Sign, Spectral
+from normball.polar import Eigh, Nonic
+
+
+def build(polar, tensors, **options):
+    torch.manual_seed(0)
+    shapes = [(8, 8), (8, 8), (70, 110), (9,), (9,), (40, 6)]
+    params = [nn.Parameter(0.1 * torch.randn(shape)) for shape in shapes]
+    groups = [
+        {"params": params[:3], "norm": Spectral(polar=polar), "radius": 3.0},
+        {"params": params[3:5], "norm": RMS(), "radius": 3.0},
+        {"params": params[5:], "norm": Sign(), "radius": 20.0},
+    ]
+    lr, rho = (torch.tensor(0.1), torch.tensor(1.0)) if tensors else (0.1, 1.0)
+    return params, ClippedScion(groups, lr, rho=rho, **options)
+
+
+def set_numbers(optimizer, lr, rho):
+    for group in optimizer.param_groups:
+        for name, value in (("lr", lr), ("rho", rho)):
+            if isinstance(group[name], torch.Tensor):
+                group[name].fill_(value)
+            else:
+                group[name] = value
+
+
+@pytest.mark.parametrize(
+    ("polar", "tensors", "backend", "options"),
+    [
+        (Nonic(), True, "eager", {}),
+        pytest.param(Nonic(), True, "aot_eager", {}, marks=pytest.mark.slow),
+        pytest.param(Eigh(), True, "eager", {"reuse_grad": True}, marks=pytest.mark.slow),
+        (Nonic(), False, "eager", {}),
+        pytest.param(
+            Nonic(), True, "eager", {"constrained": True, "variant": 1}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            Nonic(),
+            False,
+            "eager",
+            {"capturable": True, "constrained": True},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*")
+def test_a_compiled_step(polar, tensors, backend, options):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    params, optimizer = build(polar, tensors, **options)
+    others, plain = build(polar, tensors, **options)
+    compiled = torch.compile(optimizer.step, backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    for i in range(6):
+        # The first step makes the state, and the second learns that plain numbers change.
+        with torch.compiler.set_stance("fail_on_recompile" if i > 2 else "default"):
+            for p, q in zip(params, others, strict=True):
+                p.grad = torch.randn(p.shape, generator=generator)
+                q.grad = p.grad.clone()
+            for one in (optimizer, plain):
+                set_numbers(one, 0.1 / (1 + i), 0.5 + i)
+            compiled()
+            plain.step()
+        for p, q in zip(params, others, strict=True):
+            assert torch.allclose(p, q, rtol=1e-5, atol=1e-6)
+    # A graph for the whole step, and those of the first two steps, which make things.
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 5
+    for name, value in plain.metrics().items():
+        assert torch.allclose(optimizer.metrics()[name], value), name
