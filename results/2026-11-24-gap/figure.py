@@ -37,11 +37,14 @@ def runs(rows: list[dict]) -> dict[tuple[str, str], dict[int, list[dict]]]:
     for row in rows:
         seeds = found.setdefault((row["case"], row["schedule"]), {})
         seeds.setdefault(row["seed"], []).append(row)
-    return found
+    cases = list(dict.fromkeys(case for case, _ in found))
+    return dict(sorted(found.items(), key=lambda item: cases.index(item[0][0])))
 
 
 def draw(found: dict[tuple[str, str], dict[int, list[dict]]]) -> None:
-    figure, axes = plt.subplots(3, len(found), figsize=(2.4 * len(found), 8), layout="constrained")
+    figure, axes = plt.subplots(
+        3, len(found), figsize=(2.2 * len(found), 7.5), layout="constrained"
+    )
     for column, ((case, schedule), seeds) in zip(axes.T, found.items(), strict=True):
         column[0].set_title(f"{case}\n{DECAYS[schedule]}", fontsize=10)
         for number, seed in enumerate(seeds.values()):

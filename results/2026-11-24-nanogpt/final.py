@@ -3,7 +3,8 @@
     python results/2026-11-24-nanogpt/final.py TUNING OUT SEEDS
 
 TUNING is the folder of the short runs. OUT gets a row for each run, and in ``whole.jsonl`` the loss
-of its last weights over the whole test text, of which the rows see the first 240 windows.
+of its last weights over the whole test text, of which the rows see the first 240 windows. Rows that
+are there already are kept.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from normball.lab.cells import best, make_cells, of
+from normball.lab.charts import draw
 from normball.lab.data.base import Text
 from normball.lab.rows import ROWS, new_row, open_folder, read_rows
 from normball.lab.tasks import find_task
@@ -51,6 +53,9 @@ def main(tuning: Path, out: Path, seeds: list[int]) -> None:
                 with (out / "whole.jsonl").open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 print(line, flush=True)
+        cells = make_cells(folder.rows)
+        for kind in ("svg", "png"):
+            folder.replace(f"final.{kind}", draw(["over-time"], cells, kind, "2,000 steps"))
 
 
 if __name__ == "__main__":

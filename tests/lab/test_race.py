@@ -51,6 +51,17 @@ def test_every_optimizer_runs_to_the_goal_that_all_reach() -> None:
     assert table[0] == ("Adam", "2", "91", "step 0.1", "11", "1.0", "step 0.2")
 
 
+def test_one_lucky_seed_is_no_match_for_a_mean() -> None:
+    rows = [run("adam", 0.1, s, [80, 90], 2.0) for s in range(3)]
+    rows += [run("scion", 0.1, s, [80, 89 + s], 2.0) for s in range(3)]
+    rows += [run("scion", 0.2, 0, [99, 99], 2.0)]
+    found = race(make_cells(rows))
+    assert found.goal == pytest.approx(89)
+    assert [racer.best.lr for racer in found.racers] == [0.1, 0.1]
+    assert [racer.fastest.lr for racer in found.racers] == [0.1, 0.1]
+    assert [racer.settings for racer in found.racers] == [1, 2]
+
+
 def test_no_race_without_rivals_or_steps() -> None:
     assert race(make_cells([row("adam"), row("adam", seed=1)])) is None
     old = row("scion")

@@ -57,7 +57,8 @@ def race(cells: Sequence[Cell]) -> Race | None:
     """Hold the optimizers side by side.
 
     Settings are chosen after the fact, the best and the fastest alike, so each optimizer is
-    favoured in the measure of how many settings of it were tried.
+    favoured in the measure of how many settings of it were tried. Where some of them were run with
+    more seeds than others, the choice is among those.
 
     Args:
         cells: runs that differ in optimizer, settings of optimizers, and seed.
@@ -70,21 +71,30 @@ def race(cells: Sequence[Cell]) -> Race | None:
     if len(fields) < 2 or not all(row.result.steps for cell in cells for row in cell.rows):
         return None
     worst = min if cells[0].higher else max
-    goal = worst(score for own in fields for score in best(own).scores.values())
+    goal = worst(score for own in fields for score in best(_repeated(own)).scores.values())
     if not math.isfinite(goal):
         return None
     return Race(goal, tuple(_racer(own, goal) for own in fields))
 
 
+def _repeated(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with the most seeds: a single seed is no match for a mean."""
+    most = max(len(cell.rows) for cell in cells)
+    return [cell for cell in cells if len(cell.rows) == most]
+
+
 def _racer(cells: Sequence[Cell], goal: float) -> Racer:
-    steps = {index: _mean_steps(cell, goal) for index, cell in enumerate(cells)}
-    fastest = min(steps, key=lambda index: steps[index])
+    repeated = _repeated(cells)
+    steps = [_mean_steps(cell, goal) for cell in repeated]
+    fastest = min(range(len(steps)), key=lambda index: steps[index])
     a_step = min(
         row.result.seconds / (row.result.epochs_done * row.result.steps)
         for cell in cells
         for row in cell.rows
     )
-    return Racer(len(cells), best(cells), cells[fastest], steps[fastest], steps[fastest] * a_step)
+    return Racer(
+        len(cells), best(repeated), repeated[fastest], steps[fastest], steps[fastest] * a_step
+    )
 
 
 def _mean_steps(cell: Cell, goal: float) -> float:
