@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,35 +11,42 @@ from torch import Tensor
 from normball import steps
 from normball.norms import Euclidean, Sign, Spectral
 from normball.theory.lanes import Lanes
-from normball.theory.minimize import minimize
+from normball.theory.minimize import Result, minimize
 from normball.theory.problems import (
     Problem,
     breast_cancer,
     cosh,
     fourth_power,
+    low_rank,
     phase_retrieval,
     quadratic,
     schatten_power,
+    shifted,
+    sparse,
 )
 from normball.theory.space import Space
 
-__all__ = ["Contest", "compete", "contest_problems", "contest_table"]
+__all__ = [
+    "Contest", "ball_problems", "compete", "compete_in_ball", "contest_problems", "contest_table",
+]  # fmt: skip
 
 _GAMMAS = tuple(4.0**i for i in range(-8, 6))
 _RHOS = (*(10.0**i for i in range(-2, 4)), 1e12)
+# Longest shares of the way, `gamma rho`, in a ball.
+_SHARES = (1.0, 0.5, 0.125)
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Evaluations until the dual norm has fallen by the factor `compete` was given.
+    """Evaluations until the dual norm, or in a ball the gap, has fallen by the factor given.
 
     Attributes:
-        problem: its name and norm.
-        fixed: of GGNC with the best pair of the grid, one evaluation a step.
+        problem: its name and norm, and the method in a ball.
+        fixed: with the best pair of the grid, one evaluation a step.
         gamma: of that pair.
         rho: of that pair.
-        backtracking: of GGNC by backtracking; infinite where the limit was reached.
-        adagrad: of GGNC by AdaGrad; likewise.
+        backtracking: by backtracking; infinite where the limit was reached.
+        adagrad: by AdaGrad; likewise, and NaN where the method has none.
     """
 
     problem: str
@@ -114,6 +122,55 @@ def compete(problem: Problem, factor: float = 1e-3, max_iter: int = 1500) -> Con
     return Contest(f"{problem.name}, {problem.norm}", fixed, *pairs[winner], *counts)
 
 
+def ball_problems() -> list[Problem]:
+    """Return the constrained problems of this package, and two quadratics over a box and a ball."""
+    spectrum = torch.logspace(-1, 1, 10).tolist()
+    sign = Sign(normalized=False)
+    return [
+        sparse(),
+        low_rank(),
+        shifted(quadratic(spectrum, Euclidean()), 1.0, beta=1.0),
+        shifted(quadratic(spectrum, sign), 1.0, beta=0.5),
+        breast_cancer(Euclidean(), beta=1.0),
+    ]
+
+
+def compete_in_ball(
+    problem: Problem, method: str, factor: float = 1e-2, max_iter: int = 1000
+) -> Contest:
+    """Run the grid, backtracking and AdaGrad of one of the two S3CG methods on one problem.
+
+    The grid: `gamma` from 4^-8 to 4^5, in units of `1/L0`, and `gamma rho` 1, 1/2 and 1/8.
+
+    Args:
+        problem: with a ball.
+        method: `"s3cg-1"` or `"s3cg-2"`.
+        factor: by which the gap must fall.
+        max_iter: steps after which a run has lost.
+    """
+
+    def run(limit: int, tol: float, **rule: Any) -> Result:
+        return minimize(
+            problem.fun, problem.x0, method=method, norm=problem.norm, beta=problem.beta,
+            max_iter=limit, tol=tol, **rule,
+        )  # fmt: skip
+
+    tol = factor * float(run(1, 0, gamma=1e-6, rho=1.0).history.measure[0])
+    best, pair = math.inf, (math.nan, math.nan)
+    for gamma in (g / problem.L0 for g in _GAMMAS):
+        for share in _SHARES:
+            limit = int(min(max_iter, best - 2))
+            found = run(limit, tol, gamma=gamma, rho=share / gamma) if limit > 0 else None
+            if found is not None and found.success:
+                best, pair = float(found.nfev), (gamma, share / gamma)
+    counts = []
+    for search in ("backtracking", "adagrad") if method == "s3cg-2" else ("backtracking",):
+        found = run(max_iter, tol, gamma=search)
+        counts.append(float(found.nfev) if found.success else math.inf)
+    name = f"{problem.name}, {problem.norm}, {method}"
+    return Contest(name, best, *pair, counts[0], counts[1] if len(counts) > 1 else math.nan)
+
+
 def contest_table(contests: Sequence[Contest]) -> str:
     """Return the contests as a Markdown table."""
     lines = [
@@ -123,6 +180,10 @@ def contest_table(contests: Sequence[Contest]) -> str:
     for one in contests:
         lines.append(
             f"| {one.problem} | {one.fixed:g} ({one.gamma:.2g}, {one.rho:.2g}) | "
-            f"{one.backtracking:g} | {one.adagrad:g} | {one.backtracking / one.fixed:.2f} |"
+            f"{one.backtracking:g} | {_count(one.adagrad)} | {one.backtracking / one.fixed:.2f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _count(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:g}"
