@@ -1,5 +1,7 @@
 """`minimize` against closed forms, cvxpy, other implementations, and its own contract."""
 
+import warnings
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -7,6 +9,11 @@ import torch
 
 from normball.norms import L1, Euclidean, Product, Sign, Spectral
 from normball.theory import minimize, problems
+
+with warnings.catch_warnings():
+    # It imports a module of SciPy that will go, and does not use it.
+    warnings.simplefilter("ignore")
+    import copt
 
 SIGN = Sign(normalized=False)
 CENTRE = torch.tensor([3.0, -1.0], dtype=torch.float64)
@@ -150,32 +157,63 @@ def test_logistic_regression_against_cvxpy():
 # -- steps against other implementations -----------------------------------------------------------
 
 
-def test_short_steps_on_the_l1_ball_against_a_reference():
-    """Frank-Wolfe's short step in numpy, from the definition, with exact gradients."""
+RULES = {
+    "cg": ({"gamma": 0.05}, lambda problem, gap, w: 0.05),
+    "short-step": (
+        {"gamma": 0.5},
+        lambda problem, gap, w: min(1.0, 0.5 * gap / np.abs(w).sum() ** 2),
+    ),
+    "s3cg-1": (
+        {"gamma": 0.5, "rho": 0.3},
+        lambda problem, gap, w: 0.5 * min(0.3, gap / np.abs(w).sum() ** 2),
+    ),
+    "s3cg-2": (
+        {"gamma": 0.5, "rho": 0.3},
+        lambda problem, gap, w: 0.5 * min(0.3, gap / (4 * problem.beta**2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", RULES)
+def test_steps_on_the_l1_ball_against_copt(method):
+    """Its corners, gaps and iterates; only the length of a step is told to it."""
     problem = problems.sparse(rows=40, size=12)
-    grad = torch.func.grad(problem.fun)
-    x, beta, steps = np.zeros(12), problem.beta, []
-    for _ in range(60):
-        g = grad(torch.tensor(x)).numpy()
-        i = int(np.argmax(np.abs(g)))
-        corner = np.zeros(12)
-        corner[i] = -beta * np.sign(g[i])
-        w = x - corner
-        t = min(1.0, g @ w / (problem.L0 * np.abs(w).sum() ** 2))
-        steps.append(t)
-        x = x - t * w
-    result = minimize(
-        problem.fun,
-        problem.x0,
-        method="short-step",
-        norm=L1(),
-        gamma=1 / problem.L0,
-        beta=beta,
+    options, rule = RULES[method]
+    gaps = []
+
+    def value_and_grad(x):
+        point = torch.tensor(x, requires_grad=True)
+        value = problem.fun(point)
+        value.backward()
+        return value.item(), point.grad.numpy()
+
+    def step(known):
+        gaps.append(known["certificate"])
+        return rule(problem, known["certificate"], known["update_direction"])
+
+    theirs = copt.minimize_frank_wolfe(
+        value_and_grad,
+        np.zeros(12),
+        copt.constraint.L1Ball(problem.beta).lmo,
+        jac=True,
+        step=step,
+        lipschitz=problem.L0,
         max_iter=60,
         tol=0,
     )
-    assert np.allclose(result.history.step[:-1].numpy(), steps, rtol=1e-9)
-    assert np.allclose(result.x.numpy(), x, atol=1e-10)
+    result = minimize(
+        problem.fun,
+        problem.x0,
+        method=method,
+        norm=L1(),
+        beta=problem.beta,
+        max_iter=len(gaps),
+        tol=0,
+        **options,
+    )
+    assert len(gaps) >= 59
+    assert np.allclose(result.history.measure[: len(gaps)].numpy(), gaps, rtol=1e-9)
+    assert np.allclose(result.x.numpy(), theirs.x, atol=1e-10)
 
 
 def test_clipped_gradient_descent_against_torch():
