@@ -123,7 +123,7 @@ def compete(problem: Problem, factor: float = 1e-3, max_iter: int = 1500) -> Con
 
 
 def ball_problems() -> list[Problem]:
-    """Return the constrained problems of this package, and two quadratics over a box and a ball."""
+    """Return the regressions over their balls, and quadratics over a ball and a box."""
     spectrum = torch.logspace(-1, 1, 10).tolist()
     sign = Sign(normalized=False)
     return [
@@ -131,7 +131,6 @@ def ball_problems() -> list[Problem]:
         low_rank(),
         shifted(quadratic(spectrum, Euclidean()), 1.0, beta=1.0),
         shifted(quadratic(spectrum, sign), 1.0, beta=0.5),
-        breast_cancer(Euclidean(), beta=1.0),
     ]
 
 
