@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from normball.cli import main
-from normball.lab.cells import make_cells
+from normball.lab.cells import make_cells, of
 from normball.lab.charts import CHARTS, draw
 from normball.lab.errors import LabError
+from normball.lab.optimizers import OPTIMIZERS
 from normball.lab.reproduce import (
     SCALES,
     conclude,
@@ -103,11 +104,13 @@ def test_the_verdicts_are_written_beside_the_rows(tmp_path: Path) -> None:
 def test_charts_draw_the_same_twice_and_refuse_what_they_do_not_know() -> None:
     rows = [
         row(name, lr, seed, 50 + 10 * seed + lr)
-        for name in ("scion", "clipped-scion")
+        for name in OPTIMIZERS
         for lr in (0.25, 0.5)
         for seed in range(2)
     ]
     cells = make_cells(rows)
+    for name, spec in OPTIMIZERS.items():
+        assert spec.label in draw(["by-step"], of(cells, name), "svg").decode()
     assert draw(list(CHARTS), cells, "svg") == draw(list(CHARTS), cells, "svg")
     with pytest.raises(LabError, match="unknown chart 'heatt': did you mean 'heat'"):
         draw(["heatt"], cells, "svg")
