@@ -215,7 +215,7 @@ def test_text_trains_in_bfloat16(root: Path) -> None:
 
     half, full = (train(2.0**-30, precision) for precision in ("bfloat16", "float32"))
     assert half.score == pytest.approx(full.score, rel=0.01)
-    assert half.score != full.score
+    assert half.train_loss != full.train_loss
     # Dual norms are sums over many directions of little gradient, which rounding adds to.
     assert half.trace == pytest.approx(full.trace, rel=0.05)
     learned = train(2.0**-9, "bfloat16")

@@ -90,6 +90,23 @@ def test_groups_keep_their_ratios_and_thresholds_are_out_of_the_way():
     assert (a.item(), b.item()) == (50, 50)
 
 
+def test_noise_at_the_start_does_not_end_it():
+    """A loss that scatters by a third of itself from batch to batch, as small batches do."""
+    x = torch.nn.Parameter(torch.full((3,), 1.0, dtype=torch.float64))
+    optimizer = Scion([{"params": [x], "norm": Euclidean()}], 1.0, alpha=0.5)
+    generator = torch.Generator().manual_seed(0)
+
+    def closure():
+        optimizer.zero_grad()
+        value = x.square().sum() + torch.rand((), generator=generator, dtype=torch.float64)
+        value.backward()
+        return value
+
+    curve = find_lr(optimizer, closure, low=1e-5, high=10)
+    assert 0.02 < curve.suggestion < 1
+    assert len(curve.lrs) > 70
+
+
 def test_it_gives_back_what_it_took_when_the_loss_breaks():
     model = build()
     optimizer = ClippedScion(groups(model), 0.02, rho="auto")

@@ -13,8 +13,9 @@ from normball.optim import metrics, validate
 from normball.optim.clipped_scion import ClippedScion
 from normball.optim.scion import Scion
 
-# The weight of the past in the smoothed loss, and how far that may rise above its least value.
-_WEIGHT, _RISE = 0.8, 2.0
+# The weight of the past in the smoothed loss, and the first steps, which show how far a loss
+# scatters from batch to batch.
+_WEIGHT, _QUIET = 0.8, 10
 # A threshold that no dual norm stays under: every step has its full length.
 _NO_THRESHOLD = 1e-30
 
@@ -46,9 +47,10 @@ def find_lr(
     """Train for `steps` steps that grow from `low` to `high`, and undo them.
 
     The range test of Smith (arXiv 1506.01186), with steps of full length: a threshold `rho` is put
-    out of the way. It ends early where the loss is no longer finite, or has risen to twice what it
-    has fallen by. Weights, momentum, settings and gradients are then as before, whatever happens;
-    that takes a copy of weights and momentum. A heuristic: `docs/tuning.md` says how good it was.
+    out of the way. It ends early where the loss is no longer finite, or stands above its start by
+    more than it had fallen below it, and by more than thrice its scatter in the first ten steps.
+    Weights, momentum, settings and gradients are then as before, whatever happens; that takes a
+    copy of weights and momentum. A heuristic: `docs/tuning.md` says how good it was.
 
     Args:
         optimizer: as it will be used. Its groups keep their ratios of `lr`.
@@ -72,6 +74,7 @@ def find_lr(
     if not (isinstance(steps, int) and steps >= 10):
         raise ValueError(f"steps={steps!r} must be a whole number of at least 10")
     lrs = [low * (high / low) ** (i / (steps - 1)) for i in range(steps)]
+    raw: list[float] = []
     losses: list[float] = []
     mean = 0.0
     with _undone(optimizer, model) as set_lr:
@@ -81,15 +84,19 @@ def find_lr(
                 loss = float(closure().detach())
             mean = _WEIGHT * mean + (1 - _WEIGHT) * loss
             smooth = mean / (1 - _WEIGHT ** (len(losses) + 1))
-            if not math.isfinite(loss) or _has_risen(losses, smooth):
+            if not math.isfinite(loss) or _has_risen(raw, losses, smooth):
                 break
+            raw.append(loss)
             losses.append(smooth)
             optimizer.step()
     return LrCurve(tuple(lrs[: len(losses)]), tuple(losses), _steepest(lrs, losses))
 
 
-def _has_risen(losses: list[float], now: float) -> bool:
-    return len(losses) > 5 and now - min(losses) > _RISE * max(losses[0] - min(losses), 0.0) > 0
+def _has_risen(raw: list[float], losses: list[float], now: float) -> bool:
+    if len(raw) < _QUIET:
+        return False
+    scatter = max(raw[:_QUIET]) - min(raw[:_QUIET])
+    return now - losses[0] > max(losses[0] - min(losses), 3 * scatter)
 
 
 def _steepest(lrs: list[float], losses: list[float]) -> float:
