@@ -46,6 +46,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"L0 = {measured['fit']['l0']:.4g}" in printed
     suggested = measured["suggestion"]
     assert suggested["rho"] == pytest.approx(suggested["lr"] * measured["fit"]["l0"])
+    assert all(len(pairs["L"]) == 17 for pairs in measured["layers"].values())
+    assert all(name in printed for name in measured["layers"])
     assert (tmp_path / "smoothness.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "smoothness.svg").read_text().rstrip().endswith("</svg>")
     with pytest.raises(SystemExit) as leaving:

@@ -72,6 +72,38 @@ def test_layers_by_hand():
     assert float(data["dual_norm"][0]) == pytest.approx(
         sum(r * float(n.dual_norm(g)) for (_, n, r), (_, g) in zip(pairs, old, strict=True))
     )
+    layers = list(probe.layers().values())
+    assert len(layers) == len(pairs)
+    for found, (_, n, r), (_, g), dual, move in zip(layers, pairs, old, duals, moves, strict=True):
+        assert found.shape == (2, 1)
+        assert float(found[0, 0]) == pytest.approx(r * float(n.dual_norm(g)), rel=1e-6)
+        assert float(found[1, 0]) == pytest.approx(dual / move, rel=1e-6)
+
+
+def test_a_layer_without_a_gradient_is_left_out():
+    """A quadratic in each of two parameters, of which one rests every second step."""
+    a, b = (nn.Parameter(torch.full((3,), 2.0, dtype=torch.float64)) for _ in range(2))
+    optimizer = ClippedScion([("a", a), ("b", b)], 0.05, rho=1.0, alpha=0.9)
+    probe = SmoothnessProbe(optimizer, every=1)
+    for step in range(8):
+
+        def closure(step=step):
+            optimizer.zero_grad()
+            value = 3 * a.square().sum() + (5 * b.square().sum() if step % 2 else 0)
+            value.backward()
+            return value
+
+        probe.step(closure)
+    layers = probe.layers()
+    assert {name: pairs.shape for name, pairs in layers.items()} == {"a": (2, 8), "b": (2, 4)}
+    # ||g||* = 3 ||x||_1 / sqrt(3) in RMS norms of 3 entries: the curvature times 3.
+    assert layers["a"][1].tolist() == pytest.approx([18.0] * 8)
+    assert layers["b"][1].tolist() == pytest.approx([30.0] * 4)
+    assert probe.fit(layer="b").l0 == pytest.approx(30.0)
+    with pytest.raises(ValueError, match=r"layer='c' with group=None: .* one of \['a', 'b'\]"):
+        probe.fit(layer="c")
+    with pytest.raises(ValueError, match="group=0: give one of them"):
+        probe.fit(0, layer="a")
 
 
 def test_training_is_unchanged_bit_for_bit():

@@ -3,6 +3,7 @@
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from normball import SmoothnessProbe
 from normball._screen import Screen
 from normball.lab.cells import Cell, best, of
 from normball.lab.config import RunConfig, format_step
@@ -187,6 +188,24 @@ def fit_lines(config: RunConfig, fit: Fit) -> tuple[str, ...]:
         f"At --lr {config.lr:.4g} this suggests --rho {fit.rho(config.lr):.3g}, "
         "so that the step size below the threshold is 1/L0.",
     )
+
+
+def layer_table(probe: SmoothnessProbe) -> Table:
+    """The fitted line of every parameter.
+
+    Args:
+        probe: of a run with at least three measurements.
+    """
+    table = Table()
+    for title in ("parameter", "L0", "L1", "rank correlation"):
+        table.add_column(title, justify="left" if title == "parameter" else "right")
+    for name, pairs in probe.layers().items():
+        if int(pairs.isfinite().all(0).sum()) < 3:  # it hardly ever moved
+            table.add_row(name, "-", "-", "-")
+            continue
+        fit = probe.fit(layer=name)
+        table.add_row(name, f"{fit.l0:.3g}", f"{fit.l1:.3g}", f"{fit.correlation:.2f}")
+    return table
 
 
 def best_table(summaries: tuple[Summary, ...]) -> Table:

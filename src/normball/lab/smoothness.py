@@ -8,8 +8,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from normball import SmoothnessProbe
 from normball.lab.config import RunConfig
@@ -47,20 +49,25 @@ def record(config: RunConfig, result: RunResult, probe: SmoothnessProbe, fit: Fi
     """
     data = probe.samples()
     values: dict[str, Any] = {
-        "schema": "normball.smoothness/2",
+        "schema": "normball.smoothness/3",
         "config": asdict(config),
         "score": result.score,
         "fit": asdict(fit),
         "suggestion": {"lr": config.lr, "rho": fit.rho(config.lr)},
         "versions": versions(),
         "machine": describe_machine(),
-        "samples": {
-            name: np.where(np.isfinite(v.numpy()), v.numpy(), np.nan).tolist()
-            for name, v in data.items()
+        "samples": {name: _finite(v) for name, v in data.items()},
+        "layers": {
+            name: {"dual_norm": pairs[0].tolist(), "L": _finite(pairs[1])}
+            for name, pairs in probe.layers().items()
         },
     }
     text = json.dumps(values).replace("NaN", "null")
     return text.encode() + b"\n"
+
+
+def _finite(values: Tensor) -> Any:
+    return torch.where(values.isfinite(), values, math.nan).tolist()
 
 
 def draw(config: RunConfig, probe: SmoothnessProbe, fit: Fit, kind: str) -> bytes:

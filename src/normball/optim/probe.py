@@ -50,7 +50,8 @@ class SmoothnessProbe:
         print(probe.fit())
 
     Every `every` steps the closure is called once more, after the step, on the same batch and with
-    the same random numbers; norms are those of the optimizer, over all layers and for each group.
+    the same random numbers; norms are those of the optimizer, over all layers, for each group and
+    for each parameter.
     It costs one more forward and backward pass and copies of weights and gradients on those
     steps, so at most `1 / every` of the training time and twice the weights' memory. The training
     itself is unchanged, bit for bit, if the closure has no state of its own; give `model` if it has
@@ -80,7 +81,7 @@ class SmoothnessProbe:
         self.every = every
         self._model = model
         self._steps = 0
-        self._samples: list[tuple[int, Tensor, Tensor]] = []
+        self._samples: list[tuple[int, Tensor, Tensor, dict[str, Tensor]]] = []
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """Take one step of the optimizer, and measure across it when it is due.
@@ -123,8 +124,8 @@ class SmoothnessProbe:
 
     def _measure(
         self, blocks: Sequence[Block], old: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        """Return dual norms and L, each over all layers first and then for every group."""
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return dual norms and L, over all layers first and then for every group; both by name."""
         alone = [Bundle([block]) for block in blocks]
         turns = []
         for block, (_, gradient) in zip(blocks, old, strict=True):
@@ -147,7 +148,13 @@ class SmoothnessProbe:
         sums = [gather(part or [0 * duals[0]]).sum() for part in split(duals)]
         changes = [gather(part or [0 * duals[0]]).sum() for part in split(turned)]
         lengths = [gather(part or [0 * duals[0]]).amax() for part in split(ratios)]
-        return torch.stack(sums), torch.stack(changes) / torch.stack(lengths)
+        by_name = {
+            block.name: torch.stack([dual, turn / length])
+            for block, dual, turn, length in zip(
+                blocks, gather(duals), gather(turned), gather(ratios), strict=True
+            )
+        }
+        return torch.stack(sums), torch.stack(changes) / torch.stack(lengths), by_name
 
     def _duals(self, alone: Sequence[Bundle], tensors: Iterable[Tensor]) -> list[Tensor]:
         parts = self.optimizer._geometry.minimise(alone, list(tensors))
@@ -164,26 +171,52 @@ class SmoothnessProbe:
         """
         groups = len(self.optimizer.param_groups)
         empty = torch.zeros(0, groups + 1, dtype=torch.float64)
-        duals = torch.stack([d for _, d, _ in self._samples]) if self._samples else empty
-        smooth = torch.stack([s for _, _, s in self._samples]) if self._samples else empty
+        duals = torch.stack([d for _, d, _, _ in self._samples]) if self._samples else empty
+        smooth = torch.stack([s for _, _, s, _ in self._samples]) if self._samples else empty
         return {
-            "step": torch.tensor([step for step, _, _ in self._samples]),
+            "step": torch.tensor([step for step, *_ in self._samples]),
             "dual_norm": duals[:, 0],
             "L": smooth[:, 0],
             "group_dual_norm": duals[:, 1:],
             "group_L": smooth[:, 1:],
         }
 
-    def fit(self, group: int | None = None) -> Fit:
-        """Fit `(L0, L1)` to the measurements over all layers, or to those of one group.
+    def layers(self) -> dict[str, Tensor]:
+        """Return what was measured of every parameter, by its name.
+
+        Each has shape `(2, m)`, with `m` the number of measurements in which it had a gradient:
+        `r_l ||g_l||_l*`, its part of the dual norm, and `L`, the change of that part over the way
+        the parameter went in units of its own ball (of the ball of all, under one norm for all).
+        """
+        found: dict[str, list[Tensor]] = {}
+        for *_, by_name in self._samples:
+            for name, pair in by_name.items():
+                found.setdefault(name, []).append(pair)
+        return {name: torch.stack(pairs, dim=1) for name, pairs in found.items()}
+
+    def fit(self, group: int | None = None, *, layer: str | None = None) -> Fit:
+        """Fit `(L0, L1)` to the measurements over all layers, of one group, or of one parameter.
 
         The slope is the median over all pairs of slopes (Theil and Sen), which up to 29 % of
         outliers cannot move far, at least 0; the intercept the median of what it leaves, at least
         0. The intervals come from 200 resamplings with a fixed seed.
 
+        Args:
+            group: number of a parameter group.
+            layer: name of a parameter, a key of `layers()`.
+
         Raises:
-            ValueError: fewer than three finite measurements.
+            ValueError: fewer than three finite measurements, an unknown name, or both a group and a
+                layer.
         """
+        if layer is not None:
+            layers = self.layers()
+            if group is not None or layer not in layers:
+                raise ValueError(
+                    f"layer={layer!r} with group={group!r}: give one of them, a layer as one of "
+                    f"{sorted(layers)}"
+                )
+            return fit_line(*layers[layer])
         data = self.samples()
         x = data["dual_norm"] if group is None else data["group_dual_norm"][:, group]
         y = data["L"] if group is None else data["group_L"][:, group]

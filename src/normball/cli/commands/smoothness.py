@@ -23,7 +23,7 @@ from normball.cli.arguments import (
 from normball.cli.commands.shared import plain_console, settings
 from normball.cli.commands.train import run_trainer
 from normball.cli.options import parse_whole
-from normball.cli.screen import fit_lines, result_line
+from normball.cli.screen import fit_lines, layer_table, result_line
 from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
 from normball.lab.results import RunResult
@@ -99,4 +99,5 @@ def measure(console: Console, trainer: Trainer) -> tuple[SmoothnessProbe, RunRes
     fit = fit_run(probe)
     for line in fit_lines(trainer.config, fit):
         console.print(line, soft_wrap=True)
+    console.print(layer_table(probe))
     return probe, result, fit
