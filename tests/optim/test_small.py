@@ -143,3 +143,31 @@ def test_lengths_of_a_stack_over_the_whole_range():
         _, dual = norm.stacked_lmo_and_dual(x[good])
         expected = sum(float(alone[i][1]) for i in good)
         assert float(dual) == pytest.approx(min(expected, torch.finfo(torch.float32).max), rel=1e-6)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("rho", [1.0, "auto"])
+def test_a_model_that_changes_its_dtype_between_steps(rho, whole):
+    """`model.float()` keeps the parameters and changes their data: as a fresh step would go."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(3)]).bfloat16()
+    optimizer = ClippedScion(model.parameters(), 0.02, rho=rho)
+
+    def step(network, stepper):
+        for i, p in enumerate(network.parameters()):
+            p.grad = torch.full_like(p, 0.1 * (i + 1))
+        stepper.step()
+
+    for _ in range(3):
+        step(model, optimizer)
+    (model if whole else model[0]).float()
+    # A copy knows nothing of the steps before but its state.
+    twin, copied = copy.deepcopy((model, optimizer))
+    for _ in range(2):
+        step(model, optimizer)
+        step(twin, copied)
+    assert model[0].weight.dtype == torch.float32
+    assert model[2].weight.dtype == (torch.float32 if whole else torch.bfloat16)
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True)
+    )

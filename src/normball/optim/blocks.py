@@ -160,6 +160,11 @@ def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
     return list(found.values())
 
 
+def _kind_of(p: Tensor, grad: Tensor | None) -> Hashable:
+    """Return what of a parameter a roster relies on; None where it takes no part."""
+    return None if grad is None else (p.shape, p.dtype, p.device, grad.dtype)
+
+
 class Roster:
     """Who takes part in a step, kept while the same parameters of the same groups have gradients.
 
@@ -169,11 +174,11 @@ class Roster:
     def __init__(self, names: Sequence[str], groups: Sequence[Mapping[str, Any]]) -> None:
         self._params = [p for group in groups for p in group["params"]]
         self._sizes = [len(group["params"]) for group in groups]
-        self._present = [p.grad is not None for p in self._params]
+        self._kinds = [_kind_of(p, p.grad) for p in self._params]
         self._settings = [Setting(i, group["norm"]) for i, group in enumerate(groups)]
         settings = [s for s, n in zip(self._settings, self._sizes, strict=True) for _ in range(n)]
-        self.missing = [n for n, there in zip(names, self._present, strict=True) if not there]
-        self._places = [i for i, p in enumerate(self._params) if self._present[i] and p.numel()]
+        self.missing = [n for n, kind in zip(names, self._kinds, strict=True) if kind is None]
+        self._places = [i for i, p in enumerate(self._params) if self._kinds[i] and p.numel()]
         self.blocks: list[Block] = []
         for i in self._places:
             p = self._params[i]
@@ -185,7 +190,8 @@ class Roster:
         """Read the values of the groups, of their longest steps, and the gradients.
 
         Returns:
-            False, where these groups have other parameters, or others of them gradients.
+            False, where these groups have other parameters, others of them gradients, or some of
+            another shape, dtype or device (`model.float()` keeps a parameter and changes its data).
 
         Raises:
             ValueError: a gradient is sparse.
@@ -195,7 +201,7 @@ class Roster:
         if (
             len(params) != len(self._params)
             or any(p is not q for p, q in zip(params, self._params, strict=True))
-            or [grad is not None for grad in grads] != self._present
+            or [_kind_of(p, g) for p, g in zip(params, grads, strict=True)] != self._kinds
             or [len(group["params"]) for group in groups] != self._sizes
         ):
             return False
