@@ -125,6 +125,23 @@ def test_it_gives_back_what_it_took_when_the_loss_breaks():
     train(model, optimizer, 1)
 
 
+@pytest.mark.parametrize("low", [1e-5, 3e-4, 7e-3, 0.0123])
+def test_a_constrained_test_goes_up_to_the_whole_way(low):
+    p = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = Scion([{"params": [p], "norm": Euclidean()}], 0.1, constrained=True)
+
+    def closure():
+        optimizer.zero_grad()
+        value = p.sum()
+        value.backward()
+        return value
+
+    curve = find_lr(optimizer, closure, low=low, steps=23)
+    assert len(curve.lrs) == 23
+    assert curve.lrs[-1] == pytest.approx(1)
+    assert max(curve.lrs) <= 1
+
+
 def test_refusals():
     p = torch.nn.Parameter(torch.ones(2))
     optimizer = Scion([p], 0.1)
