@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_finite
+from normball._numeric import all_finite, apart
 from normball.optim import capture, checkpoint, metrics
 from normball.optim.blocks import Block, Bundle, Roster
 from normball.optim.geometry import Geometry, gather
@@ -152,12 +152,17 @@ class NormBallOptimizer(Optimizer):
         if self._constrained:
             self._enter_ball(blocks, finite)
 
-        estimates = [self._estimate(b, g, finite) for b, g in zip(bundles, grads, strict=True)]
+        free = apart(grads) if self._reuse_grad else [False] * len(grads)
+        free = [own and not bundle.stacked for own, bundle in zip(free, bundles, strict=True)]
+        estimates = [
+            self._estimate(bundle, grad, finite, own)
+            for bundle, grad, own in zip(bundles, grads, free, strict=True)
+        ]
         found: dict[int, Term] = {}
         corner = self._needs_corner
         for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
             # Held until the global number is known, in the gradient's memory if allowed.
-            if self._reuse_grad and not bundles[i].stacked:
+            if free[i]:
                 grad = grads[i]
                 term.update = term.update if term.update is grad else grad.copy_(term.update)
             found[i] = term
@@ -200,15 +205,18 @@ class NormBallOptimizer(Optimizer):
         names: list[str] | None = group.get("param_names")
         return names or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
 
-    def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor) -> Tensor:
-        """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite."""
-        alpha, reuse = bundle.first.alpha, self._reuse_grad and not bundle.stacked
+    def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor, free: bool) -> Tensor:
+        """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite.
+
+        `free` says that the gradient's memory may be taken.
+        """
+        alpha = bundle.first.alpha
         if self._maximize:
-            g = g.neg_() if reuse else -g
+            g = g.neg_() if free else -g
         dtype = self._dtype_of_state(bundle.first.param)
         if alpha == 1:
             return g.to(dtype)
-        out = g if reuse and g.dtype == dtype else None
+        out = g if free and g.dtype == dtype else None
         d = self._momentum(bundle, dtype)
         new = torch.lerp(d, g.to(dtype), alpha, out=out)
         bundle.room = out
