@@ -50,7 +50,16 @@ def flat_shard(mark):
     return p
 
 
+def one_memory(shape=(2,), device=None):
+    p = nn.Parameter(torch.ones(shape, device=device))
+    return [p, nn.Parameter(p)]
+
+
 BAD_PARAMS = [
+    (one_memory, ValueError, r"parameter 1 of shape \(2,\) lies in the memory of another .* tie"),
+    (lambda: one_memory((200, 100)), ValueError, "memory of another parameter"),
+    (lambda: one_memory(device="meta"), ValueError, "memory of another parameter"),
+    (lambda: nn.LazyLinear(3).parameters(), ValueError, "parameter 0 has no shape yet: run a"),
     (list, ValueError, "empty parameter list"),
     (lambda: torch.ones(2), TypeError, r"write \[tensor\]"),
     (lambda: [nn.Parameter(torch.ones(2, dtype=torch.complex64))], TypeError, "view_as_real"),
@@ -77,6 +86,24 @@ def test_a_parameter_in_two_groups_is_refused(row):
     p = nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match="given twice"):
         row([{"params": [p]}, {"params": [p]}])
+
+
+def test_parts_of_one_memory_that_do_not_meet_are_taken(row):
+    """Also where their rows interlock, or where nothing is stored."""
+    whole = torch.ones(4, 6)
+    params = [whole[:, :3].requires_grad_(), whole[:, 3:].requires_grad_()]
+    empty = [nn.Parameter(torch.ones(0)), nn.Parameter(torch.ones(0))]
+    meta = [nn.Parameter(torch.ones(2, device="meta")) for _ in range(2)]
+    for given in (params, empty, meta):
+        assert len(row(given).param_groups[0]["params"]) == 2
+
+
+def test_one_memory_in_two_groups_is_refused(row):
+    first, second = one_memory()
+    optimizer = row([first])
+    with pytest.raises(ValueError, match="memory of another parameter"):
+        optimizer.add_param_group({"params": [second]})
+    assert len(optimizer.param_groups) == 1
 
 
 def test_sparse_gradients_are_refused_before_anything_is_written(row):

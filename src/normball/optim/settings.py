@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
+from normball import parallel
 from normball.optim import validate
 
 Group = dict[str, Any]
@@ -143,12 +145,29 @@ class Settings:
 
     @staticmethod
     def _check_params(group: Group, others: Sequence[Group]) -> None:
-        seen = {id(p) for other in others for p in other["params"]}
+        known = [p for other in others for p in other["params"]]
+        seen = {id(p) for p in known}
+        places = {_place(p) for p in known}
         for position, entry in enumerate(group["params"]):
             name, p = entry if isinstance(entry, tuple) else (f"parameter {position}", entry)
-            if isinstance(p, Tensor):
+            if isinstance(p, Tensor) and not is_lazy(p):
                 name = f"{name} of shape {tuple(p.shape)}"
             validate.check_parameter(name, p, group["norm"])
             if id(p) in seen:
                 raise ValueError(f"{name} is given twice")
+            place = _place(p)
+            if place is not None and place in places:
+                raise ValueError(
+                    f"{name} lies in the memory of another parameter, so both would be moved: to "
+                    "tie layers, assign the parameter itself (head.weight = table.weight), without "
+                    "a new nn.Parameter around it"
+                )
             seen.add(id(p))
+            places.add(place)
+
+
+def _place(p: Tensor) -> tuple[int, int] | None:
+    """Return what tells where the values of a parameter start, also where they have no address."""
+    if parallel.is_sharded(p) or not p.numel():
+        return None
+    return p.untyped_storage()._cdata, int(p.storage_offset())

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 import normball.norms as norms
 from normball import parallel
@@ -96,13 +97,15 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
 
     Raises:
         TypeError: not a tensor, complex or not floating, or sharded or flattened by a wrapper.
-        ValueError: sparse, not a leaf, or of a shape that the norm does not fit.
+        ValueError: lazy, sparse, not a leaf, or of a shape that the norm does not fit.
     """
     if not isinstance(parameter, Tensor):
         raise TypeError(
             f"{name} is a {type(parameter).__name__}, not a tensor: give param_groups(model), or a "
             "model's parameters()"
         )
+    if is_lazy(parameter):
+        raise ValueError(f"{name} has no shape yet: run a batch through its lazy module first")
     if parallel.is_flat(parameter):
         raise TypeError(
             f"{name} is a flat shard, in which the layers' matrices are lost (FSDP1, ZeRO): use "
