@@ -184,6 +184,48 @@ def test_state_dtype(row):
         row(row.groups(model), state_dtype=torch.int32)
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+def test_a_model_may_change_its_dtype_while_it_trains(row, dtypes):
+    """The momentum goes along: nothing is lost but digits."""
+    model, other = build(dtypes[0]), build(torch.float64)
+    other.load_state_dict(model.state_dict())
+    optimizer, exact = row(row.groups(model)), row(row.groups(other))
+    train(other, exact, 6)
+    train(model, optimizer, 3)
+    model.to(dtypes[1])
+    train(model, optimizer, 3, start=3)
+    assert {s["momentum"].dtype for s in optimizer.state.values()} == {dtypes[1]}
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(p.double(), q, rtol=1e-3, atol=1e-4)
+
+
+def test_another_shape_is_refused_before_anything_is_written(row):
+    model = build()
+    optimizer = row(row.groups(model))
+    train(model, optimizer, 2)
+    head = model.head
+    head.bias.data, head.weight.data = torch.zeros(7).double(), torch.zeros(7, 12).double()
+    weights, momentum = bits(model), state_of(optimizer)
+    with pytest.raises(ValueError, match=r"has the shape \(7, 12\), its momentum \(5, 12\)"):
+        train(model, optimizer, 1)
+    assert same(weights, bits(model))
+    assert same(momentum, state_of(optimizer))
+
+
+def test_the_estimate_is_the_definition_whatever_alpha_becomes(row):
+    model = build()
+    optimizer = row(row.groups(model), 0.0)
+    expected = {p: torch.zeros_like(p) for p in model.parameters()}
+    all_of_it = 0.9 if row.options.get("rho") == "auto" else 1.0
+    for step, alpha in enumerate((0.3, all_of_it, all_of_it, 0.6)):
+        for group in optimizer.param_groups:
+            group["alpha"] = alpha
+        train(model, optimizer, 1, start=step)
+        for p, d in expected.items():
+            d.mul_(1 - alpha).add_(p.grad, alpha=alpha)
+            assert torch.allclose(optimizer.state[p]["momentum"], d, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("when", [0, 3])

@@ -195,6 +195,7 @@ class NormBallOptimizer(Optimizer):
             roster = Roster(names, self.param_groups)
             roster.enter(self.param_groups, self._settings.longest)
             roster.bundles = self._geometry.bundles(roster.blocks)
+            self._fit_momenta(roster.blocks)
         if roster.blocks and self._constrained:
             self._geometry.check_complete(roster.missing)
         self._roster = roster
@@ -205,6 +206,20 @@ class NormBallOptimizer(Optimizer):
         names: list[str] | None = group.get("param_names")
         return names or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
 
+    def _fit_momenta(self, blocks: list[Block]) -> None:
+        """Bring momenta to their parameters, whose dtype or device may have changed since."""
+        kept = [(b, self.state[b.owner]["momentum"]) for b in blocks if b.owner in self.state]
+        for block, momentum in kept:
+            block.norm.check(block.owner.shape)
+            if momentum.shape != block.owner.shape:
+                raise ValueError(
+                    f"{block.name} has the shape {tuple(block.owner.shape)}, its momentum "
+                    f"{tuple(momentum.shape)}: after changing its shape, build a new optimizer"
+                )
+        for block, momentum in kept:
+            p = block.owner
+            self.state[p]["momentum"] = momentum.to(p.device, self._dtype_of_state(p))
+
     def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor, free: bool) -> Tensor:
         """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite.
 
@@ -214,7 +229,8 @@ class NormBallOptimizer(Optimizer):
         if self._maximize:
             g = g.neg_() if free else -g
         dtype = self._dtype_of_state(bundle.first.param)
-        if alpha == 1:
+        # Without momentum so far none is kept; one that is there stays what the definition says.
+        if alpha == 1 and not any(block.owner in self.state for block in bundle.blocks):
             return g.to(dtype)
         out = g if free and g.dtype == dtype else None
         d = self._momentum(bundle, dtype)
