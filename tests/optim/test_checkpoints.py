@@ -100,3 +100,51 @@ def test_a_foreign_checkpoint_is_refused_and_nothing_loaded(row):
 
 def groups_without_norm(model):
     return [{"params": g["params"]} for g in groups(model)]
+
+
+def test_names_in_another_order_are_refused(row):
+    first, second = torch.ones(2).requires_grad_(), torch.ones(2).requires_grad_()
+    optimizer = row([("a", first), ("b", second)])
+    first.grad, second.grad = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
+    optimizer.step()
+    swapped = row([("b", second), ("a", first)])
+    with pytest.raises(ValueError, match="saved with a where this optimizer has b"):
+        swapped.load_state_dict(saved(optimizer))
+    assert not swapped.state
+    # Other names say nothing: a wrapper may have put a prefix there.
+    wrapped = row([("_orig_mod.a", first), ("_orig_mod.b", second)])
+    wrapped.load_state_dict(saved(optimizer))
+    assert wrapped.param_groups[0]["param_names"] == ["_orig_mod.a", "_orig_mod.b"]
+    assert torch.equal(state_of(wrapped)[1], state_of(optimizer)[1])
+
+
+def test_hooks_see_the_state_before_and_change_what_was_loaded(row):
+    """As torch documents it: a hook brings the parameters of a state into order by name."""
+    model = build()
+    optimizer = row(model.named_parameters())
+    train(model, optimizer, 2)
+    expected = {n: optimizer.state[p]["momentum"].clone() for n, p in model.named_parameters()}
+    turned = row(reversed(list(model.named_parameters())))
+
+    def by_name(optimizer, state):
+        (group,) = state["param_groups"]
+        number = dict(zip(group["param_names"], group["params"], strict=True))
+        names = optimizer.param_groups[0]["param_names"]
+        entries = {i: state["state"][number[name]] for i, name in enumerate(names)}
+        return {"state": entries, "param_groups": [group | {"param_names": names}]}
+
+    before = turned.register_load_state_dict_pre_hook(by_name)
+    turned.load_state_dict(saved(optimizer))
+    for name, p in model.named_parameters():
+        assert torch.equal(turned.state[p]["momentum"], expected[name]), name
+
+    def forget(optimizer):
+        optimizer.state[model.head.bias]["momentum"].zero_()
+
+    turned.register_load_state_dict_post_hook(forget)
+    turned.load_state_dict(saved(optimizer))
+    assert not turned.state[model.head.bias]["momentum"].any()
+    # None of ours stays.
+    before.remove()
+    assert not turned._optimizer_load_state_dict_pre_hooks
+    assert len(turned._optimizer_load_state_dict_post_hooks) == 1

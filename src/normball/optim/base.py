@@ -352,21 +352,49 @@ class NormBallOptimizer(Optimizer):
 
         Raises:
             TypeError: a setting is no number.
-            ValueError: it belongs to another optimizer, another norm or other shapes, or a setting
-                is out of its range. Nothing is loaded.
+            ValueError: it belongs to another optimizer, another norm, other shapes or another order
+                of the parameters' names, a setting is out of its range, or one of the two measures
+                `rho` and the other does not. Nothing is loaded.
         """
-        groups = checkpoint.check(state_dict, self.param_groups)
-        for group in groups:
-            self._settings.check_values(group)
-        self._settings.check_common(groups)
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"this is no optimizer state: a dict, not {type(state_dict).__name__}")
         tensors = [
             {name: value for name, value in group.items() if isinstance(value, Tensor)}
             for group in self.param_groups
         ]
-        super().load_state_dict({"state": state_dict["state"], "param_groups": groups})
-        for group, own in zip(self.param_groups, tensors, strict=True):
-            # A captured graph reads the tensors it has seen.
-            group.update({n: tensor.fill_(group[n]) for n, tensor in own.items() if n in group})
+        read: dict[str, Any] = {}
+
+        def check(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            read.update(state_dict)
+            return self._checked(state_dict)
+
+        def finish(_: Optimizer) -> None:
+            for group, own in zip(self.param_groups, tensors, strict=True):
+                # A captured graph reads the tensors it has seen.
+                group.update({n: tensor.fill_(group[n]) for n, tensor in own.items() if n in group})
+            self._loaded(read)
+
+        # Between the hooks of users: they may change what is read, and what was loaded.
+        hooks = (
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(finish, prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return a state as torch loads it, or raise what `load_state_dict` says."""
+        groups = checkpoint.check(state_dict, self.param_groups)
+        for group in groups:
+            self._settings.check_values(group)
+        self._settings.check_common(groups)
+        return {"state": state_dict["state"], "param_groups": groups}
+
+    def _loaded(self, state_dict: dict[str, Any]) -> None:
+        """Take from a state what torch has left or changed."""
         params = (p for group in self.param_groups for p in group["params"])
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         for index, p in zip(indices, params, strict=True):

@@ -34,7 +34,8 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
         groups: those of the optimizer that loads it.
 
     Raises:
-        ValueError: number of groups, keys, norms, numbers of parameters or shapes differ.
+        ValueError: number of groups, keys, norms, numbers of parameters or shapes differ, or the
+            same names are in another order.
     """
     try:
         saved_groups, saved_state = state_dict["param_groups"], state_dict["state"]
@@ -58,7 +59,29 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
             f"the saved state names the parameters {keys} and holds {list(saved_state)}: each must "
             "be named once"
         )
-    return [{**saved, "norm": own["norm"]} for saved, own in zip(saved_groups, groups, strict=True)]
+    _check_order(saved_groups, groups)
+    kept = ("norm", "param_names")
+    return [
+        {**saved, **{key: own[key] for key in kept if key in own}}
+        for saved, own in zip(saved_groups, groups, strict=True)
+    ]
+
+
+def _check_order(saved: list[Mapping[str, Any]], groups: list[dict[str, Any]]) -> None:
+    """Refuse a state of the same names in another order, whose momenta would change places.
+
+    Other names are none of our business: a wrapper may have put something in front of them.
+    """
+    before, now = (
+        [name for group in side for name in group.get("param_names", ())]
+        for side in (saved, groups)
+    )
+    for old, new in zip(before, now, strict=False):
+        if old != new and sorted(before) == sorted(now):
+            raise ValueError(
+                f"the state was saved with {old} where this optimizer has {new}: build it from the "
+                "parameters in the saved order"
+            )
 
 
 def _check_group(
