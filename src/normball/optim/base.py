@@ -1,6 +1,5 @@
 """The shell of every optimizer: estimate, minimiser, one global number, step."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, overload
@@ -16,6 +15,7 @@ from normball.optim import capture, checkpoint, metrics
 from normball.optim.blocks import Block, Bundle, Roster
 from normball.optim.geometry import Geometry, gather
 from normball.optim.settings import Group, Settings
+from normball.optim.start import enter_ball
 from normball.optim.terms import Term, settle
 
 
@@ -54,7 +54,8 @@ class NormBallOptimizer(Optimizer):
         self._maximize = maximize
         self._state_dtype = state_dtype
         self._reuse_grad = reuse_grad
-        self._inside: set[Tensor] = set()
+        # The parameters in their ball, and the radius at which they were.
+        self._inside: dict[Tensor, float] = {}
         self._roster: Roster | None = None
         self._record = metrics.Record()
         if isinstance(params, Tensor):
@@ -150,7 +151,7 @@ class NormBallOptimizer(Optimizer):
             finite = parallel.agree(finite)
         self._look(bundles, grads, finite)
         if self._constrained:
-            self._enter_ball(blocks, finite)
+            enter_ball(self._geometry, blocks, self._inside, finite)
 
         free = apart(grads) if self._reuse_grad else [False] * len(grads)
         free = [own and not bundle.stacked for own, bundle in zip(free, bundles, strict=True)]
@@ -276,39 +277,6 @@ class NormBallOptimizer(Optimizer):
                 new = torch.addcmul(x, update, length, out=update)
             bundle.keep_(new.to(old.dtype), old, finite.to(x.device))
 
-    def _enter_ball(self, blocks: list[Block], finite: Tensor) -> None:
-        """Scale parameters that start outside their ball onto it, once, with a warning.
-
-        The first step of a parameter reads its norm, and so waits for the device; no other does.
-        """
-        # A step of length 0 moves nothing, not even into the ball.
-        new = [block for block in blocks if block.owner not in self._inside and block.longest]
-        if not new:
-            return
-        balls = self._geometry.balls(new)
-        ratios = gather(
-            self._geometry.ratios(
-                [Bundle([b]) for b in new], (parallel.whole(b.param, b.owner) for b in new)
-            )
-        )
-        *values, all_finite = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
-        if not all_finite:
-            return
-        for ball, ratio in zip(balls, values, strict=True):
-            first = ball[0]
-            if ratio > 1 + _SLACK.get(first.param.dtype, 2e-2):
-                for block in ball:
-                    block.param.div_(ratio)
-                what = f"{first.name} of shape {tuple(first.owner.shape)} starts outside its ball"
-                if len(ball) > 1:
-                    what = f"the start ({len(ball)} parameters together) is outside the ball"
-                warnings.warn(
-                    f"{what}: norm {ratio * first.radius:.4g}, radius {first.radius:.4g}. It was "
-                    "scaled onto the ball; initialise it inside, or take a larger radius",
-                    stacklevel=6,
-                )
-        self._inside.update(block.owner for block in new)
-
     def _per_group(self, bundles: list[Bundle], duals: list[Tensor]) -> Tensor:
         sums = [torch.zeros_like(duals[0]) for _ in self.param_groups]
         for bundle, dual in zip(bundles, duals, strict=True):
@@ -374,16 +342,8 @@ class NormBallOptimizer(Optimizer):
                 group.update({n: tensor.fill_(group[n]) for n, tensor in own.items() if n in group})
             self._loaded(read)
 
-        # Between the hooks of users: they may change what is read, and what was loaded.
-        hooks = (
-            self.register_load_state_dict_pre_hook(check),
-            self.register_load_state_dict_post_hook(finish, prepend=True),
-        )
-        try:
+        with checkpoint.between_hooks(self, check, finish):
             super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Return a state as torch loads it, or raise what `load_state_dict` says."""
@@ -395,6 +355,7 @@ class NormBallOptimizer(Optimizer):
 
     def _loaded(self, state_dict: dict[str, Any]) -> None:
         """Take from a state what torch has left or changed."""
+        self._inside.clear()  # the weights may have been loaded as well
         params = (p for group in self.param_groups for p in group["params"])
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         for index, p in zip(indices, params, strict=True):
@@ -407,9 +368,5 @@ class NormBallOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         return state | {name: getattr(self, name) for name in self._own} | {
-            "_inside": set(), "_roster": None,
+            "_inside": {}, "_roster": None,
         }  # fmt: skip
-
-
-# How far above its radius a norm may be read, by rounding alone.
-_SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}

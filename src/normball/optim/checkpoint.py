@@ -1,11 +1,13 @@
 """State that loads with `weights_only=True`, and what is refused on loading."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from normball.norms import Norm
 
@@ -24,6 +26,27 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, Real) and not isinstance(value, bool | int | Tensor):
         return float(value)
     return value
+
+
+@contextmanager
+def between_hooks(
+    optimizer: Optimizer,
+    check: Callable[[Optimizer, dict[str, Any]], dict[str, Any]],
+    finish: Callable[[Optimizer], None],
+) -> Iterator[None]:
+    """Load after the hooks that users put before loading, and before those that they put after it.
+
+    Theirs may change what is read, and then what was loaded.
+    """
+    hooks = (
+        optimizer.register_load_state_dict_pre_hook(check),
+        optimizer.register_load_state_dict_post_hook(finish, prepend=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
