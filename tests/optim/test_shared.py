@@ -93,6 +93,27 @@ def test_schedulers_change_the_step(row):
     )
 
 
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize(("lr", "start", "end", "count"), [(0.1, 0.3, 0, 15), (1, 1e-3, 1, 29)])
+def test_ends_that_a_scheduler_misses_by_rounding(row, lr, start, end, count, tensor):
+    """Chained products end at -1e-18 and 1 + 2e-16, which are no lr to refuse or to skip at."""
+    p = torch.zeros(3, requires_grad=True)
+    rho = 1.0 if row.layered else row.options["rho"]
+    lr = torch.tensor(lr / rho, dtype=torch.float64) if tensor else lr / rho
+    optimizer = row([p], lr)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, float(start), end, total_iters=count)
+    seen = []
+    for _ in range(count + 1):
+        p.grad = torch.ones_like(p)
+        before = p.detach().clone()
+        optimizer.step()
+        scheduler.step()
+        seen.append(float(optimizer.param_groups[0]["lr"]))
+    assert min(seen) < 0 or max(seen) * rho > 1 or not row.layered
+    assert float(optimizer.metrics()["skipped"]) == 0
+    assert end or torch.equal(before, p)
+
+
 def test_one_cycle_scheduler_runs(row):
     model = build()
     optimizer = row(row.groups(model))

@@ -15,6 +15,9 @@ Group = dict[str, Any]
 
 # The numbers that may be 0-d tensors, which a compiled or captured step reads at every run.
 _ON_DEVICE = ("lr", "rho")
+# Schedulers multiply step after step: they may miss an end of 0 or 1 by so many roundings.
+_ROUNDINGS = 2**10
+_SLACK = _ROUNDINGS * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Settings:
 
     def longest(self, group: Mapping[str, Any]) -> float | Tensor:
         """Return the longest step of a group: `lr`, or `gamma rho` in the paper's parameters."""
+        longest = self._product(group)
+        if isinstance(longest, Tensor):
+            return longest.clamp(0, 1 if self.constrained else None)
+        return longest
+
+    def _product(self, group: Mapping[str, Any]) -> float | Tensor:
         lr: float | Tensor = group["lr"]
         return lr * group["rho"] if self.step == "gamma" else lr
 
@@ -78,10 +87,10 @@ class Settings:
                 continue
             high = 1.0 if name == "alpha" else float("inf")
             group[name] = validate.check_number(
-                shown, group[name], low=0, high=high, open_low=name != "lr"
+                shown, group[name], low=0, high=high, open_low=name != "lr", slack=_SLACK
             )
-        longest = self.longest(group)
-        if self.constrained and not isinstance(longest, Tensor) and longest > 1:
+        longest = self._product(group)
+        if self.constrained and not isinstance(longest, Tensor) and longest > 1 + _SLACK:
             product = "gamma * rho" if self.step == "gamma" else "lr"
             raise ValueError(
                 f"{product}={longest:.6g} must lie in [0, 1]: in a constrained method it is the "
@@ -112,13 +121,14 @@ class Settings:
         """
         checks = []
         for group in groups:
-            lr, rho, longest = group["lr"], group.get("rho"), self.longest(group)
+            lr, rho, longest = group["lr"], group.get("rho"), self._product(group)
             if isinstance(lr, Tensor):
-                checks.append((lr >= 0) & torch.isfinite(lr))
+                slack = _ROUNDINGS * torch.finfo(lr.dtype).eps
+                checks.append((lr >= -slack) & torch.isfinite(lr))
             if isinstance(rho, Tensor):
                 checks.append((rho > 0) & torch.isfinite(rho))
             if self.constrained and isinstance(longest, Tensor):
-                checks.append(longest <= 1)
+                checks.append(longest <= 1 + _ROUNDINGS * torch.finfo(longest.dtype).eps)
         if not checks:
             return None
         return torch.stack([check.to(checks[0].device) for check in checks]).all()

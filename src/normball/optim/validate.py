@@ -46,9 +46,17 @@ def check_keys(group: Mapping[str, Any], allowed: Iterable[str]) -> None:
 
 
 def check_number(
-    name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
+    name: str,
+    value: object,
+    *,
+    low: float,
+    high: float = math.inf,
+    open_low: bool = False,
+    slack: float = 0.0,
 ) -> float:
     """Return `value` as a float of the range `[low, high]` (`(low, high]` when `open_low`).
+
+    A value below a closed end by at most `slack` counts as that end.
 
     Raises:
         TypeError: it is not a real number.
@@ -57,6 +65,8 @@ def check_number(
     if isinstance(value, Tensor) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} must be a plain number, not {type(value).__name__}")
     number = float(value)
+    if not open_low and low - slack <= number < low:
+        number = low
     inside = low < number <= high if open_low else low <= number <= high
     if not inside or number == math.inf:
         left = f"({low:g}" if open_low else f"[{low:g}"
