@@ -297,9 +297,11 @@ class NormBallOptimizer(Optimizer):
           `rho` in a tensor that is out of range;
 
         and `group_dual_norms`, of shape `(number of groups,)`, splits the dual norm.
-        All zero before the first step. They describe this process: none survives a resume.
+        All are zero before the first step, and for a group that joined after the last one. They
+        describe this process: none survives a resume.
         """
-        return self._record.read("gap" if self._constrained else "dual_norm")
+        size = "gap" if self._constrained else "dual_norm"
+        return self._record.read(size, len(self.param_groups))
 
     # -- state ---------------------------------------------------------------------------------
 
