@@ -35,6 +35,7 @@ def test_bad_arguments(row, options, error, match):
 BAD_KEYS = [
     ({"weight_decay": 0.1}, "'weight_decay' .* constrained=True"),
     ({"momentum": 0.9}, r"momentum 0\.9 is alpha=0\.1"),
+    ({"initial_lr": 0.1}, "a scheduler put it there"),
     ({"zzz": 0.9}, "'zzz' .* known keys: .*params"),
 ]
 

@@ -37,6 +37,19 @@ def test_plain_and_named_parameters_give_the_same(row):
     assert same(results[0], results[2])
 
 
+def test_the_groups_of_an_optimizer_make_another_one(row):
+    model, other = build(), build()
+    first, expected = row(model.named_parameters()), row(other.named_parameters())
+    kept = ("params", "param_names")
+    again = row([{k: v for k, v in group.items() if k in kept} for group in first.param_groups])
+    assert again.param_groups[0]["param_names"] == [n for n, _ in model.named_parameters()]
+    train(model, again, 2)
+    train(other, expected, 2)
+    assert same(bits(model), bits(other))
+    with pytest.raises(ValueError, match=r"param_names=\['a'\] must be one name for each"):
+        row([{"params": list(model.parameters()), "param_names": ["a"]}])
+
+
 def test_a_parameter_without_gradient_stays_and_counts_zero(row):
     model, other = build(), build()
     optimizer, reference = (

@@ -55,6 +55,7 @@ class Settings:
             TypeError: an unknown key, a norm that is none, a tensor that is not real and dense.
             ValueError: a number out of range, a norm that does not fit a shape, a parameter twice.
         """
+        group = _with_names(group)
         validate.check_keys(group, {"params", *self.keys})
         inherited = {name: others[0][name] for name in self.common} if others else {}
         group = {**defaults, **inherited, **group}
@@ -174,6 +175,18 @@ class Settings:
                 )
             seen.add(id(p))
             places.add(place)
+
+
+def _with_names(group: Group) -> Group:
+    """Return a group as a user gives it, made from one as an optimizer keeps it."""
+    names = group.get("param_names")
+    if names is None:
+        return group
+    params = list(group.get("params", ()))
+    if len(names) != len(params) or any(isinstance(p, tuple) for p in params):
+        raise ValueError(f"param_names={names!r} must be one name for each of the params")
+    rest = {key: value for key, value in group.items() if key != "param_names"}
+    return {**rest, "params": list(zip(names, params, strict=True))}
 
 
 def _place(p: Tensor) -> tuple[int, int] | None:

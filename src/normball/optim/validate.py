@@ -24,6 +24,7 @@ _ELSEWHERE = {
     "scale": "use radius",
     "max_norm": "use rho, the threshold of the dual norm",
     "eps": "no eps is needed: the minimiser at zero is zero",
+    "initial_lr": "a scheduler put it there: make new groups, by param_groups(model) for instance",
     "nesterov": "the estimate is always the moving average of the gradients",
 }
 
