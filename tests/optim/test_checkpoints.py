@@ -102,6 +102,17 @@ def groups_without_norm(model):
     return [{"params": g["params"]} for g in groups(model)]
 
 
+def test_an_entry_without_momentum_starts_anew(row):
+    model, other = build(), build()
+    optimizer, expected = row(row.groups(model)), row(row.groups(other))
+    state = optimizer.state_dict()
+    state["state"] = {i: {} for i in range(9)}
+    optimizer.load_state_dict(state)
+    train(model, optimizer, 2)
+    train(other, expected, 2)
+    assert same(bits(model), bits(other))
+
+
 def test_names_in_another_order_are_refused(row):
     first, second = torch.ones(2).requires_grad_(), torch.ones(2).requires_grad_()
     optimizer = row([("a", first), ("b", second)])

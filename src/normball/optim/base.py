@@ -224,7 +224,8 @@ class NormBallOptimizer(Optimizer):
 
     def _fit_momenta(self, blocks: list[Block]) -> None:
         """Bring momenta to their parameters, whose dtype or device may have changed since."""
-        kept = [(b, self.state[b.owner]["momentum"]) for b in blocks if b.owner in self.state]
+        known = [(block, self._kept(block)) for block in blocks]
+        kept = [(block, momentum) for block, momentum in known if momentum is not None]
         for block, momentum in kept:
             validate.check_shape(block.name, block.owner, block.norm)
             if momentum.shape != block.owner.shape:
@@ -236,6 +237,10 @@ class NormBallOptimizer(Optimizer):
             p = block.owner
             self.state[p]["momentum"] = momentum.to(p.device, self._dtype_of_state(p))
 
+    def _kept(self, block: Block) -> Tensor | None:
+        momentum: Tensor | None = self.state.get(block.owner, {}).get("momentum")
+        return momentum
+
     def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor, free: bool) -> Tensor:
         """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite.
 
@@ -246,7 +251,7 @@ class NormBallOptimizer(Optimizer):
             g = g.neg_() if free else -g
         dtype = self._dtype_of_state(bundle.first.param)
         # Without momentum so far none is kept; one that is there stays what the definition says.
-        if alpha == 1 and not any(block.owner in self.state for block in bundle.blocks):
+        if alpha == 1 and all(self._kept(block) is None for block in bundle.blocks):
             return g.to(dtype)
         out = g if free and g.dtype == dtype else None
         d = self._momentum(bundle, dtype)
