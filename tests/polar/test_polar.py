@@ -174,6 +174,19 @@ def test_a_decomposition_that_fails_is_replaced_for_its_matrix_alone(polar, monk
     assert torch.allclose(nuclear[1], s.sum(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("polar", [SVD(), Eigh(), Auto()], ids=str)
+@pytest.mark.parametrize("shape", [(8, 8), (108, 90), (33, 196), (200, 200), (96, 768)], ids=str)
+def test_equal_rows_have_one_direction(polar, shape):
+    """As in the gradient of outputs that all count alike: the noise grows with the size."""
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(5):
+        row = torch.randn(shape[1], generator=generator, dtype=torch.float64)
+        factor, nuclear = polar(row.expand(shape))
+        length = row.norm() * shape[0] ** 0.5
+        assert (factor - row / length).norm() < 1e-6
+        assert float(nuclear) == pytest.approx(float(length), rel=1e-6)
+
+
 @pytest.mark.parametrize("polar", ALL, ids=str)
 def test_rounding_noise_of_a_low_rank_matrix_decides_nothing(polar):
     """Two computations of one rank-deficient matrix, alike up to rounding, agree."""
