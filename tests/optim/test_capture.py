@@ -17,7 +17,7 @@ from normball.optim import capture
 from normball.polar import SVD, Eigh, PolarExpress, choose
 from tests.optim.network import build, loss, train
 from tests.optim.optimizers import GIVEN
-from tests.optim.tape import Tape
+from tests.optim.tape import Tape, flags_unknown
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
 every = pytest.mark.parametrize("row", GIVEN, ids=str)
@@ -39,6 +39,7 @@ def on_gpu(model):
 
 @every
 @pytest.mark.parametrize("reuse", [False, True])
+@flags_unknown()
 def test_a_replayed_step_is_a_step(row, reuse):
     """With other gradients, another lr and rho, and a gradient that is not finite in between."""
     model, other = build(torch.float32), build(torch.float32)
