@@ -82,6 +82,32 @@ def host_knows(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def apart(tensors: Sequence[Tensor]) -> list[bool]:
+    """Tell which dense tensors can be written to without changing another one, or itself elsewhere.
+
+    False where two reach over the same addresses, even if their entries interlock, and where one
+    has more entries than addresses.
+    """
+    spans = []
+    for i, x in enumerate(tensors):
+        steps = zip(x.shape, x.stride(), strict=True)
+        reach = 1 + sum((size - 1) * stride for size, stride in steps)
+        spans.append((x.data_ptr(), x.data_ptr() + reach * x.itemsize, i, reach >= x.numel()))
+    found = [False] * len(spans)
+    cluster: list[int] = []
+    end = -1
+    for start, stop, i, single in sorted(spans):
+        if start < end:
+            cluster.append(i)
+            for j in cluster:
+                found[j] = False
+        else:
+            cluster, found[i] = [i], single
+        end = max(end, stop)
+    return found
+
+
 def saturate(x: Tensor) -> Tensor:
     """Replace an overflow by the largest number of the dtype; NaN stays NaN."""
     limit = torch.finfo(x.dtype).max

@@ -1,6 +1,5 @@
 """The shell of every optimizer: estimate, minimiser, one global number, step."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, overload
@@ -11,11 +10,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_finite, host_knows
+from normball._numeric import all_finite, apart, host_knows
 from normball.optim import capture, checkpoint, metrics
 from normball.optim.blocks import Block, Bundle, Roster
 from normball.optim.geometry import Geometry, gather
 from normball.optim.settings import Group, Settings
+from normball.optim.start import enter_ball
 from normball.optim.terms import Term, settle
 
 
@@ -54,7 +54,8 @@ class NormBallOptimizer(Optimizer):
         self._maximize = maximize
         self._state_dtype = state_dtype
         self._reuse_grad = reuse_grad
-        self._inside: set[Tensor] = set()
+        # The parameters in their ball, and the radius at which they were.
+        self._inside: dict[Tensor, float] = {}
         self._roster: Roster | None = None
         self._record = metrics.Record()
         if isinstance(params, Tensor):
@@ -150,14 +151,19 @@ class NormBallOptimizer(Optimizer):
             finite = parallel.agree(finite)
         self._look(bundles, grads, finite)
         if self._constrained:
-            self._enter_ball(blocks, finite)
+            enter_ball(self._geometry, blocks, self._inside, finite)
 
-        estimates = [self._estimate(b, g, finite) for b, g in zip(bundles, grads, strict=True)]
+        free = apart(grads) if self._reuse_grad else [False] * len(grads)
+        free = [own and not bundle.stacked for own, bundle in zip(free, bundles, strict=True)]
+        estimates = [
+            self._estimate(bundle, grad, finite, own)
+            for bundle, grad, own in zip(bundles, grads, free, strict=True)
+        ]
         found: dict[int, Term] = {}
         corner = self._needs_corner
         for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
             # Held until the global number is known, in the gradient's memory if allowed.
-            if self._reuse_grad and not bundles[i].stacked:
+            if free[i]:
                 grad = grads[i]
                 term.update = term.update if term.update is grad else grad.copy_(term.update)
             found[i] = term
@@ -190,6 +196,7 @@ class NormBallOptimizer(Optimizer):
             roster = Roster(names, self.param_groups)
             roster.enter(self.param_groups, self._settings.longest)
             roster.bundles = self._geometry.bundles(roster.blocks)
+            self._fit_momenta(roster.blocks)
         if roster.blocks and self._constrained:
             self._geometry.check_complete(roster.missing)
         self._roster = roster
@@ -200,15 +207,33 @@ class NormBallOptimizer(Optimizer):
         names: list[str] | None = group.get("param_names")
         return names or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
 
-    def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor) -> Tensor:
-        """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite."""
-        alpha, reuse = bundle.first.alpha, self._reuse_grad and not bundle.stacked
+    def _fit_momenta(self, blocks: list[Block]) -> None:
+        """Bring momenta to their parameters, whose dtype or device may have changed since."""
+        kept = [(b, self.state[b.owner]["momentum"]) for b in blocks if b.owner in self.state]
+        for block, momentum in kept:
+            block.norm.check(block.owner.shape)
+            if momentum.shape != block.owner.shape:
+                raise ValueError(
+                    f"{block.name} has the shape {tuple(block.owner.shape)}, its momentum "
+                    f"{tuple(momentum.shape)}: after changing its shape, build a new optimizer"
+                )
+        for block, momentum in kept:
+            p = block.owner
+            self.state[p]["momentum"] = momentum.to(p.device, self._dtype_of_state(p))
+
+    def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor, free: bool) -> Tensor:
+        """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite.
+
+        `free` says that the gradient's memory may be taken.
+        """
+        alpha = bundle.first.alpha
         if self._maximize:
-            g = g.neg_() if reuse else -g
+            g = g.neg_() if free else -g
         dtype = self._dtype_of_state(bundle.first.param)
-        if alpha == 1:
+        # Without momentum so far none is kept; one that is there stays what the definition says.
+        if alpha == 1 and not any(block.owner in self.state for block in bundle.blocks):
             return g.to(dtype)
-        bundle.room = g if reuse and g.dtype == dtype else None
+        bundle.room = g if free and g.dtype == dtype else None
         d = self._momentum(bundle, dtype)
         if host_knows(finite):
             return d.lerp_(g.to(dtype), alpha) if finite else d
@@ -257,39 +282,6 @@ class NormBallOptimizer(Optimizer):
                 new = torch.addcmul(x, update, length, out=into)
             bundle.keep_(new.to(old.dtype), old, finite)
 
-    def _enter_ball(self, blocks: list[Block], finite: Tensor) -> None:
-        """Scale parameters that start outside their ball onto it, once, with a warning.
-
-        The first step of a parameter reads its norm, and so waits for the device; no other does.
-        """
-        # A step of length 0 moves nothing, not even into the ball.
-        new = [block for block in blocks if block.owner not in self._inside and block.longest]
-        if not new:
-            return
-        balls = self._geometry.balls(new)
-        ratios = gather(
-            self._geometry.ratios(
-                [Bundle([b]) for b in new], (parallel.whole(b.param, b.owner) for b in new)
-            )
-        )
-        *values, all_finite = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
-        if not all_finite:
-            return
-        for ball, ratio in zip(balls, values, strict=True):
-            first = ball[0]
-            if ratio > 1 + _SLACK.get(first.param.dtype, 2e-2):
-                for block in ball:
-                    block.param.div_(ratio)
-                what = f"{first.name} of shape {tuple(first.owner.shape)} starts outside its ball"
-                if len(ball) > 1:
-                    what = f"the start ({len(ball)} parameters together) is outside the ball"
-                warnings.warn(
-                    f"{what}: norm {ratio * first.radius:.4g}, radius {first.radius:.4g}. It was "
-                    "scaled onto the ball; initialise it inside, or take a larger radius",
-                    stacklevel=6,
-                )
-        self._inside.update(block.owner for block in new)
-
     def _per_group(self, bundles: list[Bundle], duals: list[Tensor]) -> Tensor:
         sums = [torch.zeros_like(duals[0]) for _ in self.param_groups]
         for bundle, dual in zip(bundles, duals, strict=True):
@@ -333,21 +325,42 @@ class NormBallOptimizer(Optimizer):
 
         Raises:
             TypeError: a setting is no number.
-            ValueError: it belongs to another optimizer, another norm or other shapes, or a setting
-                is out of its range. Nothing is loaded.
+            ValueError: it belongs to another optimizer, another norm, other shapes or another order
+                of the parameters' names, a setting is out of its range, or one of the two measures
+                `rho` and the other does not. Nothing is loaded.
         """
-        groups = checkpoint.check(state_dict, self.param_groups)
-        for group in groups:
-            self._settings.check_values(group)
-        self._settings.check_common(groups)
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"this is no optimizer state: a dict, not {type(state_dict).__name__}")
         tensors = [
             {name: value for name, value in group.items() if isinstance(value, Tensor)}
             for group in self.param_groups
         ]
-        super().load_state_dict({"state": state_dict["state"], "param_groups": groups})
-        for group, own in zip(self.param_groups, tensors, strict=True):
-            # A captured graph reads the tensors it has seen.
-            group.update({n: tensor.fill_(group[n]) for n, tensor in own.items() if n in group})
+        read: dict[str, Any] = {}
+
+        def check(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            read.update(state_dict)
+            return self._checked(state_dict)
+
+        def finish(_: Optimizer) -> None:
+            for group, own in zip(self.param_groups, tensors, strict=True):
+                # A captured graph reads the tensors it has seen.
+                group.update({n: tensor.fill_(group[n]) for n, tensor in own.items() if n in group})
+            self._loaded(read)
+
+        with checkpoint.between_hooks(self, check, finish):
+            super().load_state_dict(state_dict)
+
+    def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return a state as torch loads it, or raise what `load_state_dict` says."""
+        groups = checkpoint.check(state_dict, self.param_groups)
+        for group in groups:
+            self._settings.check_values(group)
+        self._settings.check_common(groups)
+        return {"state": state_dict["state"], "param_groups": groups}
+
+    def _loaded(self, state_dict: dict[str, Any]) -> None:
+        """Take from a state what torch has left or changed."""
+        self._inside.clear()  # the weights may have been loaded as well
         params = (p for group in self.param_groups for p in group["params"])
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         for index, p in zip(indices, params, strict=True):
@@ -360,9 +373,5 @@ class NormBallOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         return state | {name: getattr(self, name) for name in self._own} | {
-            "_inside": set(), "_roster": None,
+            "_inside": {}, "_roster": None,
         }  # fmt: skip
-
-
-# How far above its radius a norm may be read, by rounding alone.
-_SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}

@@ -125,7 +125,7 @@ def _undone(
         for p, entry in optimizer.state.items()
     }
     settings = [_settings(group) for group in groups]
-    inside, record = set(optimizer._inside), optimizer._record
+    inside, record = dict(optimizer._inside), optimizer._record
     optimizer._record = metrics.Record()
     rates = [float(group["lr"]) for group in groups]
     top = max(rates)
