@@ -19,6 +19,8 @@ from tests.lab.samples import NETWORKS, config
         ({"epochs": 0}, "--epochs .* got 0"),
         ({"batch_size": -1}, "--batch-size .* got -1"),
         ({"batch_size": 1438}, "--batch-size .* 1437.* got 1438"),
+        ({"train_size": 1438}, "--train-size .* 1437.* got 1438"),
+        ({"test_size": 361}, "--test-size .* 360.* got 361"),
         ({"seed": -1}, "seed .* got -1"),
         ({"seed": 2**63}, "seed .* got 9223372036854775808"),
         ({"alpha": 0.0}, "--alpha .* got 0.0"),
@@ -94,6 +96,17 @@ def test_the_optimizer_has_the_settings_of_its_configuration(name: str) -> None:
     if run.rho is not None:
         rhos = {group.get("rho", run.rho) for group in optimizer.param_groups}
         assert rhos == {run.rho}
+
+
+@pytest.mark.parametrize("model", ["cnn", "mlp", "vit-tiny"])
+def test_a_network_without_width_is_refused(model: str) -> None:
+    with pytest.raises(LabError, match=f"--model {model} --width 1e-09: .*larger --width"):
+        build_model(config(model=model, width=1e-9))
+
+
+def test_what_is_said_of_the_data_is_so() -> None:
+    data = DIGITS.data(config(train_size=DIGITS.train_size, test_size=DIGITS.test_size))
+    assert (len(data.train_y), len(data.test_y)) == (DIGITS.train_size, DIGITS.test_size)
 
 
 def test_the_groups_are_told_for_every_layer() -> None:
