@@ -11,6 +11,8 @@ Dims = int | tuple[int, ...] | None
 # Up to this many entries a call on a CPU costs more than what it computes.
 _FEW = 2**14
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 
 def as_working(x: Tensor) -> Tensor:
     """Return `x` itself, or a float32 copy where its dtype has fewer than 32 bits."""
@@ -78,8 +80,17 @@ def choose_(out: Tensor, flag: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def host_knows(x: Tensor) -> bool:
-    """Tell whether one may branch on values of `x`: nothing waits, and nothing is being traced."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Tell whether one may branch on values of `x`.
+
+    Not where that waits for a device, nor where there is no value (in a compiler, for a fake
+    tensor) or one for each lane of `vmap`.
+    """
+    return (
+        x.device.type == "cpu"
+        and type(x) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -30,11 +30,11 @@ def gradients(model, step):
         p.grad = g.clone() if p.grad is None else p.grad.copy_(g)
 
 
-def on_gpu(model):
-    """Replace the parameters by fake ones on a GPU."""
+def on(device, model):
+    """Replace the parameters by fake ones on a device."""
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.empty(p.shape, device="cuda")))
+            setattr(module, name, nn.Parameter(torch.empty(p.shape, device=device)))
 
 
 @every
@@ -80,10 +80,25 @@ def test_a_replayed_step_is_a_step(row, reuse):
 
 
 @every
+def test_a_step_on_fake_tensors_of_a_cpu(row):
+    """As for counting memory before there is any: no value that one could branch on."""
+    model = build(torch.float32)
+    with FakeTensorMode():
+        on("cpu", model)
+        optimizer = row(row.groups(model, PolarExpress()))
+        # As after the first step, which reads the norms of a constrained start.
+        optimizer._inside = {p: g["radius"] for g in optimizer.param_groups for p in g["params"]}
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        assert optimizer.metrics()["step_factor"].shape == ()
+
+
+@every
 def test_a_step_on_a_gpu_waits_for_nothing_and_sends_nothing(row):
     model = build(torch.float32)
     with FakeTensorMode():
-        on_gpu(model)
+        on("cuda", model)
         optimizer = row(row.groups(model, PolarExpress()), capturable=True)
         # As after the first step, which reads the norms of a constrained start.
         optimizer._inside = {p: g["radius"] for g in optimizer.param_groups for p in g["params"]}
