@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.distributed.fsdp._common_utils import FSDP_FLATTENED
 
-from tests.optim.network import bits, build, same, train
+from normball.norms import Spectral
+from tests.optim.network import bits, build, same, state_of, train
 from tests.optim.optimizers import OPTIMIZERS
 
 pytestmark = [
@@ -129,3 +130,24 @@ def test_a_group_spoilt_later_is_refused_at_the_step(row):
             train(model, optimizer, 1)
         optimizer.param_groups[3][key] = old
     assert same(before, bits(model))
+
+
+def test_a_norm_spoilt_later_is_refused_before_anything_is_written(row):
+    model = build()
+    optimizer = row(row.groups(model))
+    train(model, optimizer, 1)
+    weights, momentum = bits(model), state_of(optimizer)
+    group = optimizer.param_groups[4]  # vectors
+    old = group["norm"]
+    misfit = "parameter 0 of group 4: " if row.layered else "but this optimizer was built with"
+    for value, error, match in (
+        ("Sign", TypeError, r"norm='Sign' is not .* did you mean Sign\(\)"),
+        (Spectral(), ValueError, misfit),
+    ):
+        group["norm"] = value
+        with pytest.raises(error, match=match):
+            train(model, optimizer, 1)
+    group["norm"] = old
+    assert same(weights, bits(model))
+    assert same(momentum, state_of(optimizer))
+    train(model, optimizer, 1)

@@ -330,6 +330,7 @@ def test_metrics(row):
     size = "gap" if row.constrained else "dual_norm"
     names = {size, "step_factor", "clipped_share", "skipped", "group_dual_norms"}
     assert {k: float(v.sum()) for k, v in optimizer.metrics().items()} == dict.fromkeys(names, 0)
+    assert optimizer.metrics()["group_dual_norms"].shape == (5,)
     train(model, optimizer, 4)
     seen = optimizer.metrics()
     assert set(seen) == names

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from operator import is_
 from typing import Any, overload
 
 import torch
@@ -11,7 +12,8 @@ from torch.optim.optimizer import ParamsT
 
 from normball import parallel
 from normball._numeric import all_finite, apart, host_knows
-from normball.optim import capture, checkpoint, metrics
+from normball.norms import Norm
+from normball.optim import capture, checkpoint, metrics, validate
 from normball.optim.blocks import Block, Bundle, Roster
 from normball.optim.geometry import Geometry, gather
 from normball.optim.settings import Group, Settings
@@ -57,6 +59,7 @@ class NormBallOptimizer(Optimizer):
         # The parameters in their ball, and the radius at which they were.
         self._inside: dict[Tensor, float] = {}
         self._roster: Roster | None = None
+        self._norms: list[Norm] = []
         self._record = metrics.Record()
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of tensors or groups: write [tensor]")
@@ -190,6 +193,7 @@ class NormBallOptimizer(Optimizer):
         for group in self.param_groups:
             self._settings.check_numbers(group)
         self._settings.check_common(self.param_groups)
+        self._check_norms()
         roster, self._roster = self._roster, None
         if roster is None or not roster.enter(self.param_groups, self._settings.longest):
             names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
@@ -202,6 +206,17 @@ class NormBallOptimizer(Optimizer):
         self._roster = roster
         return roster
 
+    def _check_norms(self) -> None:
+        """Check norms that were put into the groups since the last step."""
+        chosen = [group["norm"] for group in self.param_groups]
+        if len(chosen) == len(self._norms) and all(map(is_, chosen, self._norms)):
+            return
+        for i, group in enumerate(self.param_groups):
+            self._geometry.check_norm(validate.check_norm(group["norm"]))
+            for name, p in zip(self._names(i, group), group["params"], strict=True):
+                validate.check_shape(name, p, group["norm"])
+        self._norms = chosen
+
     @staticmethod
     def _names(index: int, group: Group) -> list[str]:
         names: list[str] | None = group.get("param_names")
@@ -211,7 +226,7 @@ class NormBallOptimizer(Optimizer):
         """Bring momenta to their parameters, whose dtype or device may have changed since."""
         kept = [(b, self.state[b.owner]["momentum"]) for b in blocks if b.owner in self.state]
         for block, momentum in kept:
-            block.norm.check(block.owner.shape)
+            validate.check_shape(block.name, block.owner, block.norm)
             if momentum.shape != block.owner.shape:
                 raise ValueError(
                     f"{block.name} has the shape {tuple(block.owner.shape)}, its momentum "
@@ -302,9 +317,11 @@ class NormBallOptimizer(Optimizer):
           `rho` in a tensor that is out of range;
 
         and `group_dual_norms`, of shape `(number of groups,)`, splits the dual norm.
-        All zero before the first step. They describe this process: none survives a resume.
+        All are zero before the first step, and for a group that joined after the last one. They
+        describe this process: none survives a resume.
         """
-        return self._record.read("gap" if self._constrained else "dual_norm")
+        size = "gap" if self._constrained else "dual_norm"
+        return self._record.read(size, len(self.param_groups))
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -373,5 +390,5 @@ class NormBallOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         return state | {name: getattr(self, name) for name in self._own} | {
-            "_inside": {}, "_roster": None,
+            "_inside": {}, "_roster": None, "_norms": [],
         }  # fmt: skip

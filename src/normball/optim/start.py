@@ -28,13 +28,18 @@ def enter_ball(
         inside: the radius of every parameter known to be in its ball, brought up to date here.
         finite: whether the step is taken, 0-d bool.
     """
-    # A step of length 0 moves nothing, not even into the ball.
-    new = {b.owner for b in blocks if inside.get(b.owner) != b.radius and b.longest}
-    if not new:
+    if all(inside.get(b.owner) == b.radius for b in blocks):
         return
-    balls = [ball for ball in geometry.balls(blocks) if any(b.owner in new for b in ball)]
+    # A step of length 0 moves nothing, not even into the ball.
+    balls = [
+        ball
+        for ball in geometry.balls(blocks)
+        if any(inside.get(b.owner) != b.radius and b.longest for b in ball)
+    ]
+    if not balls:
+        return
     parts = [block for ball in balls for block in ball]
-    points = (parallel.whole(block.param, block.owner) for block in parts)
+    points = [parallel.whole(block.param, block.owner) for block in parts]
     ratios = gather(geometry.ratios([Bundle([block]) for block in parts], points))
     *values, taken = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
     if not taken:

@@ -130,6 +130,11 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
         raise ValueError(f"{name} has layout {parameter.layout}: use a dense (strided) tensor")
     if not parameter.is_leaf and not parameter.retains_grad:
         raise ValueError(f"{name} is not a leaf: no gradient is kept for it")
+    check_shape(name, parameter, norm)
+
+
+def check_shape(name: str, parameter: Tensor, norm: Norm) -> None:
+    """Raise ValueError, with the name, where the norm does not fit the shape."""
     try:
         norm.check(parameter.shape)
     except ValueError as error:
