@@ -1,11 +1,13 @@
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from normball.lab.config import RunConfig, format_step
 from normball.lab.errors import LabError
 from normball.lab.optimizers import OPTIMIZERS, configure, describe_groups, find_optimizer
+from normball.lab.rows import ROWS, read_rows
 from normball.lab.tasks import DIGITS, build_model, find_task, powers_of_two
 from tests.lab.samples import NETWORKS, config
 
@@ -81,6 +83,23 @@ def test_what_is_not_given_comes_from_the_task() -> None:
     adam = configure(DIGITS, "adam")
     assert adam.lr == DIGITS.lrs["adam"]
     assert (adam.alpha, adam.rho, adam.constrained, adam.radius) == (None,) * 4
+
+
+@pytest.mark.parametrize("model", ["gpt-tiny", "gpt-small"])
+def test_the_default_of_the_small_gpts_is_near_the_best_that_was_measured(model: str) -> None:
+    default = configure(find_task("shakespeare"), "clipped-scion", model=model)
+    folder = Path(__file__).parents[2] / "results" / "2026-11-24-figures" / "text"
+    means: dict[tuple, list[float]] = {}
+    for made in read_rows(folder / ROWS):
+        run = made.config
+        if (run.optimizer, run.model) == ("clipped-scion", model):
+            settings = (run.schedule, run.constrained, run.lr, run.rho)
+            means.setdefault(settings, []).append(made.result.score)
+    kinds = {settings[:2] for settings in means}
+    assert kinds
+    for kind in kinds:
+        scores = {s[2:]: sum(v) / len(v) for s, v in means.items() if s[:2] == kind}
+        assert scores[default.lr, default.rho] < min(scores.values()) + 0.01
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

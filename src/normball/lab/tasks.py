@@ -273,7 +273,8 @@ def _refuse_sizes(train: int | None) -> None:
         raise LabError("--train-size is for images: of text, --epochs says how much is read.")
 
 
-_GPT_TINY = ScionSettings(2.0**-10, 0.1, 8.0, 50.0, 50.0, 3000.0)
+# At 2^-11 and 400 both small networks were within 0.002 nats of the best of their grids.
+_GPT_TINY = ScionSettings(2.0**-11, 0.1, 400.0, 50.0, 50.0, 3000.0)
 _GPT = ScionSettings(3.6e-4, 0.1, 150.0, 50.0, 50.0, 3000.0)
 _GPTS = MappingProxyType(
     {"gpt-tiny": _GPT_TINY, "gpt-small": _GPT_TINY, "gpt-124m": _GPT, "gpt-1b": _GPT}
