@@ -9,7 +9,8 @@ from torch import nn
 from normball import ClippedScion
 from normball.groups import Plan, Row, param_groups
 from normball.norms import Blocks, Column, Sign, Spectral, SpectralConv
-from tests.groups.models import CASES, HIDDEN, OUTPUT, Case, Language, Vision, on
+from tests.groups.cases import CASES, HIDDEN, OUTPUT, Case, on
+from tests.groups.models import Language, Vision
 
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 

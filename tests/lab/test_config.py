@@ -1,11 +1,13 @@
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from normball.lab.config import RunConfig, format_step
 from normball.lab.errors import LabError
 from normball.lab.optimizers import OPTIMIZERS, configure, describe_groups, find_optimizer
+from normball.lab.rows import ROWS, read_rows
 from normball.lab.tasks import DIGITS, build_model, find_task, powers_of_two
 from tests.lab.samples import NETWORKS, config
 
@@ -19,6 +21,8 @@ from tests.lab.samples import NETWORKS, config
         ({"epochs": 0}, "--epochs .* got 0"),
         ({"batch_size": -1}, "--batch-size .* got -1"),
         ({"batch_size": 1438}, "--batch-size .* 1437.* got 1438"),
+        ({"train_size": 1438}, "--train-size .* 1437.* got 1438"),
+        ({"test_size": 361}, "--test-size .* 360.* got 361"),
         ({"seed": -1}, "seed .* got -1"),
         ({"seed": 2**63}, "seed .* got 9223372036854775808"),
         ({"alpha": 0.0}, "--alpha .* got 0.0"),
@@ -81,6 +85,23 @@ def test_what_is_not_given_comes_from_the_task() -> None:
     assert (adam.alpha, adam.rho, adam.constrained, adam.radius) == (None,) * 4
 
 
+@pytest.mark.parametrize("model", ["gpt-tiny", "gpt-small"])
+def test_the_default_of_the_small_gpts_is_near_the_best_that_was_measured(model: str) -> None:
+    default = configure(find_task("shakespeare"), "clipped-scion", model=model)
+    folder = Path(__file__).parents[2] / "results" / "2026-11-24-figures" / "text"
+    means: dict[tuple, list[float]] = {}
+    for made in read_rows(folder / ROWS):
+        run = made.config
+        if (run.optimizer, run.model) == ("clipped-scion", model):
+            settings = (run.schedule, run.constrained, run.lr, run.rho)
+            means.setdefault(settings, []).append(made.result.score)
+    kinds = {settings[:2] for settings in means}
+    assert kinds
+    for kind in kinds:
+        scores = {s[2:]: sum(v) / len(v) for s, v in means.items() if s[:2] == kind}
+        assert scores[default.lr, default.rho] < min(scores.values()) + 0.01
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_optimizer_has_the_settings_of_its_configuration(name: str) -> None:
     run = config(name, lr=0.25, model=NETWORKS.get(name))
@@ -94,6 +115,17 @@ def test_the_optimizer_has_the_settings_of_its_configuration(name: str) -> None:
     if run.rho is not None:
         rhos = {group.get("rho", run.rho) for group in optimizer.param_groups}
         assert rhos == {run.rho}
+
+
+@pytest.mark.parametrize("model", ["cnn", "mlp", "vit-tiny"])
+def test_a_network_without_width_is_refused(model: str) -> None:
+    with pytest.raises(LabError, match=f"--model {model} --width 1e-09: .*larger --width"):
+        build_model(config(model=model, width=1e-9))
+
+
+def test_what_is_said_of_the_data_is_so() -> None:
+    data = DIGITS.data(config(train_size=DIGITS.train_size, test_size=DIGITS.test_size))
+    assert (len(data.train_y), len(data.test_y)) == (DIGITS.train_size, DIGITS.test_size)
 
 
 def test_the_groups_are_told_for_every_layer() -> None:

@@ -101,6 +101,23 @@ def test_the_verdicts_are_written_beside_the_rows(tmp_path: Path) -> None:
     assert (tmp_path / "fig0.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no json", "fig0.json is not valid JSON"),
+        (b"\xff\xfe", "fig0.json is not valid JSON"),
+        (b'{"schema": "normball.figure/1"}', "fig0.json lacks a part"),
+        (b'{"schema": "normball.figure/1", "verdicts": 3}', "fig0.json lacks a part"),
+    ],
+)
+def test_a_torn_record_of_a_figure_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "fig0.json").write_bytes(content)
+    with pytest.raises(LabError, match=message):
+        results_of(tmp_path)
+    (tmp_path / "fig0.json").write_bytes(b'{"schema": "another"}')
+    assert results_of(tmp_path) == []
+
+
 def test_charts_draw_the_same_twice_and_refuse_what_they_do_not_know() -> None:
     rows = [
         row(name, lr, seed, 50 + 10 * seed + lr)
@@ -217,7 +234,8 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
         conclude(experiment, folder)
     other = results_folder / "two"
     other.mkdir()
-    (other / "README.md").write_text("# Notes <b>")
+    (other / "README.md").write_bytes(b"# Notes <b> \xff")
+    (other / "no-picture.png").mkdir()
     (other / "rows.jsonl").write_text('{"schema": "normball.bench/1"}\n')
     with pytest.raises(SystemExit) as end:
         main(["report", str(results_folder), "--out", str(tmp_path / "page.html")])
@@ -227,6 +245,7 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
         assert text in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert 'src="data:image' in page
+    assert "no-picture" not in page
 
 
 def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:

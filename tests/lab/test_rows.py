@@ -91,6 +91,8 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, kept: int) -> None:
         (to_line(row(seed=1)).replace(b'"seed": 1', b'"seed": -1'), "-1"),
         (to_line(row(seed=1)).replace(b'"score"', b'"accuracy"'), "accuracy"),
         (to_line(row(seed=1)).replace(b'"optimizer": "scion"', b'"optimizer": "sgd"'), "sgd"),
+        (to_line(row(seed=1)).replace(b'"score": 0.9', b'"score": 1e999'), "score is inf"),
+        (to_line(row(seed=1)).replace(b'"score": 0.9', b'"score": NaN'), "score is nan"),
         (to_line(row(seed=0)), "repeats the run of line 1"),
     ],
 )
@@ -128,6 +130,12 @@ def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(LabError, match=r"file"), open_folder(path):
             pass
+
+
+def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / ROWS).mkdir()
+    with pytest.raises(LabError, match=r"cannot read .*rows.jsonl: .*--out"), open_folder(tmp_path):
+        pass
 
 
 def test_a_disk_that_takes_nothing_is_reported(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from normball.lab.data import (
     load_imagenet,
     load_shakespeare,
 )
+from normball.lab.data.base import Text
 from normball.lab.data.root import data_root
 from normball.lab.errors import LabError
 from tests.lab import conftest as put
@@ -202,8 +204,23 @@ def test_characters_read_back(root: Path) -> None:
         assert x.shape == y.shape == (5, 8)
         assert torch.equal(x[:, 1:], y[:, :-1])
         assert "".join(letters[t] for t in x[0].tolist()) in put.TEXT
-    tests = torch.cat([x for x, _ in data.test_batches()])
-    assert torch.equal(tests.flatten(), data.test[:32].long())
+
+
+@pytest.mark.parametrize("asked", [1, 3, 4, 37, 38, 1000])
+def test_test_windows_are_spread_evenly_over_the_text(asked: int) -> None:
+    length, window = 311, 8
+    text = torch.arange(length)
+    data = Text(text, text, length, window, epoch=1, source="", test_windows=asked)
+    x, y = (torch.cat(parts) for parts in zip(*data.test_batches(), strict=True))
+    count = min(asked, 310 // 8)
+    assert torch.equal(x, x[:, :1] + torch.arange(window))
+    assert torch.equal(y, x + 1)
+    starts = x[:, 0].tolist()
+    assert len(starts) == count
+    assert starts[0] == 0
+    gaps = [b - a for a, b in pairwise([*starts, length - 1])]
+    assert min(gaps) >= window
+    assert max(gaps) - min(gaps) <= 1
 
 
 @pytest.mark.parametrize(

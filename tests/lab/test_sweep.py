@@ -1,4 +1,5 @@
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from normball.lab.config import RunConfig
 from normball.lab.errors import LabError, WorkerError
 from normball.lab.optimizers import COMPARED
 from normball.lab.rows import open_folder
-from normball.lab.sweep import make_grid, make_plan, run_plan
+from normball.lab.sweep import make_grid, make_plan, make_sweep, run_plan
 from normball.lab.tasks import DIGITS
 from normball.lab.train import Trainer
 from normball.lab.workers import Advanced, Event, Finished, Started, run_all
@@ -61,6 +62,11 @@ def test_a_wish_that_makes_no_sense_is_refused(wish: dict, message: str) -> None
         make_grid(DIGITS, **wish)
 
 
+def test_a_list_is_named_as_it_was_written() -> None:
+    with pytest.raises(LabError, match=r"--rho 4\.0,16\.0 applies to none of adam"):
+        make_sweep(DIGITS, optimizers=("adam",), seeds=(0,), rho=(4.0, 16.0))
+
+
 def test_the_plan_leaves_out_what_is_done(tmp_path: Path) -> None:
     grid = tuple(config(seed=seed) for seed in range(3))
     with open_folder(tmp_path) as folder:
@@ -108,9 +114,9 @@ def test_a_plan_is_run_in_processes_and_every_row_is_kept(tmp_path: Path) -> Non
 
 
 def test_a_failing_run_is_named_with_its_cause() -> None:
-    # `configure` would refuse it: there is no mini-batch of that size.
-    broken = RunConfig(task="digits", optimizer="adam", lr=0.1, seed=6, epochs=1, batch_size=8000)
-    with pytest.raises(WorkerError, match=r"(?s)step 0.1, seed 6.*Traceback.*ZeroDivisionError"):
+    # `configure` would give it a threshold.
+    broken = replace(config("scion", lr=0.1, seed=6), optimizer="clipped-scion")
+    with pytest.raises(WorkerError, match=r"(?s)step 0.1, seed 6.*Traceback.*rho"):
         list(run_all([broken], 1))
 
 

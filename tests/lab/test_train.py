@@ -251,6 +251,13 @@ def test_a_schedule_is_its_formula(name: str) -> None:
     assert found[4:] == pytest.approx([expected(k) for k in range(4, steps + 1)], abs=1e-12)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_warm_up_may_last_to_the_end(name: str) -> None:
+    found = [factor(name, k, 11, 0.99) for k in range(12)]
+    assert found[:11] == [(k + 1) / 11 for k in range(11)]
+    assert found[11] == pytest.approx(float(name == "constant"))
+
+
 def test_scalars_are_what_was_reported(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

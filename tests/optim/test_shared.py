@@ -8,6 +8,7 @@ from normball.norms import Spectral
 from normball.polar import PolarExpress
 from tests.optim.network import bits, build, loss, same, state_of, train
 from tests.optim.optimizers import OPTIMIZERS
+from tests.optim.tape import flags_unknown
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*(starts|is) outside"),
@@ -372,10 +373,29 @@ def test_a_step_waits_for_nothing(row):
     optimizer = row(row.groups(model, PolarExpress()))
     train(model, optimizer, 1)  # The first constrained step may read the norms of the start.
     loss(model, 1).backward()
-    with Synchronisations() as seen:
+    with flags_unknown(), Synchronisations() as seen:
         optimizer.step()
         optimizer.metrics()
     assert seen.count == 0
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_what_the_host_knows_changes_nothing(row, reuse):
+    """A step that branches on its flags is one that does not, also where it changes nothing."""
+    model, other = build(torch.float64), build(torch.float64)
+    ours, theirs = (row(row.groups(m), reuse_grad=reuse) for m in (model, other))
+    for step in range(4):
+        for m in (model, other):
+            m.zero_grad()
+            loss(m, step).backward()
+            if step == 2:
+                m.head.bias.grad[0] = float("nan")
+        ours.step()
+        with flags_unknown():
+            theirs.step()
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.allclose(p, q, rtol=1e-10, atol=1e-12)
+    assert int(ours.metrics()["skipped"]) == int(theirs.metrics()["skipped"]) == 1
 
 
 def test_a_step_on_meta_tensors(row):

@@ -1,7 +1,9 @@
 """What `minimize` refuses, and how it stops where a function misbehaves."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from tests.theory.test_minimize import CENTRE, SIGN, ZERO, bowl
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"method": ["ggnc"]}, r"method=\['ggnc'\] must be one of"),
         ({"method": "gnc"}, r"must be one of sd, .*did you mean 'ggnc'"),
         ({"method": "sd"}, "method 'sd' needs gamma"),
         ({"method": "sd", "gamma": 1.0, "rho": 1.0}, "method 'sd' takes no rho"),
@@ -121,10 +124,86 @@ def test_wrong_types(x0, norm, message):
         minimize(lambda x: 0, x0, method="sd", norm=norm, gamma=0.1)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gamma": torch.tensor(0.1)},
+        {"gamma": True},
+        {"gamma": 0.1, "rho": "auto"},
+        {"gamma": 0.1, "rho": torch.tensor(1.0)},
+        {"gamma": 0.1, "alpha": "0.5"},
+        {"gamma": 0.1, "tol": "small"},
+        {"gamma": 0.1, "tol": None},
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(options):
+    name, value = list(options.items())[-1]
+    with pytest.raises(TypeError, match=rf"^{name}={re.escape(repr(value))} must be a number"):
+        minimize(bowl, ZERO, method="ggnc", norm=Euclidean(), **{"rho": 1.0} | options)
+
+
+def test_numbers_of_numpy_are_numbers():
+    def run(number, whole):
+        return minimize(
+            bowl,
+            ZERO,
+            method="s3cg-2",
+            norm=Euclidean(),
+            gamma=number(0.25),
+            rho=number(1.5),
+            beta=number(2.0),
+            alpha=number(0.5),
+            max_iter=whole(5),
+            tol=number(0.0),
+        )
+
+    assert torch.equal(run(np.float32, np.int64).x, run(float, int).x)
+    with pytest.raises(ValueError, match="max_iter=True"):
+        minimize(bowl, ZERO, method="sd", norm=Euclidean(), gamma=0.1, max_iter=True)
+
+
+@pytest.mark.parametrize(
+    "fun", [lambda x: bowl(x.detach()), torch.no_grad()(bowl), lambda x: bowl(x).long()]
+)
+def test_a_function_cut_off_from_its_argument_is_no_success(fun):
+    with pytest.raises(ValueError, match="does not depend on it"):
+        minimize(fun, ZERO, method="sd", norm=Euclidean(), gamma=0.1)
+
+
+def test_a_function_may_be_constant_further_on():
+    """Its slope is 1 above 0, and below it is a number."""
+
+    def fun(x):
+        return x if float(x.detach()) > 0 else torch.tensor(0.0, dtype=torch.float64)
+
+    one = torch.tensor(1.0, dtype=torch.float64)
+    result = minimize(fun, one, method="ucg", norm=Euclidean(), gamma=0.4, rho=1.0)
+    assert result.success
+    assert (result.nit, result.fun) == (3, 0.0)
+
+
+def test_parameters_of_a_module_are_a_start():
+    module = torch.nn.Linear(2, 1).double()
+    result = minimize(
+        lambda x: sum((p - 1).square().sum() for p in x),
+        module.parameters(),
+        method="sd",
+        norm=Euclidean(),
+        gamma=0.5,
+    )
+    assert result.success
+    assert [x.shape for x in result.x] == [(1, 2), (1,)]
+
+
 def test_wrong_shapes_and_values():
     with pytest.raises(ValueError, match="needs a matrix"):
         minimize(bowl, ZERO, method="sd", norm=Spectral(), gamma=0.1)
     with pytest.raises(ValueError, match="holds no tensor"):
         minimize(bowl, [], method="sd", norm=SIGN, gamma=0.1)
-    with pytest.raises(TypeError, match="without dimensions"):
-        minimize(lambda x: x, ZERO, method="sd", norm=SIGN, gamma=0.1)
+    for fun, got in (
+        (lambda x: x, r"shape \(2,\)"),
+        (lambda x: (x * 1j).sum(), "complex128"),
+        (lambda x: 3.0, "3.0"),
+    ):
+        with pytest.raises(TypeError, match=f"real tensor without dimensions, got .*{got}"):
+            minimize(fun, ZERO, method="sd", norm=SIGN, gamma=0.1)

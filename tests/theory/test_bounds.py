@@ -149,12 +149,40 @@ def test_counterexamples_table():
         (lambda: momentum_error(1, alpha=1.5, sigma=1, drift=0, first_gradient=1), "alpha <= 1"),
         (lambda: momentum_error(0, alpha=0.5, sigma=1, drift=0, first_gradient=1), "n >= 1"),
         (lambda: bounds.backtracking_ggnc(3, 1.0, L0=1, L1=1, first=32.0), "n > log2"),
+        (
+            lambda: bounds.backtracking_short_step(3, 1.0, L=1, beta=1, first=32.0),
+            r"n > log2\(first/\(2 L\)\) .* L=1",
+        ),
         (lambda: bounds.adagrad(3, 1.0, L=1, eta=0.0, first=1), "eta > 0"),
+        (lambda: bounds.ggnc_descent(-1.0, **GGNC), "dual_norm >= 0"),
+        (lambda: bounds.s3cg_descent(math.nan, **S3CG), "gap >= 0"),
+        (lambda: ggnc_error([], rho=1.0, zeta=1.0), "one second moment or more"),
+        (lambda: ggnc_error([1.0, -1.0], rho=1.0, zeta=1.0), "second_moments >= 0"),
+        (lambda: s3cg_error([math.nan], rho=1.0, zeta=1.0, beta=1.0), "second_moments >= 0"),
     ],
 )
 def test_conditions_are_named(call, condition):
     with pytest.raises(ValueError, match=condition):
         call()
+
+
+def test_rounding_does_not_refuse_a_natural_choice():
+    """`gamma rho` with `gamma = 1/(2 L0)`, `rho = L0/L1` is `1/(2 L1)`, give or take a rounding."""
+    for i in range(1, 400):
+        L0, L1 = 0.37 * i, 30.0 / i
+        lr = 1 / (2 * L0) * (L0 / L1)
+        exact = 4 / 3 / lr + 2 / 3 * L0 * lr
+        assert bounds.ucg_relative(1, 1.0, lr=lr, L0=L0, L1=L1) == pytest.approx(exact)
+        assert bounds.ucg_relative_printed(1, 1.0, lr=lr, L0=L0, L1=L1) > exact
+        assert bounds.ucg_relative_half(1, 1.0, lr=2 * lr, L0=L0, L1=L1) > 0
+
+
+def test_a_first_trial_far_off_is_counted_and_not_overflown():
+    with pytest.raises(ValueError, match="n > log2"):
+        bounds.backtracking_ggnc(5, 1.0, L0=1e-300, L1=1.0, first=1e300)
+    # log2(2^40/2) doublings too many.
+    found = bounds.backtracking_ggnc(40, 1.0, L0=1.0, L1=0.0, first=2.0**40)
+    assert found == pytest.approx(math.sqrt(4.0))
 
 
 # -- limits and relations --------------------------------------------------------------------------

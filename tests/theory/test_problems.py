@@ -137,8 +137,14 @@ def test_heavy_tails_have_their_distribution():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="must not be negative"):
-        problems.quadratic((-1.0,), Euclidean())
+    for spectrum in ((-1.0,), (math.nan, 1.0), (math.inf,), ()):
+        with pytest.raises(ValueError, match=r"spectrum=\(.*\) must hold finite eigenvalues"):
+            problems.quadratic(spectrum, Euclidean())
+    for a in (0 * VECTOR, math.nan * VECTOR):
+        with pytest.raises(ValueError, match="a must be finite and not 0"):
+            problems.cosh(a, SIGN)
+    with pytest.raises(ValueError, match="support=5 must be from 1 to size=3"):
+        problems.sparse(size=3, support=5)
     with pytest.raises(ValueError, match="no smoothness constant is known for L1"):
         problems.quadratic((1.0,), L1())
     with pytest.raises(ValueError, match="L1=0 must be positive"):

@@ -65,8 +65,21 @@ def test_refusals(tmp_path):
         run_rates(tmp_path, n=99)
     with pytest.raises(ValueError, match="seeds"):
         run_rates(tmp_path, n=100, seeds=())
+    with pytest.raises(ValueError, match=r"seed .* 2\^63, got -1"):
+        run_rates(tmp_path, n=100, seeds=(0, -1))
     with pytest.raises(ValueError, match="jobs=0"):
         run_rates(tmp_path, n=100, jobs=0)
+
+
+def test_a_bound_that_is_met_holds_and_one_missed_by_a_little_does_not():
+    """Bounds as they are, in float64: 0.7 in float32 is below 0.7."""
+    measured = torch.tensor([[0.7], [0.1], [1e300]], dtype=torch.float64)
+    row, curve = compare("met", "", measured, lambda k, _: float(measured[k - 1, 0]), fitted=False)
+    assert (row.holds, row.tightest) == (True, 1.0)
+    assert curve.bound == curve.measured
+    short = 1 - 2e-9
+    row, _ = compare("x", "", measured, lambda k, _: short * float(measured[k - 1, 0]), False)
+    assert not row.holds
 
 
 def test_a_printed_bound_is_seen_to_fail():

@@ -116,7 +116,10 @@ class TrainScreen(Screen):
 
 
 def _epoch_line(config: RunConfig, report: EpochReport) -> str:
-    parts = [f"loss {report.loss:.4f}", f"{score_name(config)} {score_text(config, report.score)}"]
+    parts = [
+        f"loss {report.loss:.4f}",
+        f"test {score_name(config)} {score_text(config, report.score)}",
+    ]
     if report.trace_name is not None:
         parts.append(f"{report.trace_name.replace('_', ' ')} {report.traced:.3g}")
     if report.clipped_share is not None:

@@ -73,12 +73,13 @@ def _section(results: Path, folder: Path) -> dict[str, Any] | None:
         for values in results_of(folder)
     ]
     rows = read_rows(record) if _is_ours(record) else []
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
     known = {f"{figure['figure']}{kind}" for figure in figures for kind in _KINDS}
     pictures = [
         {"name": path.name, "source": _embedded(path)}
         for path in sorted(folder.iterdir())
-        if path.suffix in _KINDS and path.name not in known and not _has_twin(path)
+        if path.suffix in _KINDS and path.is_file()
+        if path.name not in known and not _has_twin(path)
     ]
     if not (figures or rows or text or pictures):
         return None

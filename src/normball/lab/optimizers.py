@@ -220,7 +220,7 @@ def configure(
     spec = find_optimizer(optimizer)
     network = find_model(model or task.model, text=not task.shape.size).name
     batch = task.batch_size if batch_size is None else batch_size
-    _refuse_sizes(task, batch, train_size)
+    _refuse_sizes(task, batch, train_size, test_size)
     given = {name: value for name, value in options.items() if value is not None}
     _refuse_foreign(spec, given)
     scion = task.settings(network, constrained=bool(given.get("constrained")))
@@ -248,7 +248,12 @@ def configure(
     )
 
 
-def _refuse_sizes(task: Task, batch: int, train_size: int | None) -> None:
+def _refuse_sizes(task: Task, batch: int, train_size: int | None, test_size: int | None) -> None:
+    if test_size is not None and task.test_size is not None and test_size > task.test_size:
+        raise LabError(
+            f"--test-size must be at most {task.test_size}, the number of test images, "
+            f"got {test_size}."
+        )
     if task.train_size is None:
         return
     if train_size is not None and train_size > task.train_size:

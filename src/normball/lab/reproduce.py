@@ -18,6 +18,7 @@ from normball.lab.rows import RunFolder
 from normball.lab.tasks import find_task
 
 SCALES = ("cpu", "gpu", "paper")
+_SCHEMA = "normball.figure/1"
 _FIGURE_KEYS = {"title", "published", *SCALES}
 _SCALE_KEYS = {"about", "task", "charts", "seeds", "settings", "runs", "claims"}
 
@@ -159,7 +160,7 @@ def conclude(experiment: Experiment, folder: RunFolder) -> tuple[Verdict, ...]:
 
 def _record(experiment: Experiment, verdicts: Sequence[Verdict], cells: Sequence[Cell]) -> bytes:
     values = {
-        "schema": "normball.figure/1",
+        "schema": _SCHEMA,
         "figure": experiment.name,
         "scale": experiment.scale,
         "title": experiment.title,
@@ -227,10 +228,30 @@ def results_of(folder: Path) -> list[dict[str, Any]]:
 
     Args:
         folder: holds files as ``conclude`` writes them.
+
+    Raises:
+        LabError: if a file ``fig*.json`` cannot be read, or lacks something.
     """
     found = []
     for path in sorted(folder.glob("fig*.json")):
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(values, dict) and values.get("schema") == "normball.figure/1":
+        try:
+            values = json.loads(path.read_bytes())
+        except OSError as error:
+            raise LabError(f"cannot read {path}: {error.strerror}.") from error
+        except ValueError:
+            raise LabError(f"{path} is not valid JSON: mend or remove it.") from None
+        if isinstance(values, dict) and values.get("schema") == _SCHEMA:
+            if not _is_whole(values):
+                raise LabError(f"{path} lacks a part of its figure: mend or remove it.")
             found.append(values)
     return found
+
+
+def _is_whole(values: Mapping[str, Any]) -> bool:
+    try:
+        texts = [values["figure"], values["scale"], values["title"]]
+        for verdict in values["verdicts"]:
+            texts += [verdict["claim"]["text"], verdict["outcome"], verdict["sentence"]]
+    except (KeyError, TypeError):
+        return False
+    return all(isinstance(text, str) for text in texts)

@@ -133,7 +133,9 @@ def _read_result(values: dict[str, Any]) -> RunResult:
 
 def _is_number(value: object) -> bool:
     """A number that is finite, or the null in the place of one that was not."""
-    return value is None or type(value) in (int, float)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value is None
+    return math.isfinite(value)
 
 
 def _is_count(value: object) -> bool:
@@ -251,13 +253,18 @@ class RunFolder:
         """Read the record, cutting off a last line that a kill has torn.
 
         Raises:
-            LabError: if another line is no row; the message has the file and the line, and the
-                file is left as it is.
+            LabError: if it cannot be read, or another line is no row; the message has the file and
+                the line, and the file is left as it is.
         """
         if not self.record.exists():
             self._refuse_foreign_folder()
             return
-        content = self.record.read_bytes()
+        try:
+            content = self.record.read_bytes()
+        except OSError as error:
+            raise LabError(
+                f"cannot read {self.record}: {error.strerror}. Choose another --out."
+            ) from error
         *lines, rest = content.split(b"\n")
         if rest and not (rest.startswith(ROW_START) or ROW_START.startswith(rest)):
             lines.append(rest)

@@ -114,7 +114,8 @@ def make_sweep(
         wanted = value is not None and name in own
         if wanted and not any(name in spec.options for spec in specs):
             raise LabError(
-                f"{flag(name)} {value} applies to none of {', '.join(optimizers)}: leave it out."
+                f"{flag(name)} {_listed(value)} applies to none of {', '.join(optimizers)}: "
+                "leave it out."
             )
     return tuple(
         configure(
@@ -130,6 +131,10 @@ def make_sweep(
         for step in sorted(lr or task.grid[spec.name])
         for threshold in (sorted(rho) if rho and "rho" in spec.options else (None,))
     )
+
+
+def _listed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _named(grids: dict[str, Sequence[float]]) -> list[tuple[str, Sequence[float]]]:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_finite, apart
+from normball._numeric import all_finite, apart, host_knows
 from normball.norms import Norm
 from normball.optim import capture, checkpoint, metrics, validate
 from normball.optim.blocks import Block, Bundle, Roster
@@ -253,10 +253,11 @@ class NormBallOptimizer(Optimizer):
         # Without momentum so far none is kept; one that is there stays what the definition says.
         if alpha == 1 and all(self._kept(block) is None for block in bundle.blocks):
             return g.to(dtype)
-        out = g if free and g.dtype == dtype else None
+        bundle.room = g if free and g.dtype == dtype else None
         d = self._momentum(bundle, dtype)
-        new = torch.lerp(d, g.to(dtype), alpha, out=out)
-        bundle.room = out
+        if host_knows(finite):
+            return d.lerp_(g.to(dtype), alpha) if finite else d
+        new = torch.lerp(d, g.to(dtype), alpha, out=bundle.room)
         return torch.where(finite.to(g.device), new, d, out=d)
 
     def _momentum(self, bundle: Bundle, dtype: torch.dtype) -> Tensor:
@@ -280,22 +281,26 @@ class NormBallOptimizer(Optimizer):
     def _move(
         self, bundles: list[Bundle], updates: list[Tensor], factor: Tensor, finite: Tensor
     ) -> None:
+        known = host_knows(finite)
+        if known and not finite:
+            return
         for bundle, update in zip(bundles, updates, strict=True):
             first = bundle.first
             dtype = torch.promote_types(first.param.dtype, update.dtype)
             dtype = torch.float32 if dtype.itemsize < 4 else dtype
             old = bundle.join(bundle.params)
             x, update = old.to(dtype), update.to(dtype)
+            into = old if known and old.dtype == dtype else update
             longest = first.longest
             if isinstance(longest, Tensor):
                 longest = longest.to(factor.device, factor.dtype)
             if self._constrained:
                 share = (longest * factor).to(x.device, dtype)
-                new = torch.lerp(x, update, share, out=update)
+                new = torch.lerp(x, update, share, out=into)
             else:
                 length = (longest * first.radius * factor).to(x.device, dtype)
-                new = torch.addcmul(x, update, length, out=update)
-            bundle.keep_(new.to(old.dtype), old, finite.to(x.device))
+                new = torch.addcmul(x, update, length, out=into)
+            bundle.keep_(new.to(old.dtype), old, finite)
 
     def _per_group(self, bundles: list[Bundle], duals: list[Tensor]) -> Tensor:
         sums = [torch.zeros_like(duals[0]) for _ in self.param_groups]

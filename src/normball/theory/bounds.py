@@ -32,6 +32,9 @@ __all__ = [
     "ucg_relative_printed",
 ]
 
+# A rounding error in a natural choice, such as gamma = 1/(L0 + rho L1), must not refuse it.
+_LIMIT = 1 + 1e-12
+
 
 def _require(holds: bool, condition: str, **values: float) -> None:
     if not holds:
@@ -53,10 +56,8 @@ def _check_gap(**values: float) -> None:
 def _check_ggnc(gamma: float, rho: float, L0: float, L1: float) -> None:
     _check(gamma=gamma, rho=rho)
     _check_gap(L0=L0, L1=L1)
-    # A rounding error in gamma = 1/(L0 + rho L1) must not refuse the natural choice.
-    limit = 1 + 1e-12
     _require(
-        gamma * (L0 + rho * L1) <= limit,
+        gamma * (L0 + rho * L1) <= _LIMIT,
         "gamma <= 1/(L0 + rho L1)",
         gamma=gamma,
         rho=rho,
@@ -68,6 +69,7 @@ def _check_ggnc(gamma: float, rho: float, L0: float, L1: float) -> None:
 def ggnc_descent(dual_norm: float, *, gamma: float, rho: float, L0: float, L1: float) -> float:
     """Return what a GGNC step takes off `f`: `(gamma/2) min(1, rho/||g||*) ||g||*^2` (Thm 4.3)."""
     _check_ggnc(gamma, rho, L0, L1)
+    _check_gap(dual_norm=dual_norm)
     return gamma / 2 * min(dual_norm, rho) * dual_norm
 
 
@@ -98,7 +100,7 @@ def ucg_relative(n: int, delta: float, *, lr: float, L0: float, L1: float) -> fl
     """
     _check(n, lr=lr)
     _check_gap(delta=delta, L0=L0, L1=L1)
-    _require(lr * L1 <= 0.5, "gamma rho <= 1/(2 L1)", lr=lr, L1=L1)
+    _require(lr * L1 <= 0.5 * _LIMIT, "gamma rho <= 1/(2 L1)", lr=lr, L1=L1)
     return 4 * delta / (3 * lr * n) + 2 / 3 * L0 * lr
 
 
@@ -106,7 +108,7 @@ def ucg_relative_half(n: int, delta: float, *, lr: float, L0: float, L1: float) 
     """Bound `min_k ||g_k||*` of uCG for steps up to twice as long: `2 D/(lr n) + L0 lr`."""
     _check(n, lr=lr)
     _check_gap(delta=delta, L0=L0, L1=L1)
-    _require(lr * L1 <= 1, "gamma rho <= 1/L1", lr=lr, L1=L1)
+    _require(lr * L1 <= _LIMIT, "gamma rho <= 1/L1", lr=lr, L1=L1)
     return 2 * delta / (lr * n) + L0 * lr
 
 
@@ -114,16 +116,15 @@ def ucg_relative_printed(n: int, delta: float, *, lr: float, L0: float, L1: floa
     """Bound `min_k ||g_k||*` of uCG as Thm 4.5 prints it: `2 D/(lr n) + 2 L0 lr`. It holds."""
     _check(n, lr=lr)
     _check_gap(delta=delta, L0=L0, L1=L1)
-    _require(lr * L1 <= 0.5, "gamma rho <= 1/(2 L1)", lr=lr, L1=L1)
+    _require(lr * L1 <= 0.5 * _LIMIT, "gamma rho <= 1/(2 L1)", lr=lr, L1=L1)
     return 2 * delta / (lr * n) + 2 * L0 * lr
 
 
 def _check_s3cg(gamma: float, rho: float, L: float, beta: float) -> None:
     _check(gamma=gamma, rho=rho, beta=beta)
     _check_gap(L=L)
-    limit = 1 + 1e-12
-    _require(gamma * L <= limit, "gamma <= 1/L", gamma=gamma, L=L)
-    _require(gamma * rho <= limit, "gamma rho <= 1", gamma=gamma, rho=rho)
+    _require(gamma * L <= _LIMIT, "gamma <= 1/L", gamma=gamma, L=L)
+    _require(gamma * rho <= _LIMIT, "gamma rho <= 1", gamma=gamma, rho=rho)
 
 
 def s3cg_descent(gap: float, *, gamma: float, rho: float, L: float, beta: float) -> float:
@@ -132,6 +133,7 @@ def s3cg_descent(gap: float, *, gamma: float, rho: float, L: float, beta: float)
     `(gamma/2) min(rho, gap/(4 beta^2)) gap`; the step itself gives `(gamma/2) eta gap`.
     """
     _check_s3cg(gamma, rho, L, beta)
+    _check_gap(gap=gap)
     return gamma / 2 * min(rho, gap / (4 * beta**2)) * gap
 
 
@@ -160,7 +162,15 @@ def ggnc_error(second_moments: Iterable[float], *, rho: float, zeta: float) -> f
         zeta: `max ||x||* / ||x||_2`, the price of measuring the error in the Euclidean norm.
     """
     _check(rho=rho, zeta=zeta)
-    terms = [2 * rho * zeta * math.sqrt(m) + zeta**2 * m / 2 for m in second_moments]
+    return _mean_error(second_moments, 2 * rho, zeta)
+
+
+def _mean_error(second_moments: Iterable[float], weight: float, zeta: float) -> float:
+    terms = []
+    for m in second_moments:
+        _check_gap(second_moments=m)
+        terms.append(weight * zeta * math.sqrt(m) + zeta**2 * m / 2)
+    _require(len(terms) >= 1, "one second moment or more", second_moments=len(terms))
     return math.fsum(terms) / len(terms)
 
 
@@ -174,7 +184,7 @@ def ggnc_stochastic(
     """
     _check(n, gamma=gamma, rho=rho)
     _check_gap(delta=delta, L=L, error=error)
-    _require(gamma * L <= 1 + 1e-12, "gamma <= 1/L", gamma=gamma, L=L)
+    _require(gamma * L <= _LIMIT, "gamma <= 1/L", gamma=gamma, L=L)
     mean = 4 * delta / (gamma * n) + 4 * error
     return math.sqrt(mean) + mean / rho
 
@@ -188,8 +198,7 @@ def ggnc_stochastic_parameters(n: int, *, L0: float, L1: float) -> tuple[float, 
 def s3cg_error(second_moments: Iterable[float], *, rho: float, zeta: float, beta: float) -> float:
     """Return `eps = mean_k (3 beta rho zeta sqrt(m_k) + zeta^2 m_k / 2)`; see `ggnc_error`."""
     _check(rho=rho, zeta=zeta, beta=beta)
-    terms = [3 * beta * rho * zeta * math.sqrt(m) + zeta**2 * m / 2 for m in second_moments]
-    return math.fsum(terms) / len(terms)
+    return _mean_error(second_moments, 3 * beta * rho, zeta)
 
 
 def s3cg_stochastic(
@@ -253,7 +262,7 @@ def backtracking_ggnc(n: int, delta: float, *, L0: float, L1: float, first: floa
     """
     _check(n, L0=L0, first=first)
     _check_gap(delta=delta, L1=L1)
-    steps = _after_start(n, first, 2 * L0)
+    steps = _after_start(n, first, L0=L0)
     return math.sqrt(4 * L0 * delta / steps) + 4 * L1 * delta / steps
 
 
@@ -264,13 +273,14 @@ def backtracking_short_step(n: int, delta: float, *, L: float, beta: float, firs
     """
     _check(n, L=L, beta=beta, first=first)
     _check_gap(delta=delta)
-    steps = _after_start(n, first, 2 * L)
+    steps = _after_start(n, first, L=L)
     return 4 * beta * math.sqrt(L * delta / steps) + 2 * delta / steps
 
 
-def _after_start(n: int, first: float, enough: float) -> int:
-    wait = max(0, math.ceil(math.log2(first / enough)))
-    _require(n > wait, "n > log2(first/(2 L0))", n=n, first=first)
+def _after_start(n: int, first: float, **smoothness: float) -> int:
+    ((name, constant),) = smoothness.items()
+    wait = max(0, math.ceil(math.log2(first) - math.log2(constant) - 1))
+    _require(n > wait, f"n > log2(first/(2 {name}))", n=n, first=first, **smoothness)
     return n - wait
 
 

@@ -3,6 +3,7 @@
 import difflib
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 BACKTRACKING = "backtracking"
 ADAGRAD = "adagrad"
@@ -37,7 +38,7 @@ class Method:
         beta: float | None,
         alpha: float,
     ) -> None:
-        """Raise ValueError, naming it, for a parameter lacking, not taken, or out of range."""
+        """Raise an error that names a parameter lacking, not taken, no number, or out of range."""
         given = {"gamma": gamma, "rho": rho, "beta": beta}
         free = isinstance(gamma, str)
         if isinstance(gamma, str):
@@ -51,8 +52,12 @@ class Method:
                 raise ValueError(f"method {self.name!r} takes no {name}{when}")
             if value is None and takes and name not in optional:
                 raise ValueError(f"method {self.name!r} needs {name}")
-            if isinstance(value, int | float) and not 0 < value < math.inf:
+            if value is None or (free and name == "gamma"):
+                continue
+            check_number(name, value)
+            if not 0 < float(value) < math.inf:
                 raise ValueError(f"{name}={value} must be positive and finite")
+        check_number("alpha", alpha)
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha={alpha} must lie in (0, 1]")
         if not isinstance(gamma, str) and gamma is not None:
@@ -93,13 +98,19 @@ METHODS = {
 }
 
 
+def check_number(name: str, value: object) -> None:
+    """Raise TypeError for what is no real number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} must be a number")
+
+
 def find_method(name: str) -> Method:
     """Return the method of that name.
 
     Raises:
         ValueError: there is none; the message lists the names and the nearest one.
     """
-    if name in METHODS:
+    if isinstance(name, str) and name in METHODS:
         return METHODS[name]
     near = difflib.get_close_matches(str(name), METHODS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

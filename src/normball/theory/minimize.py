@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from normball import steps
 from normball.norms import Norm, Product
-from normball.theory.methods import METHODS, Method, find_method
+from normball.theory.methods import METHODS, Method, check_number, find_method
 from normball.theory.space import Evaluation, Function, Parts, Point, Space, dot
 from normball.theory.stepsizes import AdaGrad, Backtracking, Fixed, NoDescentError, Ray, StepSize
 
@@ -128,8 +129,10 @@ def minimize(
 
     Raises:
         ValueError: an unknown method; a parameter that it lacks, does not take or that is out of
-            range; `x0` outside the ball or with a value or gradient that is not finite.
-        TypeError: something that is no tensor or no norm, or a `fun` that returns no 0-d tensor.
+            range; `x0` outside the ball, with a value or gradient that is not finite, or with a
+            value that autograd cannot trace back to it.
+        TypeError: something that is no number, no tensor or no norm, or a `fun` that returns no
+            real 0-d tensor.
 
     Example:
         >>> import torch
@@ -150,13 +153,20 @@ def minimize(
     """
     chosen = find_method(method)
     chosen.check(gamma=gamma, rho=rho, beta=beta, alpha=alpha)
-    if not isinstance(max_iter, int) or max_iter < 1:
+    if isinstance(max_iter, bool) or not isinstance(max_iter, Integral) or max_iter < 1:
         raise ValueError(f"max_iter={max_iter!r} must be a whole number of at least 1")
+    check_number("tol", tol)
     if not tol >= 0:
         raise ValueError(f"tol={tol} must not be negative")
+    if not isinstance(x0, Tensor):
+        x0 = list(x0)
     space = Space(norm, x0)
+    # Numbers of other libraries, such as NumPy's, would take tensors apart.
+    gamma, rho, beta = (
+        v if v is None or isinstance(v, str) else float(v) for v in (gamma, rho, beta)
+    )
     step_size = _step_size(chosen, gamma, rho, beta)
-    run = _Run(fun, space, chosen, step_size, beta, alpha)
+    run = _Run(fun, space, chosen, step_size, beta, float(alpha))
     return run.go(space.unpack(x0), max_iter, tol, callback)
 
 
@@ -168,8 +178,7 @@ def _step_size(
         return Backtracking(threshold)
     if gamma == "adagrad":
         return AdaGrad(threshold)
-    if not isinstance(gamma, int | float):
-        raise TypeError(f"gamma={gamma!r} must be a number")
+    assert not isinstance(gamma, str | None)
     lr = gamma * threshold
     rules: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "sd": lambda slope, _: steps.sd(slope, gamma),
@@ -219,6 +228,11 @@ class _Run:
         trouble = _trouble(here)
         if trouble:
             raise ValueError(f"x0 is no start: {trouble} there")
+        if not here.differentiable:
+            raise ValueError(
+                "x0 is no start: fun there does not depend on it, as far as autograd can tell. Was "
+                "it detached, or computed without gradients?"
+            )
         for nit in range(max_iter + 1):
             ray = self._aim(here)
             measure = float(ray.slope)

@@ -79,10 +79,12 @@ def quadratic(spectrum: Sequence[float], norm: Norm, columns: int = 0) -> Proble
         columns: of `x`; 0 makes `x` a vector.
 
     Raises:
-        ValueError: a negative eigenvalue, or another norm.
+        ValueError: no eigenvalue, one that is negative or not finite, or another norm.
     """
-    if min(spectrum) < 0:
-        raise ValueError(f"spectrum={tuple(spectrum)} must not be negative")
+    if not spectrum or not all(0 <= value < math.inf for value in spectrum):
+        raise ValueError(
+            f"spectrum={tuple(spectrum)} must hold finite eigenvalues, none of them negative"
+        )
     a = torch.tensor(tuple(spectrum), dtype=_DTYPE)
     shape = torch.Size((len(spectrum), columns) if columns else (len(spectrum),))
     a = a[:, None] if columns else a
@@ -118,11 +120,16 @@ def cosh(a: Point, norm: Norm | Product) -> Problem:
     Args:
         a: not 0, a tensor or a sequence of them that fits the norm; `x` has the same structure.
         norm: any.
+
+    Raises:
+        ValueError: `a` is 0 or not finite.
     """
     space = Space(norm, a)
     parts = space.unpack(a)
     lmo, dual = space.lmo_and_dual(parts)
     size = float(dual)
+    if not 0 < size < math.inf:
+        raise ValueError(f"a must be finite and not 0: its dual norm is {size:g}")
     # <a, x0> is about 6: a gradient far above L0/L1.
     x0 = [-6 / size * v + 0.1 / size * _randn(v.shape, 1) for v in lmo]
 
@@ -285,7 +292,12 @@ def sparse(rows: int = 60, size: int = 30, support: int = 4, beta: float = 1.0) 
     Hessian `A^T A/rows` in absolute value, which, it being positive semidefinite, lies on the
     diagonal: `L0 = max_j mean_i a_ij^2`, `L1 = 0`. The planted vector has norm 1.5 beta, so the
     constraint binds.
+
+    Raises:
+        ValueError: `support` is not from 1 to `size`.
     """
+    if not 1 <= support <= size:
+        raise ValueError(f"support={support} must be from 1 to size={size}")
     a = _randn((rows, size), 6)
     planted = torch.zeros(size, dtype=_DTYPE)
     planted[:support] = torch.tensor([(-1.0) ** i for i in range(support)], dtype=_DTYPE)
@@ -371,4 +383,5 @@ def shifted(problem: Problem, by: float, beta: float | None = None) -> Problem:
 
     zero: Any = problem.x0
     zero = zero * 0 if isinstance(zero, Tensor) else [0 * part for part in zero]
-    return replace(problem, fun=fun, x0=zero, beta=beta, infimum=None if beta else problem.infimum)
+    infimum = problem.infimum if beta is None else None
+    return replace(problem, fun=fun, x0=zero, beta=beta, infimum=infimum)

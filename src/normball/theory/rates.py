@@ -83,12 +83,15 @@ def measure_rates(n: int = 10_000, seeds: Sequence[int] = tuple(range(8)), jobs:
         jobs: processes; 1 runs all in this one.
 
     Raises:
-        ValueError: `n` below 100, no seed, or no process.
+        ValueError: `n` below 100, no seed or one out of range, or no process.
     """
     if n < 100:
         raise ValueError(f"n={n} must be at least 100: slopes are fitted over two decades")
     if not seeds:
         raise ValueError("seeds must name at least one")
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"a seed must be at least 0 and below 2^63, got {seed}")
     if jobs < 1:
         raise ValueError(f"jobs={jobs} must be at least 1")
     # The longest first, so that no process ends up with it alone.
@@ -135,7 +138,7 @@ def run_rates(
         Whether every statement held at every n, in every norm and run.
 
     Raises:
-        ValueError: `n` below 100, no seed, or no process.
+        ValueError: `n` below 100, no seed or one out of range, or no process.
         OSError: a file cannot be written.
     """
     folder = Path(out_dir)

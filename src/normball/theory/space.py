@@ -89,6 +89,7 @@ class Evaluation:
     Attributes:
         x: the point, detached.
         value: `fun(x)`; may be NaN or infinite.
+        differentiable: whether autograd knows how the value came from `x`.
     """
 
     def __init__(self, fun: Function, space: Space, x: Parts) -> None:
@@ -96,8 +97,10 @@ class Evaluation:
         self._leaves = [part.detach().clone().requires_grad_() for part in x]
         with torch.enable_grad():
             loss = fun(space.pack(self._leaves))
-        if not isinstance(loss, Tensor) or loss.shape != ():
-            raise TypeError("fun must return a tensor without dimensions")
+        if not isinstance(loss, Tensor) or loss.shape != () or loss.is_complex():
+            got = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
+            raise TypeError(f"fun must return a real tensor without dimensions, got {got}")
+        self.differentiable = loss.requires_grad
         self._loss: Tensor | None = loss
         self._grad: Parts = []
         self.value = float(loss.detach())

@@ -48,8 +48,9 @@ def compare(
 ) -> tuple[Row, Curve]:
     """Hold `measured[k, lane]`, over the first `k + 1` steps, under `bound(k + 1, lane)`."""
     n, lanes = measured.shape
-    limits = torch.tensor([[bound(k + 1, i) for i in range(lanes)] for k in range(n)])
-    limits = limits.to(measured.dtype)
+    limits = torch.tensor(
+        [[bound(k + 1, i) for i in range(lanes)] for k in range(n)], dtype=measured.dtype
+    )
     ratio = float((measured / limits).amax())
     slope = _slopes(measured) if fitted else None
     curve = Curve(label, norm, tuple(measured.mean(1).tolist()), tuple(limits.mean(1).tolist()))

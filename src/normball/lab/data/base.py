@@ -129,8 +129,8 @@ class Text:
         window: tokens of an example.
         epoch: steps of an epoch.
         source: which text this is.
-        test_windows: how many windows of the test tokens are used, from the beginning and one
-            after the other; fewer where there are not so many.
+        test_windows: how many windows of the test tokens are used, spread evenly over them and
+            apart from each other; fewer where there are not so many.
     """
 
     train: Tensor
@@ -154,7 +154,8 @@ class Text:
     def test_batches(self) -> Iterator[Batch]:
         """See ``Data``."""
         count = min(self.test_windows, (len(self.test) - 1) // self.window)
-        starts = torch.arange(count) * self.window
+        # The first window of each of so many equal parts: a text's beginning is not like all of it.
+        starts = torch.arange(count) * (len(self.test) - 1) // count
         for some in torch.split(starts, max(1, _TEST_TOKENS // self.window)):
             yield self._windows(self.test, some)
 

@@ -43,7 +43,8 @@ def load_fineweb(window: int = 1024, epoch: int = 50, test_windows: int = 1024) 
         vocabulary=_VOCABULARY,
         window=window,
         epoch=epoch,
-        source=f"FineWeb, {len(train)} shards, {sum(map(len, tokens.shards)):,} tokens",
+        source=f"FineWeb, {len(train)} shards, {sum(map(len, tokens.shards)):,} tokens, "
+        "test windows spread evenly",
         test_windows=test_windows,
     )
 

@@ -62,7 +62,8 @@ def load_shakespeare(
         vocabulary=vocabulary,
         window=window,
         epoch=epoch,
-        source=f"{path.name}, {len(tokens):,} {kind}, {vocabulary:,} different",
+        source=f"{path.name}, {len(tokens):,} {kind}, {vocabulary:,} different, "
+        "test windows spread evenly",
         test_windows=test_windows,
     )
 

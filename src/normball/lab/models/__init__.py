@@ -64,12 +64,19 @@ def _image(maker: Callable[..., nn.Module], shape: Shape, **options: Any) -> nn.
     return maker(channels=shape.channels, size=shape.size, classes=shape.classes, **options)
 
 
+def _times(width: float, size: int) -> int:
+    wide = round(size * width)
+    if wide < 1:
+        raise ValueError("no channel is left, choose a larger --width")
+    return wide
+
+
 def _cnn(shape: Shape, width: float) -> nn.Module:
-    return _image(small_cnn, shape, widths=(round(16 * width), round(32 * width)))
+    return _image(small_cnn, shape, widths=(_times(width, 16), _times(width, 32)))
 
 
 def _mlp(shape: Shape, width: float) -> nn.Module:
-    return _image(mlp, shape, width=round(128 * width))
+    return _image(mlp, shape, width=_times(width, 128))
 
 
 def _airbench(shape: Shape, width: float) -> nn.Module:
@@ -77,12 +84,12 @@ def _airbench(shape: Shape, width: float) -> nn.Module:
 
 
 def _vit(shape: Shape, width: float, *, patch: int, dim: int, depth: int, heads: int) -> nn.Module:
-    wide = heads * round(dim * width / heads)
+    wide = heads * _times(width, dim // heads)
     return _image(ViT, shape, patch=patch, dim=wide, depth=depth, heads=heads)
 
 
 def _gpt(shape: Shape, width: float, *, dim: int, depth: int, heads: int) -> nn.Module:
-    wide = 2 * heads * round(dim * width / (2 * heads))
+    wide = 2 * heads * _times(width, dim // (2 * heads))
     return GPT(vocabulary=shape.classes, dim=wide, depth=depth, heads=heads)
 
 
