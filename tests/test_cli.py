@@ -48,6 +48,12 @@ def call(*argv: str) -> int:
         (["compare", "digits", "--out", "OUT", "--optimizers", "adam,"], "empty name"),
         (["compare", "digits", "--out", "FILE"], "FILE is a file"),
         (["compare", "digits", "--out", "FILE/sub"], "FILE/sub"),
+        (["find-lr", "digits", "--out", "FILE"], "FILE is a file"),
+        (["rates", "--out", "FILE"], "FILE is a file"),
+        (
+            ["train", "digits", "--optimizer", "adam", "--tensorboard", "FILE/sub"],
+            "cannot write to",
+        ),
     ],
 )
 def test_a_wrong_call_gets_one_line_and_2(
@@ -108,6 +114,17 @@ def test_train_prints_its_result_and_keeps_its_row(
     assert call(*argv) == 2
     assert "has this run already" in capsys.readouterr().err
     assert (out / ROWS).read_bytes() == content
+
+
+def test_a_full_disk_under_what_is_printed_is_one_line() -> None:
+    command = [sys.executable, "-m", "normball.cli", "train", "digits", "--optimizer", "scion"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, "--epochs", "1"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("normball: [Errno 28] No space left on device.\n")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_diverged_run_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,8 @@ def run(argv: Sequence[str]) -> int:
         return _fail(str(error), 2)
     except WorkerError as error:
         return _fail(str(error), 1)
+    except OSError as error:  # a disk that is full, also under what is printed
+        return _fail(f"{error}.", 2)
     except _UsageError as error:
         return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
     return code if isinstance(code, int) else 0

@@ -1,6 +1,7 @@
 """``normball find-lr``."""
 
 import torch
+from rich.console import Console
 
 from normball.cli.arguments import (
     Alpha,
@@ -22,6 +23,7 @@ from normball.lab.rows import open_folder
 from normball.lab.smoothness import draw_lrs
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer
+from normball.optim.finder import LrCurve
 
 
 def find_lr(
@@ -47,7 +49,22 @@ def find_lr(
     )
     torch.set_num_threads(1)
     console = plain_console()
-    curve = Trainer(config).find_lr()
+    trainer = Trainer(config)
+    if out is None:
+        measure(console, trainer)
+        return
+    with open_folder(out) as folder:
+        curve = measure(console, trainer)
+        paths = [
+            folder.replace(f"find-lr.{kind}", draw_lrs(config, curve, kind))
+            for kind in ("svg", "png")
+        ]
+        console.print(f"The picture: {paths[1]}", soft_wrap=True)
+
+
+def measure(console: Console, trainer: Trainer) -> LrCurve:
+    """Look for a step size, and print what was found."""
+    curve = trainer.find_lr()
     nearest = format_step(2.0 ** round(torch.tensor(curve.suggestion).log2().item()))
     console.print(
         f"The loss falls most quickly at --lr {curve.suggestion:.3g}, about {nearest}; "
@@ -55,11 +72,4 @@ def find_lr(
         f"loss {curve.losses[0]:.3g} to {min(curve.losses):.3g}.",
         soft_wrap=True,
     )
-    if out is None:
-        return
-    with open_folder(out) as folder:
-        paths = [
-            folder.replace(f"find-lr.{kind}", draw_lrs(config, curve, kind))
-            for kind in ("svg", "png")
-        ]
-        console.print(f"The picture: {paths[1]}", soft_wrap=True)
+    return curve

@@ -8,6 +8,7 @@ from normball.cli.arguments import Iterations, Jobs, RatesFolder, Seeds
 from normball.cli.commands.shared import plain_console, processes
 from normball.cli.options import parse_list, parse_whole
 from normball.lab.errors import LabError
+from normball.lab.rows import open_folder
 from normball.theory import run_rates
 
 
@@ -27,9 +28,10 @@ def rates(
     console = plain_console()
     started = time.monotonic()
     try:
-        with console.status(f"every statement, {steps} steps, {len(numbers)} seeds"):
+        status = console.status(f"every statement, {steps} steps, {len(numbers)} seeds")
+        with open_folder(out), status:
             holds = run_rates(out, steps, numbers, count)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise LabError(f"{error}.") from None
     table = out / "rates.md"
     console.print(table.read_text(encoding="utf-8"), soft_wrap=True)
