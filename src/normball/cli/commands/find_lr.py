@@ -1,22 +1,22 @@
 """``normball find-lr``."""
 
+from typing import Any
+
 import torch
 from rich.console import Console
 
-from normball.cli.arguments import (
-    Alpha,
-    BatchSize,
-    Constrained,
-    CurveFolder,
-    Model,
-    Optimizer,
-    Seed,
-    TaskName,
-    TrainSize,
-    Width,
+from normball.cli.arguments import CurveFolder, NormBallOptimizer, TaskName
+from normball.cli.commands.shared import plain_console
+from normball.cli.settings import (
+    ALPHA,
+    BATCH_SIZE,
+    CONSTRAINED,
+    MODEL,
+    SEED,
+    TRAIN_SIZE,
+    WIDTH,
+    takes,
 )
-from normball.cli.commands.shared import plain_console, settings
-from normball.cli.options import parse_whole
 from normball.lab.config import format_step
 from normball.lab.optimizers import configure
 from normball.lab.rows import open_folder
@@ -26,27 +26,15 @@ from normball.lab.train import Trainer
 from normball.optim.finder import LrCurve
 
 
+@takes(ALPHA, CONSTRAINED, BATCH_SIZE, MODEL, WIDTH, TRAIN_SIZE, SEED)
 def find_lr(
     task: TaskName,
-    optimizer: Optimizer = "clipped-scion",
-    alpha: Alpha = None,
-    constrained: Constrained = False,
-    batch_size: BatchSize = None,
-    model: Model = None,
-    width: Width = None,
-    train_size: TrainSize = None,
-    seed: Seed = "0",
+    optimizer: NormBallOptimizer = "clipped-scion",
     out: CurveFolder = None,
+    **settings: Any,
 ) -> None:
     """Suggest a step size: a hundred steps that grow, and where the loss falls most quickly."""
-    config = configure(
-        find_task(task),
-        optimizer,
-        seed=parse_whole("--seed", seed),
-        constrained=constrained or None,
-        model=model,
-        **settings(alpha=alpha, batch_size=batch_size, width=width, train_size=train_size),
-    )
+    config = configure(find_task(task), optimizer, **settings)
     torch.set_num_threads(1)
     console = plain_console()
     trainer = Trainer(config)
