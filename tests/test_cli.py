@@ -153,15 +153,14 @@ TINY = ["--seeds", "0,1", "--lr", "2^-6,2^-5", "--adam-lr", "0.01", "--epochs", 
 RUNS = 10
 
 
-def start(out: Path) -> subprocess.Popen[str]:
-    argv = ["compare", "digits", "--out", str(out), *TINY, "--jobs", "2"]
+def start(*argv: str) -> subprocess.Popen[str]:
     # A runner in the background of a shell passes on that SIGINT is ignored; a terminal does not.
     code = (
         "import signal\n"
         "from normball.cli import main\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"    main({argv!r})"
+        f"    main({list(argv)!r})"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -171,6 +170,10 @@ def start(out: Path) -> subprocess.Popen[str]:
         # A terminal sends Ctrl-C to the whole group: here it is a group of its own.
         start_new_session=True,
     )
+
+
+def compare(out: Path) -> subprocess.Popen[str]:
+    return start("compare", "digits", "--out", str(out), *TINY, "--jobs", "2")
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -198,7 +201,7 @@ def members(group: int) -> list[int]:
 
 
 def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
-    process = start(tmp_path)
+    process = compare(tmp_path)
     wait_for(lambda: lines(tmp_path) or process.poll() is not None)
     process.kill()
     process.communicate()
@@ -210,7 +213,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
 
     with (tmp_path / ROWS).open("ab") as record:
         record.write(kept[0][:100])
-    process = start(tmp_path)
+    process = compare(tmp_path)
     printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert errors == ""
@@ -230,7 +233,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
-    process = start(tmp_path)
+    process = compare(tmp_path)
     wait_for(lambda: lines(tmp_path) or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
     printed, errors = process.communicate(timeout=PATIENCE)
@@ -241,6 +244,19 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     assert "The same command goes on" in printed
     assert not (tmp_path / "report.html").exists()
     wait_for(lambda: not members(process.pid))
+
+
+def test_ctrl_c_ends_rates_at_once(tmp_path: Path) -> None:
+    """Hours are left to do."""
+    process = start("rates", "--out", str(tmp_path / "out"), "--n", "1000000", "--jobs", "2")
+    # Itself, the tracker of multiprocessing, and two workers.
+    wait_for(lambda: len(members(process.pid)) >= 4 or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "normball: interrupted." in errors
+    wait_for(lambda: not members(process.pid))
+    assert not (tmp_path / "out" / "rates.md").exists()
 
 
 def test_rates_refuses_and_reports(
