@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from normball import ClippedScion, init_, param_groups, project_
-from normball.norms import RMS, Spectral
+from normball import S3CG, ClippedScion, init_, param_groups, project_
+from normball.norms import RMS, Euclidean, Spectral
 
 
 def model():
@@ -91,3 +91,15 @@ def test_refusals():
         net[4].bias[0] = float("nan")
     with pytest.raises(ValueError, match=r"^b of shape \(5,\) is not finite"):
         project_([{"params": [("b", net[4].bias)], "norm": RMS(), "radius": 1.0}])
+
+
+@pytest.mark.parametrize("act", [init_, project_])
+def test_one_ball_for_all_is_refused(act):
+    """Each on the sphere, both together would be at sqrt(2) times the radius."""
+    params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4))]
+    options = {"gamma": 0.1, "rho": 1.0, "beta": 1.0, "norm": Euclidean()}
+    with pytest.raises(TypeError, match="S3CG has one ball for its 2 parameters together"):
+        act(S3CG(params, **options))
+    assert [p.sum().item() for p in params] == [3, 4]
+    act(S3CG(params[:1], **options))
+    assert params[0].norm().item() == pytest.approx(1)

@@ -45,15 +45,27 @@ def test_a_record_is_what_the_metrics_were(every):
     assert values["threshold"].eq(2.0).all()
 
 
-def test_recording_waits_for_nothing():
+@pytest.mark.parametrize("rho", [2.0, "auto"])
+def test_recording_waits_for_nothing(rho):
     model = network().to("meta")
-    optimizer = clipped(model)
+    optimizer = ClippedScion(param_groups(model), lr=0.05, rho=rho)
     for p in model.parameters():
         p.grad = torch.empty_like(p)
     optimizer.step()
     history = plot.History(optimizer)
     history.record()  # a tensor without values could not be read
     assert len(history) == 1
+
+
+def test_a_threshold_that_is_written_to_is_recorded_as_it_was():
+    rho = torch.tensor(1.0)
+    model = network()
+    optimizer = ClippedScion(param_groups(model), lr=0.05, rho=rho)
+    history = plot.History(optimizer)
+    for value in (1.0, 4.0):
+        rho.fill_(value)
+        history.record()
+    assert history.values()["threshold"].tolist() == [1, 4]
 
 
 @pytest.mark.filterwarnings("ignore:.* starts outside its ball")

@@ -8,6 +8,11 @@ from torch.nn.utils import get_total_norm
 
 Dims = int | tuple[int, ...] | None
 
+# Up to this many entries a call on a CPU costs more than what it computes.
+_FEW = 2**14
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 
 def as_working(x: Tensor) -> Tensor:
     """Return `x` itself, or a float32 copy where its dtype has fewer than 32 bits."""
@@ -19,7 +24,11 @@ def peak(x: Tensor, dim: Dims = None) -> Tensor:
 
     NaN where there is one. On the CPU this is 20 times faster than `vector_norm(x, inf)`.
     """
-    return x.abs().amax() if dim is None else x.abs().amax(dim, keepdim=True)
+    axes, keep = (dim, True) if dim is not None else ((), False)
+    if x.numel() <= _FEW:
+        return x.abs().amax(axes, keepdim=keep)
+    # Reading twice is faster than a temporary: 1.4 times at 384 x 1536, 9 times at 50304 x 384.
+    return torch.maximum(x.amax(axes, keepdim=keep), x.amin(axes, keepdim=keep).neg_())
 
 
 def split_scale(x: Tensor, dim: Dims = None) -> tuple[Tensor, Tensor]:
@@ -50,13 +59,64 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     small: dict[torch.dtype, list[Tensor]] = {}
     whole = []
     for x in tensors:
-        if x.numel() <= 2**14:
+        if x.numel() <= _FEW:
             small.setdefault(x.dtype, []).append(x.reshape(-1))
         else:
             whole.append(x)
     whole += [torch.cat(parts) for parts in small.values()]
     ends = [end.double() for x in whole for end in torch.aminmax(x)]
     return torch.isfinite(torch.stack(ends)).all()
+
+
+def choose_(out: Tensor, flag: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Write `new` to `out` where `flag`, 0-d bool, holds, and else `old`; return `out`.
+
+    All of one shape and dtype; `out` may be `new` or `old`. A copy takes a fifth of the time of
+    `torch.where` on a CPU; elsewhere nobody waits to learn which.
+    """
+    if host_knows(flag):
+        return out.copy_(new if flag else old)
+    return torch.where(flag.to(out.device), new, old, out=out)
+
+
+def host_knows(x: Tensor) -> bool:
+    """Tell whether one may branch on values of `x`.
+
+    Not where that waits for a device, nor where there is no value (in a compiler, for a fake
+    tensor) or one for each lane of `vmap`.
+    """
+    return (
+        x.device.type == "cpu"
+        and type(x) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def apart(tensors: Sequence[Tensor]) -> list[bool]:
+    """Tell which dense tensors can be written to without changing another one, or itself elsewhere.
+
+    False where two reach over the same addresses, even if their entries interlock, and where one
+    has more entries than addresses.
+    """
+    spans = []
+    for i, x in enumerate(tensors):
+        steps = zip(x.shape, x.stride(), strict=True)
+        reach = 1 + sum((size - 1) * stride for size, stride in steps)
+        spans.append((x.data_ptr(), x.data_ptr() + reach * x.itemsize, i, reach >= x.numel()))
+    found = [False] * len(spans)
+    cluster: list[int] = []
+    end = -1
+    for start, stop, i, single in sorted(spans):
+        if start < end:
+            cluster.append(i)
+            for j in cluster:
+                found[j] = False
+        else:
+            cluster, found[i] = [i], single
+        end = max(end, stop)
+    return found
 
 
 def saturate(x: Tensor) -> Tensor:

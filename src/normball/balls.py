@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from normball.groups import param_groups
 from normball.groups.plan import aligned
 from normball.norms import RMS, Norm, Sign
+from normball.optim import GGNC, S3CG
 
 Target = nn.Module | Optimizer | Iterable[Mapping[str, Any]]
 
@@ -55,7 +56,7 @@ def init_(
 
     Args:
         target: a model, which is placed by `param_groups(model)`; a plan or other groups with
-            `params`, `norm` and `radius`; or an optimizer of this package.
+            `params`, `norm` and `radius`; or an optimizer of this package with a ball for each.
         generator: source of the randomness; torch's global one when None.
         zero_output: start weights under the norm `Sign` at 0 instead, as is common for the last
             layer, whose radius is large.
@@ -64,7 +65,7 @@ def init_(
         What was done to each parameter, as a table when printed.
 
     Raises:
-        TypeError: `target` is none of these.
+        TypeError: `target` is none of these, or all its parameters share one ball.
         ValueError: a norm does not fit its parameter, or `param_groups` refuses the model.
     """
 
@@ -96,7 +97,7 @@ def project_(target: Target) -> Report:
         What was done to each parameter, as a table when printed.
 
     Raises:
-        TypeError: `target` is none of these.
+        TypeError: `target` is none of these, or all its parameters share one ball.
         ValueError: a norm does not fit its parameter, or a weight is not finite.
     """
 
@@ -135,6 +136,7 @@ def _entries(target: Target) -> Iterator[tuple[str, Tensor, Norm, float]]:
         groups = param_groups(target)
     elif isinstance(target, Optimizer):
         groups = target.param_groups
+        _check_apart(target)
     elif isinstance(target, Iterable):
         groups = target
     else:
@@ -155,3 +157,14 @@ def _entries(target: Target) -> Iterator[tuple[str, Tensor, Norm, float]]:
                 parameter = entry
                 name = names[position] if names else f"parameter {position} of group {index}"
             yield name, parameter, group["norm"], float(group["radius"])
+
+
+def _check_apart(optimizer: Optimizer) -> None:
+    """Raise TypeError where all parameters share one ball, whose sphere none is on by itself."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, GGNC | S3CG) and len(params) > 1:
+        raise TypeError(
+            f"{type(optimizer).__name__} has one ball for its {len(params)} parameters together, "
+            "and every one of them would get the whole radius: start them inside by hand; the "
+            "first step of S3CG scales a start outside onto the ball"
+        )

@@ -43,7 +43,7 @@ class History:
         self.every = every
         self._calls = 0
         self._steps: list[int] = []
-        self._thresholds: list[float] = []
+        self._thresholds: list[float | Tensor] = []
         self._seen: list[dict[str, Tensor]] = []
 
     def record(self) -> None:
@@ -89,7 +89,7 @@ class History:
         groups = max(len(seen["group_dual_norms"]) for seen in self._seen)
         result = {
             "step": torch.tensor(self._steps, dtype=torch.float64),
-            "threshold": torch.tensor(self._thresholds, dtype=torch.float64),
+            "threshold": torch.tensor([float(x) for x in self._thresholds], dtype=torch.float64),
         }
         for name in self._seen[0]:
             column = [seen[name].detach().cpu().double() for seen in self._seen]
@@ -100,13 +100,15 @@ class History:
         return result
 
 
-def _threshold(optimizer: NormBallOptimizer) -> float:
+def _threshold(optimizer: NormBallOptimizer) -> float | Tensor:
     if isinstance(optimizer, ClippedScion):
         # Variant 1 scales its threshold anew at every step.
         known = not optimizer._needs_corner
     else:
         known = isinstance(optimizer, GGNC)
-    return float(optimizer.param_groups[0]["rho"]) if known else math.nan
+    rho: float | Tensor = optimizer.param_groups[0]["rho"] if known else math.nan
+    # A schedule or a graph may write to the tensor later.
+    return rho.clone() if isinstance(rho, Tensor) else rho
 
 
 def dual_norm(history: History, axes: "Axes | None" = None) -> "Axes":

@@ -1,4 +1,4 @@
-"""A small network with every kind of layer, and its groups."""
+"""A small network with every kind of layer, its groups, and what is compared of its training."""
 
 import torch
 from torch import nn
@@ -59,3 +59,19 @@ def train(model, optimizer, steps, start=0):
         optimizer.step()
         seen.append({k: v.clone() for k, v in optimizer.metrics().items()})
     return seen
+
+
+def bits(model):
+    return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+def same(a, b):
+    """Compare bit for bit, the signs of zeros included."""
+    return all(
+        torch.equal(x.contiguous().view(torch.uint8), y.contiguous().view(torch.uint8))
+        for x, y in zip(a.values(), b.values(), strict=True)
+    )
+
+
+def state_of(optimizer):
+    return {i: s["momentum"].clone() for i, s in enumerate(optimizer.state.values())}

@@ -17,7 +17,7 @@ from normball.optim import capture
 from normball.polar import SVD, Eigh, PolarExpress, choose
 from tests.optim.network import build, loss, train
 from tests.optim.optimizers import GIVEN
-from tests.optim.tape import Tape
+from tests.optim.tape import Tape, flags_unknown
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
 every = pytest.mark.parametrize("row", GIVEN, ids=str)
@@ -30,15 +30,16 @@ def gradients(model, step):
         p.grad = g.clone() if p.grad is None else p.grad.copy_(g)
 
 
-def on_gpu(model):
-    """Replace the parameters by fake ones on a GPU."""
+def on(device, model):
+    """Replace the parameters by fake ones on a device."""
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.empty(p.shape, device="cuda")))
+            setattr(module, name, nn.Parameter(torch.empty(p.shape, device=device)))
 
 
 @every
 @pytest.mark.parametrize("reuse", [False, True])
+@flags_unknown()
 def test_a_replayed_step_is_a_step(row, reuse):
     """With other gradients, another lr and rho, and a gradient that is not finite in between."""
     model, other = build(torch.float32), build(torch.float32)
@@ -79,13 +80,28 @@ def test_a_replayed_step_is_a_step(row, reuse):
 
 
 @every
+def test_a_step_on_fake_tensors_of_a_cpu(row):
+    """As for counting memory before there is any: no value that one could branch on."""
+    model = build(torch.float32)
+    with FakeTensorMode():
+        on("cpu", model)
+        optimizer = row(row.groups(model, PolarExpress()))
+        # As after the first step, which reads the norms of a constrained start.
+        optimizer._inside = {p: g["radius"] for g in optimizer.param_groups for p in g["params"]}
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        assert optimizer.metrics()["step_factor"].shape == ()
+
+
+@every
 def test_a_step_on_a_gpu_waits_for_nothing_and_sends_nothing(row):
     model = build(torch.float32)
     with FakeTensorMode():
-        on_gpu(model)
+        on("cuda", model)
         optimizer = row(row.groups(model, PolarExpress()), capturable=True)
         # As after the first step, which reads the norms of a constrained start.
-        optimizer._inside.update(model.parameters())
+        optimizer._inside = {p: g["radius"] for g in optimizer.param_groups for p in g["params"]}
         for _ in range(2):
             for p in model.parameters():
                 p.grad = torch.zeros_like(p)

@@ -70,7 +70,8 @@ def test_a_compiled_step(polar, tensors, backend, options):
             compiled()
             plain.step()
         for p, q in zip(params, others, strict=True):
-            assert torch.allclose(p, q, rtol=1e-5, atol=1e-6)
+            # A compiled factor scales its input first, and rounds otherwise.
+            assert torch.allclose(p, q, rtol=1e-5, atol=1e-5)
     # A graph for the whole step, and those of the first two steps, which make things.
     assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 5
     for name, value in plain.metrics().items():

@@ -119,6 +119,38 @@ def test_a_negative_gap_steps_nowhere():
     assert float(optimizer.metrics()["step_factor"]) == 0
 
 
+@pytest.mark.parametrize("variant", [1, 2])
+def test_a_smaller_radius_brings_the_weights_in(variant):
+    """Also after a larger one; outside, with a gradient outwards, they would stay for ever."""
+    p = nn.Parameter(torch.tensor([0.9], dtype=torch.float64))
+    optimizer = ClippedScion([p], 0.5, rho=1.0, alpha=1.0, constrained=True, variant=variant)
+    p.grad = -torch.ones_like(p)
+    for radius in (1.0, 2.0, 1.0, 0.25):
+        optimizer.param_groups[0]["radius"] = radius
+        before = p.item()
+        if before > radius:
+            with pytest.warns(UserWarning, match=f"starts outside its ball: .* radius {radius:g}"):
+                optimizer.step()
+        else:
+            optimizer.step()
+            assert p.item() > before
+        assert abs(p.item()) <= radius * (1 + 1e-12)
+
+
+def test_loaded_weights_are_a_start():
+    p = nn.Parameter(torch.tensor([0.9], dtype=torch.float64))
+    optimizer = ClippedScion([p], 0.1, rho=1.0, alpha=1.0, constrained=True)
+    p.grad = -torch.ones_like(p)
+    optimizer.step()
+    state = optimizer.state_dict()
+    with torch.no_grad():
+        p.fill_(2.0)
+    optimizer.load_state_dict(state)
+    with pytest.warns(UserWarning, match=r"starts outside .* norm 2, radius 1"):
+        optimizer.step()
+    assert p.item() == 1.0
+
+
 @pytest.mark.parametrize("make", [Scion, lambda p, lr, **k: ClippedScion(p, lr, rho=1.0, **k)])
 def test_lr_is_a_share(make):
     p = nn.Parameter(torch.ones(2))

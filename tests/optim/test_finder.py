@@ -33,6 +33,37 @@ def test_it_finds_the_scale_of_a_problem(scale):
     assert len(curve.lrs) == len(curve.losses)
 
 
+@pytest.mark.parametrize("number", [False, True])
+def test_the_loss_may_be_a_number_and_may_be_to_be_raised(number):
+    """-f is raised where f is lowered: the same curve, upside down."""
+    curves = []
+    for sign in (1, -1):
+        x = torch.nn.Parameter(torch.full((3,), 1.0, dtype=torch.float64))
+        optimizer = Scion([{"params": [x], "norm": Euclidean()}], 1.0, maximize=sign < 0)
+
+        def closure(x=x, optimizer=optimizer, sign=sign):
+            optimizer.zero_grad()
+            value = sign * x.square().sum()
+            value.backward()
+            return value.item() if number else value
+
+        curves.append(find_lr(optimizer, closure))
+    down, up = curves
+    assert up.suggestion == down.suggestion
+    assert up.losses == tuple(-x for x in down.losses)
+
+
+@pytest.mark.parametrize("wrong", [None, torch.ones(2)])
+def test_a_closure_without_a_loss_is_refused(wrong):
+    x = torch.nn.Parameter(torch.ones(2))
+    optimizer = Scion([x], 1.0)
+    with pytest.raises(
+        TypeError, match=r"closure returned (None|.*\(2,\)): it must return the loss"
+    ):
+        find_lr(optimizer, lambda: wrong)
+    assert x.tolist() == [1, 1]
+
+
 KINDS = [
     (Scion, {}),
     (ClippedScion, {"rho": 1.5}),

@@ -212,3 +212,18 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"gamma is one number .* \[0\.1, 0\.2\]"):
         optimizer.step()
     assert p.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+def test_a_late_parameter_enters_the_ball_with_the_others(variant):
+    """Each alone is inside, both together are not."""
+    x = nn.Parameter(torch.tensor([0.9, 0.0], dtype=torch.float64))
+    y = nn.Parameter(torch.tensor([0.0, 0.9], dtype=torch.float64))
+    optimizer = S3CG([x], gamma=0.1, rho=1.0, beta=1.0, norm=Euclidean(), variant=variant)
+    x.grad = torch.full_like(x, 1e-9)
+    optimizer.step()
+    optimizer.add_param_group({"params": [y]})
+    x.grad, y.grad = torch.full_like(x, 1e-9), torch.full_like(y, 1e-9)
+    with pytest.warns(UserWarning, match="2 parameters together"):
+        optimizer.step()
+    assert torch.cat([x, y]).norm().item() <= 1 + 1e-12

@@ -48,3 +48,21 @@ def test_repr_names_the_settings(row):
     text = repr(row(groups(build())))
     assert "Spectral" in text
     assert "radius: 20.0" in text
+
+
+def test_a_norm_put_in_later_counts_from_then_on(row):
+    model, other = build(), build()
+    optimizer, expected = row(groups(model)), row(groups(other))
+    for o in (optimizer, expected):
+        train(model if o is optimizer else other, o, 2)
+    optimizer.param_groups[3]["norm"] = Spectral()
+    state = expected.state_dict()
+    state["param_groups"][3]["norm"] = repr(Spectral())
+    made = groups(other)
+    made[3]["norm"] = Spectral()
+    again = row(made)
+    again.load_state_dict(state)
+    train(model, optimizer, 2, start=2)
+    train(other, again, 2, start=2)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)

@@ -106,6 +106,32 @@ def test_a_layer_without_a_gradient_is_left_out():
         probe.fit(0, layer="a")
 
 
+def test_a_group_may_join_on_the_way():
+    x, y = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    optimizer = ClippedScion([x], 0.01, rho=1.0)
+    probe = SmoothnessProbe(optimizer, every=1)
+
+    def closure():
+        x.grad = y.grad = None
+        value = (x + 3 * y).square().sum()
+        value.backward()
+        return value
+
+    probe.step(closure)
+    optimizer.add_param_group({"params": [y]})
+    probe.step(closure)
+    for name in ("group_dual_norm", "group_L"):
+        assert probe.samples()[name].isfinite().tolist() == [[True, False], [True, True]]
+
+
+def test_a_closure_without_gradients_is_refused():
+    optimizer = ClippedScion([nn.Parameter(torch.ones(2))], 0.01, rho=1.0)
+    probe = SmoothnessProbe(optimizer)
+    with pytest.raises(ValueError, match="no gradient: it must call backward"):
+        probe.step(lambda: torch.tensor(1.0))
+    assert len(probe.samples()["step"]) == 0
+
+
 def test_training_is_unchanged_bit_for_bit():
     """Dropout draws the same numbers, batch norm's averages are put back."""
     results = []

@@ -1,8 +1,8 @@
 """The shell of every optimizer: estimate, minimiser, one global number, step."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable
+from operator import is_
 from typing import Any, overload
 
 import torch
@@ -11,11 +11,13 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_finite
-from normball.optim import capture, checkpoint, metrics
+from normball._numeric import all_finite, apart, host_knows
+from normball.norms import Norm
+from normball.optim import capture, checkpoint, metrics, validate
 from normball.optim.blocks import Block, Bundle, Roster
 from normball.optim.geometry import Geometry, gather
 from normball.optim.settings import Group, Settings
+from normball.optim.start import enter_ball
 from normball.optim.terms import Term, settle
 
 
@@ -54,8 +56,10 @@ class NormBallOptimizer(Optimizer):
         self._maximize = maximize
         self._state_dtype = state_dtype
         self._reuse_grad = reuse_grad
-        self._inside: set[Tensor] = set()
+        # The parameters in their ball, and the radius at which they were.
+        self._inside: dict[Tensor, float] = {}
         self._roster: Roster | None = None
+        self._norms: list[Norm] = []
         self._record = metrics.Record()
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of tensors or groups: write [tensor]")
@@ -150,14 +154,19 @@ class NormBallOptimizer(Optimizer):
             finite = parallel.agree(finite)
         self._look(bundles, grads, finite)
         if self._constrained:
-            self._enter_ball(blocks, finite)
+            enter_ball(self._geometry, blocks, self._inside, finite)
 
-        estimates = [self._estimate(b, g, finite) for b, g in zip(bundles, grads, strict=True)]
+        free = apart(grads) if self._reuse_grad else [False] * len(grads)
+        free = [own and not bundle.stacked for own, bundle in zip(free, bundles, strict=True)]
+        estimates = [
+            self._estimate(bundle, grad, finite, own)
+            for bundle, grad, own in zip(bundles, grads, free, strict=True)
+        ]
         found: dict[int, Term] = {}
         corner = self._needs_corner
         for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
             # Held until the global number is known, in the gradient's memory if allowed.
-            if self._reuse_grad and not bundles[i].stacked:
+            if free[i]:
                 grad = grads[i]
                 term.update = term.update if term.update is grad else grad.copy_(term.update)
             found[i] = term
@@ -184,34 +193,66 @@ class NormBallOptimizer(Optimizer):
         for group in self.param_groups:
             self._settings.check_numbers(group)
         self._settings.check_common(self.param_groups)
+        self._check_norms()
         roster, self._roster = self._roster, None
         if roster is None or not roster.enter(self.param_groups, self._settings.longest):
             names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
             roster = Roster(names, self.param_groups)
             roster.enter(self.param_groups, self._settings.longest)
             roster.bundles = self._geometry.bundles(roster.blocks)
+            self._fit_momenta(roster.blocks)
         if roster.blocks and self._constrained:
             self._geometry.check_complete(roster.missing)
         self._roster = roster
         return roster
+
+    def _check_norms(self) -> None:
+        """Check norms that were put into the groups since the last step."""
+        chosen = [group["norm"] for group in self.param_groups]
+        if len(chosen) == len(self._norms) and all(map(is_, chosen, self._norms)):
+            return
+        for i, group in enumerate(self.param_groups):
+            self._geometry.check_norm(validate.check_norm(group["norm"]))
+            for name, p in zip(self._names(i, group), group["params"], strict=True):
+                validate.check_shape(name, p, group["norm"])
+        self._norms = chosen
 
     @staticmethod
     def _names(index: int, group: Group) -> list[str]:
         names: list[str] | None = group.get("param_names")
         return names or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
 
-    def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor) -> Tensor:
-        """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite."""
-        alpha, reuse = bundle.first.alpha, self._reuse_grad and not bundle.stacked
+    def _fit_momenta(self, blocks: list[Block]) -> None:
+        """Bring momenta to their parameters, whose dtype or device may have changed since."""
+        kept = [(b, self.state[b.owner]["momentum"]) for b in blocks if b.owner in self.state]
+        for block, momentum in kept:
+            validate.check_shape(block.name, block.owner, block.norm)
+            if momentum.shape != block.owner.shape:
+                raise ValueError(
+                    f"{block.name} has the shape {tuple(block.owner.shape)}, its momentum "
+                    f"{tuple(momentum.shape)}: after changing its shape, build a new optimizer"
+                )
+        for block, momentum in kept:
+            p = block.owner
+            self.state[p]["momentum"] = momentum.to(p.device, self._dtype_of_state(p))
+
+    def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor, free: bool) -> Tensor:
+        """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite.
+
+        `free` says that the gradient's memory may be taken.
+        """
+        alpha = bundle.first.alpha
         if self._maximize:
-            g = g.neg_() if reuse else -g
+            g = g.neg_() if free else -g
         dtype = self._dtype_of_state(bundle.first.param)
-        if alpha == 1:
+        # Without momentum so far none is kept; one that is there stays what the definition says.
+        if alpha == 1 and not any(block.owner in self.state for block in bundle.blocks):
             return g.to(dtype)
-        out = g if reuse and g.dtype == dtype else None
+        bundle.room = g if free and g.dtype == dtype else None
         d = self._momentum(bundle, dtype)
-        new = torch.lerp(d, g.to(dtype), alpha, out=out)
-        bundle.room = out
+        if host_knows(finite):
+            return d.lerp_(g.to(dtype), alpha) if finite else d
+        new = torch.lerp(d, g.to(dtype), alpha, out=bundle.room)
         return torch.where(finite.to(g.device), new, d, out=d)
 
     def _momentum(self, bundle: Bundle, dtype: torch.dtype) -> Tensor:
@@ -235,55 +276,26 @@ class NormBallOptimizer(Optimizer):
     def _move(
         self, bundles: list[Bundle], updates: list[Tensor], factor: Tensor, finite: Tensor
     ) -> None:
+        known = host_knows(finite)
+        if known and not finite:
+            return
         for bundle, update in zip(bundles, updates, strict=True):
             first = bundle.first
             dtype = torch.promote_types(first.param.dtype, update.dtype)
             dtype = torch.float32 if dtype.itemsize < 4 else dtype
             old = bundle.join(bundle.params)
             x, update = old.to(dtype), update.to(dtype)
+            into = old if known and old.dtype == dtype else update
             longest = first.longest
             if isinstance(longest, Tensor):
                 longest = longest.to(factor.device, factor.dtype)
             if self._constrained:
                 share = (longest * factor).to(x.device, dtype)
-                new = torch.lerp(x, update, share, out=update)
+                new = torch.lerp(x, update, share, out=into)
             else:
                 length = (longest * first.radius * factor).to(x.device, dtype)
-                new = torch.addcmul(x, update, length, out=update)
-            bundle.keep_(new.to(old.dtype), old, finite.to(x.device))
-
-    def _enter_ball(self, blocks: list[Block], finite: Tensor) -> None:
-        """Scale parameters that start outside their ball onto it, once, with a warning.
-
-        The first step of a parameter reads its norm, and so waits for the device; no other does.
-        """
-        # A step of length 0 moves nothing, not even into the ball.
-        new = [block for block in blocks if block.owner not in self._inside and block.longest]
-        if not new:
-            return
-        balls = self._geometry.balls(new)
-        ratios = gather(
-            self._geometry.ratios(
-                [Bundle([b]) for b in new], (parallel.whole(b.param, b.owner) for b in new)
-            )
-        )
-        *values, all_finite = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
-        if not all_finite:
-            return
-        for ball, ratio in zip(balls, values, strict=True):
-            first = ball[0]
-            if ratio > 1 + _SLACK.get(first.param.dtype, 2e-2):
-                for block in ball:
-                    block.param.div_(ratio)
-                what = f"{first.name} of shape {tuple(first.owner.shape)} starts outside its ball"
-                if len(ball) > 1:
-                    what = f"the start ({len(ball)} parameters together) is outside the ball"
-                warnings.warn(
-                    f"{what}: norm {ratio * first.radius:.4g}, radius {first.radius:.4g}. It was "
-                    "scaled onto the ball; initialise it inside, or take a larger radius",
-                    stacklevel=6,
-                )
-        self._inside.update(block.owner for block in new)
+                new = torch.addcmul(x, update, length, out=into)
+            bundle.keep_(new.to(old.dtype), old, finite)
 
     def _per_group(self, bundles: list[Bundle], duals: list[Tensor]) -> Tensor:
         sums = [torch.zeros_like(duals[0]) for _ in self.param_groups]
@@ -305,9 +317,11 @@ class NormBallOptimizer(Optimizer):
           `rho` in a tensor that is out of range;
 
         and `group_dual_norms`, of shape `(number of groups,)`, splits the dual norm.
-        All zero before the first step. They describe this process: none survives a resume.
+        All are zero before the first step, and for a group that joined after the last one. They
+        describe this process: none survives a resume.
         """
-        return self._record.read("gap" if self._constrained else "dual_norm")
+        size = "gap" if self._constrained else "dual_norm"
+        return self._record.read(size, len(self.param_groups))
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -328,21 +342,42 @@ class NormBallOptimizer(Optimizer):
 
         Raises:
             TypeError: a setting is no number.
-            ValueError: it belongs to another optimizer, another norm or other shapes, or a setting
-                is out of its range. Nothing is loaded.
+            ValueError: it belongs to another optimizer, another norm, other shapes or another order
+                of the parameters' names, a setting is out of its range, or one of the two measures
+                `rho` and the other does not. Nothing is loaded.
         """
-        groups = checkpoint.check(state_dict, self.param_groups)
-        for group in groups:
-            self._settings.check_values(group)
-        self._settings.check_common(groups)
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"this is no optimizer state: a dict, not {type(state_dict).__name__}")
         tensors = [
             {name: value for name, value in group.items() if isinstance(value, Tensor)}
             for group in self.param_groups
         ]
-        super().load_state_dict({"state": state_dict["state"], "param_groups": groups})
-        for group, own in zip(self.param_groups, tensors, strict=True):
-            # A captured graph reads the tensors it has seen.
-            group.update({n: tensor.fill_(group[n]) for n, tensor in own.items() if n in group})
+        read: dict[str, Any] = {}
+
+        def check(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            read.update(state_dict)
+            return self._checked(state_dict)
+
+        def finish(_: Optimizer) -> None:
+            for group, own in zip(self.param_groups, tensors, strict=True):
+                # A captured graph reads the tensors it has seen.
+                group.update({n: tensor.fill_(group[n]) for n, tensor in own.items() if n in group})
+            self._loaded(read)
+
+        with checkpoint.between_hooks(self, check, finish):
+            super().load_state_dict(state_dict)
+
+    def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return a state as torch loads it, or raise what `load_state_dict` says."""
+        groups = checkpoint.check(state_dict, self.param_groups)
+        for group in groups:
+            self._settings.check_values(group)
+        self._settings.check_common(groups)
+        return {"state": state_dict["state"], "param_groups": groups}
+
+    def _loaded(self, state_dict: dict[str, Any]) -> None:
+        """Take from a state what torch has left or changed."""
+        self._inside.clear()  # the weights may have been loaded as well
         params = (p for group in self.param_groups for p in group["params"])
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         for index, p in zip(indices, params, strict=True):
@@ -355,9 +390,5 @@ class NormBallOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         return state | {name: getattr(self, name) for name in self._own} | {
-            "_inside": set(), "_roster": None,
+            "_inside": {}, "_roster": None, "_norms": [],
         }  # fmt: skip
-
-
-# How far above its radius a norm may be read, by rounding alone.
-_SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}

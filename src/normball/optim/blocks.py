@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normball import parallel
+from normball._numeric import choose_
 from normball.norms import Norm
 
 # Up to this many entries a tensor costs more to launch than to compute: 128 x 128 on a CPU, where
@@ -129,15 +130,15 @@ class Bundle:
     def keep_(self, new: Tensor, old: Tensor, finite: Tensor) -> None:
         """Write `new` to the parameters where `finite` (0-d) holds; else keep all bits.
 
-        No branch: the host does not know the flag. `old` is what `join(params)` gave.
+        `old` is what `join(params)` gave.
         """
         if not self.stacked:
-            torch.where(finite, new, old, out=self.first.param)
+            choose_(self.first.param, finite, new, old)
             return
         if self.new is None:
             self.new = torch.empty_like(old)
             self.new_rows = list(self.new.unbind())
-        torch.where(finite, new, old, out=self.new)
+        choose_(self.new, finite, new, old)
         torch._foreach_copy_(self.params, self.new_rows)
 
     def leave(self) -> None:

@@ -1,11 +1,13 @@
 """State that loads with `weights_only=True`, and what is refused on loading."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from normball.norms import Norm
 
@@ -26,6 +28,27 @@ def _plain_value(value: Any) -> Any:
     return value
 
 
+@contextmanager
+def between_hooks(
+    optimizer: Optimizer,
+    check: Callable[[Optimizer, dict[str, Any]], dict[str, Any]],
+    finish: Callable[[Optimizer], None],
+) -> Iterator[None]:
+    """Load after the hooks that users put before loading, and before those that they put after it.
+
+    Theirs may change what is read, and then what was loaded.
+    """
+    hooks = (
+        optimizer.register_load_state_dict_pre_hook(check),
+        optimizer.register_load_state_dict_post_hook(finish, prepend=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the saved groups with norms as objects again.
 
@@ -34,7 +57,8 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
         groups: those of the optimizer that loads it.
 
     Raises:
-        ValueError: number of groups, keys, norms, numbers of parameters or shapes differ.
+        ValueError: number of groups, keys, norms, numbers of parameters or shapes differ, or the
+            same names are in another order.
     """
     try:
         saved_groups, saved_state = state_dict["param_groups"], state_dict["state"]
@@ -58,7 +82,29 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
             f"the saved state names the parameters {keys} and holds {list(saved_state)}: each must "
             "be named once"
         )
-    return [{**saved, "norm": own["norm"]} for saved, own in zip(saved_groups, groups, strict=True)]
+    _check_order(saved_groups, groups)
+    kept = ("norm", "param_names")
+    return [
+        {**saved, **{key: own[key] for key in kept if key in own}}
+        for saved, own in zip(saved_groups, groups, strict=True)
+    ]
+
+
+def _check_order(saved: list[Mapping[str, Any]], groups: list[dict[str, Any]]) -> None:
+    """Refuse a state of the same names in another order, whose momenta would change places.
+
+    Other names are none of our business: a wrapper may have put something in front of them.
+    """
+    before, now = (
+        [name for group in side for name in group.get("param_names", ())]
+        for side in (saved, groups)
+    )
+    for old, new in zip(before, now, strict=False):
+        if old != new and sorted(before) == sorted(now):
+            raise ValueError(
+                f"the state was saved with {old} where this optimizer has {new}: build it from the "
+                "parameters in the saved order"
+            )
 
 
 def _check_group(

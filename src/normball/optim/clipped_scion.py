@@ -197,19 +197,12 @@ class ClippedScion(NormBallOptimizer):
                 group["curvature"] = threshold.figures()
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict`, bit for bit.
+    def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        plain, _ = split_state(state_dict, self._measuring is not None)
+        return super()._checked(plain)
 
-        The momentum keeps the dtype of this optimizer's state, whatever that of the parameters.
-
-        Raises:
-            TypeError: a setting is no number.
-            ValueError: it belongs to another optimizer, another norm or other shapes, a setting is
-                out of its range, or one of the two measures `rho` and the other does not. Nothing
-                is loaded.
-        """
-        threshold = self._measuring
-        plain, figures = split_state(state_dict, threshold is not None)
-        super().load_state_dict(plain)
-        if threshold is not None:
-            threshold.restore(figures)
+    def _loaded(self, state_dict: dict[str, Any]) -> None:
+        super()._loaded(state_dict)
+        if self._measuring is not None:
+            _, figures = split_state(state_dict, True)
+            self._measuring.restore(figures)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class LrCurve:
     Attributes:
         lrs: step sizes, ascending by a constant factor.
         losses: the loss before each step, averaged over about five of them, as many.
-        suggestion: the step at which `losses` fall most quickly for a factor of `lr`.
+        suggestion: the step at which `losses` fall (with `maximize`, rise) most quickly for a
+            factor of `lr`.
     """
 
     lrs: tuple[float, ...]
@@ -37,7 +39,7 @@ class LrCurve:
 
 def find_lr(
     optimizer: ClippedScion | Scion,
-    closure: Callable[[], Tensor],
+    closure: Callable[[], Tensor | float],
     *,
     low: float = 1e-5,
     high: float = 1.0,
@@ -62,7 +64,7 @@ def find_lr(
         model: whose buffers (batch norm) are put back too.
 
     Raises:
-        TypeError: another kind of optimizer, or a number that is none.
+        TypeError: another kind of optimizer, a number that is none, or a closure without a loss.
         ValueError: a number out of range; a loss that is not finite at the first step, or that
             never falls: the message has the losses.
     """
@@ -77,11 +79,12 @@ def find_lr(
     raw: list[float] = []
     losses: list[float] = []
     mean = 0.0
+    sign = -1.0 if optimizer._maximize else 1.0
     with _undone(optimizer, model) as set_lr:
         for lr in lrs:
             set_lr(lr)
             with torch.enable_grad():
-                loss = float(closure().detach())
+                loss = sign * _number(closure())
             mean = _WEIGHT * mean + (1 - _WEIGHT) * loss
             smooth = mean / (1 - _WEIGHT ** (len(losses) + 1))
             if not math.isfinite(loss) or _has_risen(raw, losses, smooth):
@@ -89,7 +92,17 @@ def find_lr(
             raw.append(loss)
             losses.append(smooth)
             optimizer.step()
-    return LrCurve(tuple(lrs[: len(losses)]), tuple(losses), _steepest(lrs, losses))
+    suggestion = _steepest(lrs, losses)
+    return LrCurve(tuple(lrs[: len(losses)]), tuple(sign * x for x in losses), suggestion)
+
+
+def _number(loss: Tensor | float) -> float:
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return float(loss.detach())
+    if isinstance(loss, Real):
+        return float(loss)
+    shown = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+    raise TypeError(f"the closure returned {shown}: it must return the loss, one number")
 
 
 def _has_risen(raw: list[float], losses: list[float], now: float) -> bool:
@@ -125,7 +138,7 @@ def _undone(
         for p, entry in optimizer.state.items()
     }
     settings = [_settings(group) for group in groups]
-    inside, record = set(optimizer._inside), optimizer._record
+    inside, record = dict(optimizer._inside), optimizer._record
     optimizer._record = metrics.Record()
     rates = [float(group["lr"]) for group in groups]
     top = max(rates)

@@ -66,6 +66,9 @@ class Geometry(ABC):
     def check_count(self, count: int) -> None:  # noqa: B027 (layers: as many as there are)
         """Raise ValueError if the norm cannot take that many parameters."""
 
+    def check_norm(self, norm: Norm) -> None:  # noqa: B027 (layers: each its own)
+        """Raise ValueError for a norm in a group that the step would not take."""
+
     def check_complete(self, missing: Sequence[str]) -> None:  # noqa: B027 (a ball each: no need)
         """Raise ValueError if a constrained step without these parameters can leave the ball."""
 
@@ -263,6 +266,14 @@ class Joint(Geometry):
             raise ValueError(
                 f"{self.norm} is a norm of a single tensor, got {count}: use a vector norm such "
                 "as Euclidean() over all, or ClippedScion with a norm for every layer"
+            )
+
+    def check_norm(self, norm: Norm) -> None:
+        """Raise ValueError for another one than was built with."""
+        if norm != self.norm:
+            raise ValueError(
+                f"a group was given the norm {norm!r}, but this optimizer was built with "
+                f"{self.norm!r} over all parameters: build another one"
             )
 
     def check_complete(self, missing: Sequence[str]) -> None:

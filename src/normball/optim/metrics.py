@@ -30,13 +30,14 @@ class Record:
         self._counts.add_(torch.stack([counted, counted & (factor >= 1), moved.logical_not()]))
         self.started = True
 
-    def read(self, size_name: str) -> dict[str, Tensor]:
-        """Return the figures under their public names."""
+    def read(self, size_name: str, groups: int) -> dict[str, Tensor]:
+        """Return the figures under their public names, for so many groups."""
         taken, clipped, skipped = self._counts.unbind()
+        per_group = self._per_group
         return {
             size_name: self._size,
             "step_factor": self._factor,
             "clipped_share": clipped / taken.clamp(min=1),
             "skipped": skipped.clone(),
-            "group_dual_norms": self._per_group,
+            "group_dual_norms": torch.nn.functional.pad(per_group, (0, groups - len(per_group))),
         }

@@ -1,5 +1,6 @@
 """Measured smoothness: what (L0, L1) the loss of a network has along its own training."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -91,6 +92,9 @@ class SmoothnessProbe:
 
         Returns:
             The loss before the step.
+
+        Raises:
+            ValueError: a measurement is due, and the closure left no gradient.
         """
         due = self._steps % self.every == 0
         self._steps += 1
@@ -101,6 +105,8 @@ class SmoothnessProbe:
             self.optimizer.step()
             return loss
         blocks = self.optimizer._collect().blocks
+        if not blocks:
+            raise ValueError("the closure left no gradient: it must call backward on its loss")
         if any(parallel.is_sharded(block.owner) for block in blocks):
             raise TypeError(
                 "the probe measures parameters that are whole on every rank, not shards"
@@ -167,12 +173,11 @@ class SmoothnessProbe:
         """Return what was measured; `n` measurements, `k` parameter groups.
 
         `step`, shape `(n,)`; `dual_norm` and `L`, shape `(n,)`, over all layers; `group_dual_norm`
-        and `group_L`, shape `(n, k)`. `L` is NaN or infinite where a step did not move.
+        and `group_L`, shape `(n, k)`, NaN before a group joined. `L` is NaN or infinite where a
+        step did not move.
         """
-        groups = len(self.optimizer.param_groups)
-        empty = torch.zeros(0, groups + 1, dtype=torch.float64)
-        duals = torch.stack([d for _, d, _, _ in self._samples]) if self._samples else empty
-        smooth = torch.stack([s for _, _, s, _ in self._samples]) if self._samples else empty
+        duals = self._columns([d for _, d, _, _ in self._samples])
+        smooth = self._columns([s for _, _, s, _ in self._samples])
         return {
             "step": torch.tensor([step for step, *_ in self._samples]),
             "dual_norm": duals[:, 0],
@@ -180,6 +185,14 @@ class SmoothnessProbe:
             "group_dual_norm": duals[:, 1:],
             "group_L": smooth[:, 1:],
         }
+
+    def _columns(self, rows: Sequence[Tensor]) -> Tensor:
+        """Stack rows of one number and one for each group; NaN for a group that joined later."""
+        width = len(self.optimizer.param_groups) + 1
+        if not rows:
+            return torch.zeros(0, width, dtype=torch.float64)
+        pad = torch.nn.functional.pad
+        return torch.stack([pad(row, (0, width - len(row)), value=math.nan) for row in rows])
 
     def layers(self) -> dict[str, Tensor]:
         """Return what was measured of every parameter, by its name.

@@ -6,13 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
+from normball import parallel
 from normball.optim import validate
 
 Group = dict[str, Any]
 
 # The numbers that may be 0-d tensors, which a compiled or captured step reads at every run.
 _ON_DEVICE = ("lr", "rho")
+# Schedulers multiply step after step: they may miss an end of 0 or 1 by so many roundings.
+_ROUNDINGS = 2**10
+_SLACK = _ROUNDINGS * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,12 @@ class Settings:
 
     def longest(self, group: Mapping[str, Any]) -> float | Tensor:
         """Return the longest step of a group: `lr`, or `gamma rho` in the paper's parameters."""
+        longest = self._product(group)
+        if isinstance(longest, Tensor):
+            return longest.clamp(0, 1 if self.constrained else None)
+        return longest
+
+    def _product(self, group: Mapping[str, Any]) -> float | Tensor:
         lr: float | Tensor = group["lr"]
         return lr * group["rho"] if self.step == "gamma" else lr
 
@@ -76,10 +87,10 @@ class Settings:
                 continue
             high = 1.0 if name == "alpha" else float("inf")
             group[name] = validate.check_number(
-                shown, group[name], low=0, high=high, open_low=name != "lr"
+                shown, group[name], low=0, high=high, open_low=name != "lr", slack=_SLACK
             )
-        longest = self.longest(group)
-        if self.constrained and not isinstance(longest, Tensor) and longest > 1:
+        longest = self._product(group)
+        if self.constrained and not isinstance(longest, Tensor) and longest > 1 + _SLACK:
             product = "gamma * rho" if self.step == "gamma" else "lr"
             raise ValueError(
                 f"{product}={longest:.6g} must lie in [0, 1]: in a constrained method it is the "
@@ -110,13 +121,14 @@ class Settings:
         """
         checks = []
         for group in groups:
-            lr, rho, longest = group["lr"], group.get("rho"), self.longest(group)
+            lr, rho, longest = group["lr"], group.get("rho"), self._product(group)
             if isinstance(lr, Tensor):
-                checks.append((lr >= 0) & torch.isfinite(lr))
+                slack = _ROUNDINGS * torch.finfo(lr.dtype).eps
+                checks.append((lr >= -slack) & torch.isfinite(lr))
             if isinstance(rho, Tensor):
                 checks.append((rho > 0) & torch.isfinite(rho))
             if self.constrained and isinstance(longest, Tensor):
-                checks.append(longest <= 1)
+                checks.append(longest <= 1 + _ROUNDINGS * torch.finfo(longest.dtype).eps)
         if not checks:
             return None
         return torch.stack([check.to(checks[0].device) for check in checks]).all()
@@ -143,12 +155,29 @@ class Settings:
 
     @staticmethod
     def _check_params(group: Group, others: Sequence[Group]) -> None:
-        seen = {id(p) for other in others for p in other["params"]}
+        known = [p for other in others for p in other["params"]]
+        seen = {id(p) for p in known}
+        places = {_place(p) for p in known}
         for position, entry in enumerate(group["params"]):
             name, p = entry if isinstance(entry, tuple) else (f"parameter {position}", entry)
-            if isinstance(p, Tensor):
+            if isinstance(p, Tensor) and not is_lazy(p):
                 name = f"{name} of shape {tuple(p.shape)}"
             validate.check_parameter(name, p, group["norm"])
             if id(p) in seen:
                 raise ValueError(f"{name} is given twice")
+            place = _place(p)
+            if place is not None and place in places:
+                raise ValueError(
+                    f"{name} lies in the memory of another parameter, so both would be moved: to "
+                    "tie layers, assign the parameter itself (head.weight = table.weight), without "
+                    "a new nn.Parameter around it"
+                )
             seen.add(id(p))
+            places.add(place)
+
+
+def _place(p: Tensor) -> tuple[int, int] | None:
+    """Return what tells where the values of a parameter start, also where they have no address."""
+    if parallel.is_sharded(p) or not p.numel():
+        return None
+    return p.untyped_storage()._cdata, int(p.storage_offset())

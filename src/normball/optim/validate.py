@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 import normball.norms as norms
 from normball import parallel
@@ -45,9 +46,17 @@ def check_keys(group: Mapping[str, Any], allowed: Iterable[str]) -> None:
 
 
 def check_number(
-    name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
+    name: str,
+    value: object,
+    *,
+    low: float,
+    high: float = math.inf,
+    open_low: bool = False,
+    slack: float = 0.0,
 ) -> float:
     """Return `value` as a float of the range `[low, high]` (`(low, high]` when `open_low`).
+
+    A value below a closed end by at most `slack` counts as that end.
 
     Raises:
         TypeError: it is not a real number.
@@ -56,6 +65,8 @@ def check_number(
     if isinstance(value, Tensor) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} must be a plain number, not {type(value).__name__}")
     number = float(value)
+    if not open_low and low - slack <= number < low:
+        number = low
     inside = low < number <= high if open_low else low <= number <= high
     if not inside or number == math.inf:
         left = f"({low:g}" if open_low else f"[{low:g}"
@@ -96,13 +107,15 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
 
     Raises:
         TypeError: not a tensor, complex or not floating, or sharded or flattened by a wrapper.
-        ValueError: sparse, not a leaf, or of a shape that the norm does not fit.
+        ValueError: lazy, sparse, not a leaf, or of a shape that the norm does not fit.
     """
     if not isinstance(parameter, Tensor):
         raise TypeError(
             f"{name} is a {type(parameter).__name__}, not a tensor: give param_groups(model), or a "
             "model's parameters()"
         )
+    if is_lazy(parameter):
+        raise ValueError(f"{name} has no shape yet: run a batch through its lazy module first")
     if parallel.is_flat(parameter):
         raise TypeError(
             f"{name} is a flat shard, in which the layers' matrices are lost (FSDP1, ZeRO): use "
@@ -117,6 +130,11 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
         raise ValueError(f"{name} has layout {parameter.layout}: use a dense (strided) tensor")
     if not parameter.is_leaf and not parameter.retains_grad:
         raise ValueError(f"{name} is not a leaf: no gradient is kept for it")
+    check_shape(name, parameter, norm)
+
+
+def check_shape(name: str, parameter: Tensor, norm: Norm) -> None:
+    """Raise ValueError, with the name, where the norm does not fit the shape."""
     try:
         norm.check(parameter.shape)
     except ValueError as error:

@@ -6,7 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, saturate, split_scale
+from normball._numeric import as_working, host_knows, peak, saturate, split_scale
+
+# Squares of such entries, and of those a hundred million times smaller, are ordinary numbers: a
+# copy with largest entry 1 would be as good, and cost two passes and the memory of the matrix.
+_LOW, _HIGH = 1e-10, 1e10
 
 # From this size on, large products and little memory are worth more on a CPU than few calls.
 _ALONE = 128
@@ -44,7 +48,10 @@ class Polar(ABC):
             return self._one_by_one(x, work)
         if x.numel() == 0:
             return x.clone(), work.new_zeros(x.shape[:-2])
-        unit, scale = split_scale(work, (-2, -1))
+        if work.ndim == 2 and host_knows(work) and _LOW <= peak(work) <= _HIGH:
+            unit, scale = work, work.new_ones(1, 1)
+        else:
+            unit, scale = split_scale(work, (-2, -1))
         tall = x.shape[-2] > x.shape[-1]
         factor, nuclear = self._wide(unit.mT if tall else unit)
         nuclear = saturate(nuclear * scale.squeeze((-2, -1)))
@@ -72,7 +79,10 @@ class Polar(ABC):
 
     @abstractmethod
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Do the same for `x` of shape `(..., m, n)`, `m <= n`, largest entry 1 (or 0, or NaN)."""
+        """Do the same for `x` of shape `(..., m, n)`, `m <= n`, not to be changed.
+
+        Its largest entry is 0, NaN or about 1, so that no square over- or underflows.
+        """
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

@@ -60,12 +60,16 @@ class Eigh(Polar):
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         small = gram(x)
         bad = ~torch.isfinite(small.sum((-2, -1), keepdim=True))
-        small = torch.where(bad, 0, small)
+        small = small.nan_to_num_(0, 0, 0)
+        trace = small.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True).unsqueeze(-1)
+        trace = torch.where(trace == 0, 1, trace)
+        small.div_(trace)
         shift = min(self.shift, 1e-13) if x.dtype == torch.float64 else self.shift
         floor = shift * _near_largest_eigenvalue(small)
         # A zero matrix must stay decomposable and give zero.
         floor = torch.where(floor == 0, 1, floor)
-        return _or_last_resort(_shifted_root, x, small, floor, bad)
+        length = torch.where(bad, torch.nan, trace.sqrt())
+        return _or_last_resort(_shifted_root, x, small, floor, length)
 
 
 def _svd(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,31 +78,35 @@ def _svd(x: Tensor) -> tuple[Tensor, Tensor]:
     return (u * kept.unsqueeze(-2)) @ vh, (s * kept).sum(-1)
 
 
-def _shifted_root(x: Tensor, small: Tensor, floor: Tensor, bad: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply `(small + floor I)^(-1/2)` to `x`, given the Gram matrix `small` of `x`.
+def _shifted_root(x: Tensor, small: Tensor, floor: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply `(small + floor I)^(-1/2)` to `x / length`, whose Gram matrix is `small`.
 
-    `floor` and `bad` have shape `(..., 1, 1)`.
+    `floor` and `length` have shape `(..., 1, 1)`.
     """
-    eigenvalues, q = torch.linalg.eigh(add_to_diagonal(small.clone(), floor[..., 0]))
+    eigenvalues, q = torch.linalg.eigh(add_to_diagonal(small.clone(), floor[..., 0]), UPLO="U")
     eigenvalues = eigenvalues.clamp(min=floor[..., 0] / 4)
     inverse_root = eigenvalues.rsqrt()
     # <X, factor> = trace(small @ root); each eigenvalue of small is the shifted one less the floor.
-    nuclear = ((eigenvalues - floor[..., 0]) * inverse_root).sum(-1)
-    root = symmetric(q * inverse_root.unsqueeze(-2), q.mT)
-    return torch.where(bad, torch.nan, root) @ x, nuclear
+    nuclear = ((eigenvalues - floor[..., 0]) * inverse_root).sum(-1) * length[..., 0, 0]
+    root = symmetric(q * (inverse_root / length[..., 0]).unsqueeze(-2), q.mT)
+    return root @ x, nuclear
 
 
 def _near_largest_eigenvalue(gram: Tensor) -> Tensor:
     """Estimate the largest eigenvalue from below by power steps; `(..., m, m)` to `(..., 1, 1)`."""
     start = gram.diagonal(dim1=-2, dim2=-1).argmax(-1, keepdim=True).unsqueeze(-2)
     vector = torch.take_along_dim(gram, start, -1)
-    growth = vector.new_zeros(())
-    for _ in range(8):
-        length = torch.linalg.vector_norm(vector, dim=(-2, -1), keepdim=True)
-        vector = vector / torch.where(length == 0, 1, length)
-        vector = gram @ vector
-        growth = torch.linalg.vector_norm(vector, dim=(-2, -1), keepdim=True)
+    for _ in range(4):
+        vector = gram @ (gram @ _unit(vector))
+    growth: Tensor = torch.linalg.vector_norm(gram @ _unit(vector), dim=(-2, -1), keepdim=True)
     return growth
+
+
+def _unit(vector: Tensor) -> Tensor:
+    """Divide vectors `(..., m, 1)` by their lengths; zero stays zero."""
+    length = torch.linalg.vector_norm(vector, dim=(-2, -1), keepdim=True)
+    unit: Tensor = vector / length.clamp(min=torch.finfo(vector.dtype).tiny)
+    return unit
 
 
 def _or_last_resort(

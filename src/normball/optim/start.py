@@ -1,0 +1,60 @@
+"""The first step of a constrained method: it begins in the ball."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from normball import parallel
+from normball.optim.blocks import Block, Bundle
+from normball.optim.geometry import Geometry, gather
+
+# How far above its radius a norm may be read, by rounding alone.
+_SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+def enter_ball(
+    geometry: Geometry, blocks: Sequence[Block], inside: dict[Tensor, float], finite: Tensor
+) -> None:
+    """Scale parameters that start outside their ball onto it, with a warning.
+
+    The first step of a parameter, also after a state was loaded or its radius was changed, reads
+    its norm, and so waits for the device; no other does.
+
+    Args:
+        geometry: which parameters share a ball.
+        blocks: those of this step.
+        inside: the radius of every parameter known to be in its ball, brought up to date here.
+        finite: whether the step is taken, 0-d bool.
+    """
+    if all(inside.get(b.owner) == b.radius for b in blocks):
+        return
+    # A step of length 0 moves nothing, not even into the ball.
+    balls = [
+        ball
+        for ball in geometry.balls(blocks)
+        if any(inside.get(b.owner) != b.radius and b.longest for b in ball)
+    ]
+    if not balls:
+        return
+    parts = [block for ball in balls for block in ball]
+    points = [parallel.whole(block.param, block.owner) for block in parts]
+    ratios = gather(geometry.ratios([Bundle([block]) for block in parts], points))
+    *values, taken = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
+    if not taken:
+        return
+    for ball, ratio in zip(balls, values, strict=True):
+        first = ball[0]
+        if ratio > 1 + _SLACK.get(first.param.dtype, 2e-2):
+            for block in ball:
+                block.param.div_(ratio)
+            what = f"{first.name} of shape {tuple(first.owner.shape)} starts outside its ball"
+            if len(ball) > 1:
+                what = f"the start ({len(ball)} parameters together) is outside the ball"
+            warnings.warn(
+                f"{what}: norm {ratio * first.radius:.4g}, radius {first.radius:.4g}. It was "
+                "scaled onto the ball; initialise it inside, or take a larger radius",
+                stacklevel=6,
+            )
+    inside.update((block.owner, block.radius) for block in parts)
