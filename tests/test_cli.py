@@ -48,6 +48,12 @@ def call(*argv: str) -> int:
         (["compare", "digits", "--out", "OUT", "--optimizers", "adam,"], "empty name"),
         (["compare", "digits", "--out", "FILE"], "FILE is a file"),
         (["compare", "digits", "--out", "FILE/sub"], "FILE/sub"),
+        (["find-lr", "digits", "--out", "FILE"], "FILE is a file"),
+        (["rates", "--out", "FILE"], "FILE is a file"),
+        (
+            ["train", "digits", "--optimizer", "adam", "--tensorboard", "FILE/sub"],
+            "cannot write to",
+        ),
     ],
 )
 def test_a_wrong_call_gets_one_line_and_2(
@@ -110,6 +116,17 @@ def test_train_prints_its_result_and_keeps_its_row(
     assert (out / ROWS).read_bytes() == content
 
 
+def test_a_full_disk_under_what_is_printed_is_one_line() -> None:
+    command = [sys.executable, "-m", "normball.cli", "train", "digits", "--optimizer", "scion"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, "--epochs", "1"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("normball: [Errno 28] No space left on device.\n")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_diverged_run_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "digits", "--optimizer", "adam", "--lr", "1e30", "--epochs", "3") == 0
     assert "diverged after 1 epoch" in capsys.readouterr().out
@@ -136,15 +153,14 @@ TINY = ["--seeds", "0,1", "--lr", "2^-6,2^-5", "--adam-lr", "0.01", "--epochs", 
 RUNS = 10
 
 
-def start(out: Path) -> subprocess.Popen[str]:
-    argv = ["compare", "digits", "--out", str(out), *TINY, "--jobs", "2"]
+def start(*argv: str) -> subprocess.Popen[str]:
     # A runner in the background of a shell passes on that SIGINT is ignored; a terminal does not.
     code = (
         "import signal\n"
         "from normball.cli import main\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"    main({argv!r})"
+        f"    main({list(argv)!r})"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -154,6 +170,10 @@ def start(out: Path) -> subprocess.Popen[str]:
         # A terminal sends Ctrl-C to the whole group: here it is a group of its own.
         start_new_session=True,
     )
+
+
+def compare(out: Path) -> subprocess.Popen[str]:
+    return start("compare", "digits", "--out", str(out), *TINY, "--jobs", "2")
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -181,7 +201,7 @@ def members(group: int) -> list[int]:
 
 
 def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
-    process = start(tmp_path)
+    process = compare(tmp_path)
     wait_for(lambda: lines(tmp_path) or process.poll() is not None)
     process.kill()
     process.communicate()
@@ -193,7 +213,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
 
     with (tmp_path / ROWS).open("ab") as record:
         record.write(kept[0][:100])
-    process = start(tmp_path)
+    process = compare(tmp_path)
     printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert errors == ""
@@ -213,7 +233,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
-    process = start(tmp_path)
+    process = compare(tmp_path)
     wait_for(lambda: lines(tmp_path) or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
     printed, errors = process.communicate(timeout=PATIENCE)
@@ -224,6 +244,19 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     assert "The same command goes on" in printed
     assert not (tmp_path / "report.html").exists()
     wait_for(lambda: not members(process.pid))
+
+
+def test_ctrl_c_ends_rates_at_once(tmp_path: Path) -> None:
+    """Hours are left to do."""
+    process = start("rates", "--out", str(tmp_path / "out"), "--n", "1000000", "--jobs", "2")
+    # Itself, the tracker of multiprocessing, and two workers.
+    wait_for(lambda: len(members(process.pid)) >= 4 or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "normball: interrupted." in errors
+    wait_for(lambda: not members(process.pid))
+    assert not (tmp_path / "out" / "rates.md").exists()
 
 
 def test_rates_refuses_and_reports(

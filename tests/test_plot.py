@@ -101,6 +101,19 @@ def test_bars_and_heatmap_split_the_dual_norm():
     assert len(names) == len(history.optimizer.param_groups)
 
 
+def test_shares_of_nothing_are_the_least_there_is():
+    model = torch.nn.Linear(3, 2)
+    optimizer = ClippedScion(param_groups(model), lr=0.1, rho=1.0)
+    history = plot.History(optimizer)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    history.record()
+    image = plot.heatmap(history).images[0]
+    assert image.get_clim() == (0, 1)
+    assert not image.get_array().any()
+
+
 def test_all_of_it_is_one_picture(tmp_path):
     history, _ = trained(clipped)
     plot.draw(history).savefig(tmp_path / "seen.png")

@@ -61,5 +61,7 @@ def test_edges():
         assert float(steps.short_step_2(t(gap), 1.0, 1.0)) == 0
     # The corner is reached: 0/0 means stay.
     assert float(steps.short_step_1(t(0.0), t(0.0), 1.0, 1.0)) == 0
+    # So near it that the square of the way is 0.
+    assert float(steps.short_step_1(torch.tensor(0.0), torch.tensor(1e-23), 1.0, 1.0)) == 0
     # A threshold far below the smallest float32 still clips.
     assert float(steps.ggnc(torch.tensor(1.0), 0.1, 1e-300)) == pytest.approx(0.1)

@@ -194,8 +194,8 @@ def heatmap(history: History, axes: "Axes | None" = None) -> "Axes":
     axes = axes or _axes()
     ends = (float(data["step"][0]) - 0.5, float(data["step"][-1]) + 0.5)
     image = axes.imshow(
-        share.numpy(), aspect="auto", interpolation="nearest", vmin=0, cmap="viridis",
-        extent=(*ends, len(share) - 0.5, -0.5),
+        share.numpy(), aspect="auto", interpolation="nearest", cmap="viridis",
+        vmin=0, vmax=float(share.max()) or 1, extent=(*ends, len(share) - 0.5, -0.5),
     )  # fmt: skip
     axes.set_yticks(list(range(len(share))), history.labels[: len(share)])
     axes.set(xlabel="step", title="Share of the dual norm")

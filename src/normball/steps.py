@@ -45,8 +45,9 @@ def short_step_1(gap: Tensor, w_norm: Tensor, lr: float, rho: float) -> Tensor:
     With `gamma = 1/L` and `rho = L` it is Frank-Wolfe's deterministic short step. 0 where `gap` is
     negative (the start lies outside the ball) or `w` is 0 (the corner is reached).
     """
-    reached = w_norm == 0
-    ratio = gap / torch.where(reached, 1, w_norm).square()
+    square = w_norm.square()
+    reached = square == 0
+    ratio = gap / torch.where(reached, 1, square)
     return lr * (torch.where(reached, 0, ratio) / rho).clamp(0, 1)
 
 

@@ -25,13 +25,17 @@ def test_a_probed_run_is_the_run() -> None:
 
 
 def test_too_little_to_fit() -> None:
-    trainer = Trainer(config("scion", epochs=1), probe_every=100)
+    trainer = Trainer(config("scion", lr=1e20, epochs=1), probe_every=1)
     trainer.run()
     assert trainer.probe is not None
-    with pytest.raises(LabError, match=r"got 1: train longer, .*--every"):
+    with pytest.raises(LabError, match=r"got 0: train longer, .*--every"):
         fit_run(trainer.probe)
     with pytest.raises(LabError, match="adam has no norms to measure in"):
         Trainer(config("adam"), probe_every=1)
+    # Said before anything is trained.
+    with pytest.raises(LabError, match=r"--every 11 measures 2 of the 22 steps, .* needs three"):
+        Trainer(config("scion", epochs=2), probe_every=11)
+    Trainer(config("scion", epochs=2), probe_every=10)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,7 +261,7 @@ def test_the_estimate_is_the_definition_whatever_alpha_becomes(row):
             assert torch.allclose(optimizer.state[p]["momentum"], d, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 2e38])
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("when", [0, 3])
 def test_a_gradient_that_is_not_finite_changes_nothing(row, bad, reuse, when):
@@ -291,6 +291,18 @@ def test_a_gradient_that_is_not_finite_changes_nothing(row, bad, reuse, when):
     train(other, clean, 3 + when)
     assert same(bits(model), bits(other))
     assert float(optimizer.metrics()["skipped"]) == 1
+
+
+def test_gradients_at_the_edge_of_the_dtype_keep_the_momentum_finite(row):
+    """What alternates between its ends, in the half that counts as finite, and beyond."""
+    model = build(torch.float32)
+    optimizer = row(row.groups(model))
+    for step in range(40):
+        for p in model.parameters():
+            end = 3.4e38 if step % 3 else 1.6e38
+            p.grad = torch.full_like(p, end if step % 2 else -end)
+        optimizer.step()
+        assert all(m.isfinite().all() for m in state_of(optimizer).values())
 
 
 def test_weights_that_are_nan_do_not_spread(row):

@@ -182,6 +182,25 @@ def test_a_function_may_be_constant_further_on():
     assert (result.nit, result.fun) == (3, 0.0)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-150, 1e150, 1e300])
+@pytest.mark.parametrize("height", [1e-150, 1.0])
+@pytest.mark.parametrize("method", ["ggnc", "short-step", "s3cg-1", "s3cg-2"])
+def test_the_scale_of_a_problem_is_no_reason_to_raise(method, height, size):
+    """Squares of such lengths, and their products with a curvature, are 0 or infinite."""
+    result = minimize(
+        lambda x: height * (x / size - 1).square().sum(),
+        torch.tensor([0.3 * size, -0.2 * size], dtype=torch.float64),
+        method=method,
+        norm=Euclidean(),
+        gamma="backtracking",
+        beta=None if method == "ggnc" else size,
+        max_iter=20,
+        tol=0,
+    )
+    assert torch.isfinite(result.x).all()
+    assert result.fun <= result.history.fun[0]
+
+
 def test_parameters_of_a_module_are_a_start():
     module = torch.nn.Linear(2, 1).double()
     result = minimize(

@@ -1,8 +1,9 @@
 """The program: its commands, and how it ends."""
 
+import functools
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -54,6 +55,8 @@ def run(argv: Sequence[str]) -> int:
         return _fail(str(error), 2)
     except WorkerError as error:
         return _fail(str(error), 1)
+    except OSError as error:  # a disk that is full, also under what is printed
+        return _fail(f"{error}.", 2)
     except _UsageError as error:
         return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
     return code if isinstance(code, int) else 0
@@ -69,5 +72,18 @@ def _root(version: Version = False) -> None:
     """Train and compare norm-ball optimizers."""
 
 
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """The command; Typer would end it after Ctrl-C without a word."""
+
+    @functools.wraps(command)
+    def run_or_say(**given: Any) -> None:
+        try:
+            command(**given)
+        except KeyboardInterrupt:
+            raise typer.Exit(_fail("interrupted.", 130)) from None
+
+    return run_or_say
+
+
 for _command in (compare, train, sweep, reproduce, report, fetch, find_lr, smoothness, rates):
-    app.command()(_command)
+    app.command()(_interruptible(_command))

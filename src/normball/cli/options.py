@@ -75,24 +75,8 @@ def parse_whole(option: str, text: str) -> int:
         raise LabError(f"{option} must be a whole number, got {text!r}.") from None
 
 
-def if_given(option: str, text: str | None, parse: Callable[[str, str], Value]) -> Value | None:
-    """The option's value; None if it was not given.
-
-    Args:
-        option: the option's name, for the message.
-        text: what the user wrote.
-        parse: reads the value.
-
-    Raises:
-        LabError: if the value cannot be read.
-    """
-    return None if text is None else parse(option, text)
-
-
-def parse_list(
-    option: str, text: str | None, parse: Callable[[str, str], Value]
-) -> tuple[Value, ...] | None:
-    """The values of a list with commas; None for an option that was not given.
+def parse_list(option: str, text: str, parse: Callable[[str, str], Value]) -> tuple[Value, ...]:
+    """The values of a list with commas.
 
     Args:
         option: the option's name, for the message.
@@ -102,8 +86,6 @@ def parse_list(
     Raises:
         LabError: if one of the values cannot be read.
     """
-    if text is None:
-        return None
     return tuple(parse(option, part.strip()) for part in text.split(","))
 
 

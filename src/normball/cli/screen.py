@@ -5,9 +5,8 @@ from rich.table import Table
 
 from normball import SmoothnessProbe
 from normball._screen import Screen
-from normball.lab.cells import Cell, best, of
+from normball.lab.cells import HEADINGS, Cell, best, of
 from normball.lab.config import RunConfig, format_step
-from normball.lab.optimizers import OPTIMIZERS
 from normball.lab.race import TITLES, Race, lines
 from normball.lab.results import EpochReport, RunResult
 from normball.lab.summary import Summary, width
@@ -239,19 +238,10 @@ def cell_table(cells: tuple[Cell, ...]) -> Table:
         cells: of a sweep.
     """
     table = Table()
-    for title in ("optimizer", "step", "ρ", "mean score", "seeds", "clipped", ""):
+    for title in (*HEADINGS, ""):
         table.add_column(title)
     for cell in cells:
-        shares = [r.result.clipped_share for r in cell.rows if r.result.clipped_share is not None]
-        table.add_row(
-            OPTIMIZERS[cell.optimizer].label,
-            format_step(cell.lr),
-            "" if cell.rho is None else f"{cell.rho:g}",
-            f"{cell.mean:.4g}",
-            ", ".join(f"{score:.4g}" for score in cell.scores.values()),
-            f"{100 * sum(shares) / len(shares):.0f} %" if shares else "",
-            "best" if cell == best(of(cells, cell.optimizer)) else "",
-        )
+        table.add_row(*cell.words, "best" if cell == best(of(cells, cell.optimizer)) else "")
     return table
 
 

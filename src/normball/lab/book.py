@@ -8,9 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from normball.lab.cells import Cell, best, make_cells, of
+from normball.lab.cells import HEADINGS, best, make_cells, of
 from normball.lab.charts import draw
-from normball.lab.config import format_step
 from normball.lab.errors import LabError
 from normball.lab.optimizers import OPTIMIZERS
 from normball.lab.race import TITLES, lines, race
@@ -141,23 +140,11 @@ def _table(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "title": ", ".join(words),
         "picture": f"data:image/svg+xml;base64,{picture}",
-        "lines": [_line(cell, marked=id(cell) in winners) for cell in cells],
+        "headings": HEADINGS,
+        "lines": [{"words": cell.words, "marked": id(cell) in winners} for cell in cells],
         "race": None
         if found is None
         else {"goal": f"{found.goal:.4g}", "titles": TITLES, "lines": lines(found)},
-    }
-
-
-def _line(cell: Cell, *, marked: bool) -> dict[str, Any]:
-    shares = [r.result.clipped_share for r in cell.rows if r.result.clipped_share is not None]
-    return {
-        "optimizer": OPTIMIZERS[cell.optimizer].label,
-        "step": format_step(cell.lr),
-        "rho": "" if cell.rho is None else f"{cell.rho:g}",
-        "mean": f"{cell.mean:.4g}",
-        "seeds": ", ".join(f"{score:.4g}" for score in cell.scores.values()),
-        "clipped": f"{100 * sum(shares) / len(shares):.0f} %" if shares else "",
-        "marked": marked,
     }
 
 

@@ -9,6 +9,8 @@ from normball.lab.optimizers import OPTIMIZERS
 from normball.lab.rows import Row
 from normball.lab.tasks import find_task
 
+HEADINGS = ("optimizer", "step", "ρ", "mean score", "seeds", "clipped")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -60,6 +62,19 @@ class Cell:
     def name(self) -> str:
         """The optimizer and its ``settings``, for reading."""
         return f"{OPTIMIZERS[self.optimizer].label}, {self.settings}"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What `HEADINGS` name, for reading."""
+        shares = [r.result.clipped_share for r in self.rows if r.result.clipped_share is not None]
+        return (
+            OPTIMIZERS[self.optimizer].label,
+            format_step(self.lr),
+            "" if self.rho is None else f"{self.rho:g}",
+            f"{self.mean:.4g}",
+            ", ".join(f"{score:.4g}" for score in self.scores.values()),
+            f"{100 * sum(shares) / len(shares):.0f} %" if shares else "",
+        )
 
     def scale(self, score: float) -> float:
         """A score in the units of ``scores``.

@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from normball.lab.cells import Cell, make_cells
+from normball.lab.cells import HEADINGS, Cell, make_cells
 from normball.lab.charts import draw
 from normball.lab.claims import Claim, Verdict, judge, read_claim
-from normball.lab.config import RunConfig, format_step, read_step
+from normball.lab.config import RunConfig, read_step
 from normball.lab.errors import LabError, unknown
 from normball.lab.optimizers import OPTIMIZERS, configure
 from normball.lab.rows import RunFolder
@@ -198,7 +198,7 @@ def page(experiment: Experiment, verdicts: Sequence[Verdict], cells: Sequence[Ce
         "",
         f"![{experiment.title}]({experiment.name}.png)",
         "",
-        "| optimizer | step | ρ | mean score | seeds | share of steps clipped | seconds a run |",
+        f"| {' | '.join((*HEADINGS, 'seconds a run'))} |",
         "|---|---|---|---|---|---|---|",
         *(_line(cell) for cell in _sorted(cells)),
         "",
@@ -212,15 +212,8 @@ def _sorted(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _line(cell: Cell) -> str:
-    shares = [r.result.clipped_share for r in cell.rows if r.result.clipped_share is not None]
-    clipped = f"{100 * sum(shares) / len(shares):.0f} %" if shares else ""
-    rho = "" if cell.rho is None else f"{cell.rho:g}"
-    seeds = ", ".join(f"{score:.4g}" for score in cell.scores.values())
     seconds = sum(row.result.seconds for row in cell.rows) / len(cell.rows)
-    return (
-        f"| {OPTIMIZERS[cell.optimizer].label} | {format_step(cell.lr)} | {rho} | "
-        f"{cell.mean:.4g} | {seeds} | {clipped} | {seconds:.1f} |"
-    )
+    return f"| {' | '.join((*cell.words, f'{seconds:.1f}'))} |"
 
 
 def results_of(folder: Path) -> list[dict[str, Any]]:

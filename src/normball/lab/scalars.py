@@ -13,7 +13,7 @@ class Scalars:
         folder: where TensorBoard is to look.
 
     Raises:
-        LabError: if TensorBoard is not installed.
+        LabError: if TensorBoard is not installed, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -21,7 +21,10 @@ class Scalars:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError:
             raise LabError("--tensorboard needs tensorboard: pip install tensorboard.") from None
-        self._writer = SummaryWriter(str(folder))
+        try:
+            self._writer = SummaryWriter(str(folder))
+        except OSError as error:
+            raise LabError(f"--tensorboard cannot write to {folder}: {error.strerror}.") from error
 
     def write(self, report: EpochReport) -> None:
         """Write an epoch's figures, at once.

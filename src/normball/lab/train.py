@@ -65,7 +65,8 @@ class Trainer:
         probe_every: measure the smoothness once in so many steps; None for never.
 
     Raises:
-        LabError: if the optimizer has no norms to measure in.
+        LabError: if the optimizer has no norms to measure in, or so few measurements that no line
+            can be fitted.
     """
 
     def __init__(self, config: RunConfig, *, probe_every: int | None = None) -> None:
@@ -98,6 +99,11 @@ class Trainer:
             if not isinstance(optimizer, Scion | ClippedScion):
                 raise LabError(
                     f"{config.optimizer} has no norms to measure in: choose scion or clipped-scion."
+                )
+            if (measured := math.ceil(total / probe_every)) < 3:
+                raise LabError(
+                    f"--every {probe_every} measures {measured} of the {total} steps, and a fit "
+                    "needs three: measure more often, or train longer."
                 )
             self.probe = SmoothnessProbe(optimizer, every=probe_every, model=model)
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_finite, apart, host_knows
+from normball._numeric import all_within, apart, host_knows
 from normball.norms import Norm
 from normball.optim import capture, checkpoint, metrics, validate
 from normball.optim.blocks import Block, Bundle, Roster
@@ -116,8 +116,9 @@ class NormBallOptimizer(Optimizer):
         """Take one step, and return the loss of `closure` if one is given.
 
         A gradient that is not finite, in any parameter, makes this step change nothing: weights and
-        momentum stay bit for bit, and `metrics()["skipped"]` counts it. So does an `lr` or `rho` in
-        a tensor whose value is out of range. A parameter without a gradient stays as it is and
+        momentum stay bit for bit, and `metrics()["skipped"]` counts it. So does one above half the
+        largest number of the momentum's dtype, and an `lr` or `rho` in a tensor whose value is out
+        of range. A parameter without a gradient stays as it is and
         counts zero.
 
         Raises:
@@ -146,7 +147,7 @@ class NormBallOptimizer(Optimizer):
     def _advance(self, roster: Roster) -> None:
         blocks, bundles = roster.blocks, roster.bundles
         grads = [bundle.join([block.grad for block in bundle.blocks]) for bundle in bundles]
-        finite = all_finite(grads)
+        finite = all_within(grads, self._limit(bundles))
         sound = self._settings.sound(self.param_groups)
         if sound is not None:
             finite = finite & sound.to(finite.device)
@@ -188,6 +189,11 @@ class NormBallOptimizer(Optimizer):
         self._took(factor, finite)
         self._move(bundles, [term.update for term in terms], factor, finite)
         self._record.add(size, factor, per_group, finite)
+
+    def _limit(self, bundles: list[Bundle]) -> float:
+        """Return the largest gradient that a momentum of the other sign can take in."""
+        dtypes = {self._dtype_of_state(bundle.first.param) for bundle in bundles}
+        return min(torch.finfo(dtype).max for dtype in dtypes) / 2
 
     def _collect(self) -> Roster:
         for group in self.param_groups:

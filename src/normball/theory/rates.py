@@ -1,9 +1,10 @@
 """Run every statement of the theory, and write down which holds."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
@@ -111,12 +112,21 @@ def _run_all(
     if jobs == 1:
         yield from (check(kind, name, n, seeds) for kind, name in names)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _use_one_thread) as pool:
+    before = set(active_children())
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin)
+    try:
         futures = [pool.submit(check, kind, name, n, seeds) for kind, name in names]
         yield from (future.result() for future in futures)
+    finally:
+        # After Ctrl-C or a failure nobody waits for the rest, which may take hours.
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(active_children()) - before:
+            worker.kill()
 
 
-def _use_one_thread() -> None:
+def _begin() -> None:
+    """Prepare a worker: one thread, and Ctrl-C is for its parent to act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

@@ -50,13 +50,18 @@ class Ray:
     def curvature(self, t: float, there: Evaluation) -> float:
         """Return `<g(x) - g(x - t u), u> / (t ||u||^2)`: below the smoothness constant."""
         change = float(self.slope) - float(dot(there.grad, self.direction))
-        return change / (t * float(self.size) ** 2)
+        return _over(change, t * float(self.size) * float(self.size))
 
     def probe(self, length: float) -> float | None:
         """Return the curvature over a step of about `length`; None where it is not positive."""
         t = min(length / float(self.size), self.limit)
         curvature = self.curvature(t, self.at(self.point(t)))
         return curvature if 0 < curvature < math.inf else None
+
+
+def _over(a: float, b: float) -> float:
+    """Return `a/b`; infinity where `b` has underflowed."""
+    return a / b if b else math.inf
 
 
 class NoDescentError(ArithmeticError):
@@ -108,13 +113,13 @@ class Backtracking(StepSize):
             return 0.0, ray.start
         constant = self._constant or self._first(ray)
         for rejected in range(_MOST_HALVINGS):
-            t = min(ray.limit, min(self.rho, slope) / (constant * size**2))
+            t = min(ray.limit, _over(min(self.rho, slope), constant * size * size))
             there = ray.at(ray.point(t))
             if _descends(ray, t, there):
                 # At the level of rounding the curvature is noise: keep what is known.
                 if self._constant is None or not _hidden(ray, t, there):
                     seen = ray.curvature(t, there)
-                    self._constant = min(max(seen, constant / 2), constant)
+                    self._constant = min(max(constant / 2, seen), constant)
                 return t, there
             if rejected == _HIDDEN_HALVINGS and _hidden(ray, t, there):
                 self._constant = 2 * (self._constant or constant)

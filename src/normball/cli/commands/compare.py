@@ -1,25 +1,24 @@
 """``normball compare``."""
 
 import time
+from typing import Any
 
 from rich.console import Console
 
-from normball.cli.arguments import (
-    AdamSteps,
-    Alpha,
-    BatchSize,
-    Epochs,
-    Jobs,
-    Optimizers,
-    Rho,
-    RunFolderPath,
-    Seeds,
-    Steps,
-    TaskName,
-)
-from normball.cli.commands.shared import carry_out, plain_console, processes, settings
-from normball.cli.options import parse_list, parse_name, parse_step, parse_whole
+from normball.cli.arguments import Jobs, RunFolderPath, TaskName
+from normball.cli.commands.shared import carry_out, plain_console, processes
 from normball.cli.screen import best_table
+from normball.cli.settings import (
+    ADAM_LRS,
+    ALPHA,
+    BATCH_SIZE,
+    COMPARED,
+    EPOCHS,
+    RHO,
+    SCION_LRS,
+    SEEDS,
+    takes,
+)
 from normball.lab.errors import LabError
 from normball.lab.report import write_report
 from normball.lab.rows import RunFolder, open_folder
@@ -28,19 +27,8 @@ from normball.lab.sweep import make_grid, make_plan
 from normball.lab.tasks import Task, find_task
 
 
-def compare(
-    task: TaskName,
-    out: RunFolderPath,
-    seeds: Seeds = "0,1,2",
-    optimizers: Optimizers = None,
-    lr: Steps = None,
-    adam_lr: AdamSteps = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    alpha: Alpha = None,
-    rho: Rho = None,
-    jobs: Jobs = None,
-) -> None:
+@takes(SEEDS, COMPARED, SCION_LRS, ADAM_LRS, EPOCHS, BATCH_SIZE, ALPHA, RHO)
+def compare(task: TaskName, out: RunFolderPath, jobs: Jobs = None, **settings: Any) -> None:
     """Train with Adam, Scion and Clipped Scion over a grid of fixed step sizes, and report.
 
     What is not given comes from the task. Finished runs are kept: a comparison that was stopped
@@ -51,14 +39,7 @@ def compare(
         raise LabError(
             f"compare is for accuracies: use `normball sweep {task}`, which knows losses."
         )
-    grid = make_grid(
-        chosen,
-        optimizers=parse_list("--optimizers", optimizers, parse_name),
-        seeds=parse_list("--seeds", seeds, parse_whole) or (),
-        lr=parse_list("--lr", lr, parse_step),
-        adam_lr=parse_list("--adam-lr", adam_lr, parse_step),
-        **settings(epochs=epochs, batch_size=batch_size, alpha=alpha, rho=rho),
-    )
+    grid = make_grid(chosen, **settings)
     count = processes(jobs)
     console = plain_console()
     with open_folder(out) as folder:

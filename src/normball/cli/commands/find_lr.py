@@ -1,53 +1,58 @@
 """``normball find-lr``."""
 
-import torch
+from typing import Any
 
-from normball.cli.arguments import (
-    Alpha,
-    BatchSize,
-    Constrained,
-    CurveFolder,
-    Model,
-    Optimizer,
-    Seed,
-    TaskName,
-    TrainSize,
-    Width,
+import torch
+from rich.console import Console
+
+from normball.cli.arguments import CurveFolder, NormBallOptimizer, TaskName
+from normball.cli.commands.shared import plain_console
+from normball.cli.settings import (
+    ALPHA,
+    BATCH_SIZE,
+    CONSTRAINED,
+    MODEL,
+    SEED,
+    TRAIN_SIZE,
+    WIDTH,
+    takes,
 )
-from normball.cli.commands.shared import plain_console, settings
-from normball.cli.options import parse_whole
 from normball.lab.config import format_step
 from normball.lab.optimizers import configure
 from normball.lab.rows import open_folder
 from normball.lab.smoothness import draw_lrs
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer
+from normball.optim.finder import LrCurve
 
 
+@takes(ALPHA, CONSTRAINED, BATCH_SIZE, MODEL, WIDTH, TRAIN_SIZE, SEED)
 def find_lr(
     task: TaskName,
-    optimizer: Optimizer = "clipped-scion",
-    alpha: Alpha = None,
-    constrained: Constrained = False,
-    batch_size: BatchSize = None,
-    model: Model = None,
-    width: Width = None,
-    train_size: TrainSize = None,
-    seed: Seed = "0",
+    optimizer: NormBallOptimizer = "clipped-scion",
     out: CurveFolder = None,
+    **settings: Any,
 ) -> None:
     """Suggest a step size: a hundred steps that grow, and where the loss falls most quickly."""
-    config = configure(
-        find_task(task),
-        optimizer,
-        seed=parse_whole("--seed", seed),
-        constrained=constrained or None,
-        model=model,
-        **settings(alpha=alpha, batch_size=batch_size, width=width, train_size=train_size),
-    )
+    config = configure(find_task(task), optimizer, **settings)
     torch.set_num_threads(1)
     console = plain_console()
-    curve = Trainer(config).find_lr()
+    trainer = Trainer(config)
+    if out is None:
+        measure(console, trainer)
+        return
+    with open_folder(out) as folder:
+        curve = measure(console, trainer)
+        paths = [
+            folder.replace(f"find-lr.{kind}", draw_lrs(config, curve, kind))
+            for kind in ("svg", "png")
+        ]
+        console.print(f"The picture: {paths[1]}", soft_wrap=True)
+
+
+def measure(console: Console, trainer: Trainer) -> LrCurve:
+    """Look for a step size, and print what was found."""
+    curve = trainer.find_lr()
     nearest = format_step(2.0 ** round(torch.tensor(curve.suggestion).log2().item()))
     console.print(
         f"The loss falls most quickly at --lr {curve.suggestion:.3g}, about {nearest}; "
@@ -55,11 +60,4 @@ def find_lr(
         f"loss {curve.losses[0]:.3g} to {min(curve.losses):.3g}.",
         soft_wrap=True,
     )
-    if out is None:
-        return
-    with open_folder(out) as folder:
-        paths = [
-            folder.replace(f"find-lr.{kind}", draw_lrs(config, curve, kind))
-            for kind in ("svg", "png")
-        ]
-        console.print(f"The picture: {paths[1]}", soft_wrap=True)
+    return curve

@@ -1,35 +1,36 @@
 """``normball rates``."""
 
 import time
+from dataclasses import replace
 
 import typer
 
-from normball.cli.arguments import Iterations, Jobs, RatesFolder, Seeds
+from normball.cli.arguments import Iterations, Jobs, RatesFolder
 from normball.cli.commands.shared import plain_console, processes
-from normball.cli.options import parse_list, parse_whole
+from normball.cli.options import parse_whole
+from normball.cli.settings import SEEDS, takes
 from normball.lab.errors import LabError
+from normball.lab.rows import open_folder
 from normball.theory import run_rates
 
 
+@takes(replace(SEEDS, default="0,1,2,3,4,5,6,7"))
 def rates(
-    out: RatesFolder,
-    n: Iterations = "10000",
-    seeds: Seeds = "0,1,2,3,4,5,6,7",
-    jobs: Jobs = None,
+    out: RatesFolder, seeds: tuple[int, ...], n: Iterations = "10000", jobs: Jobs = None
 ) -> None:
     """Run every statement of the theory against its bound; exit code 1 where one fails.
 
     Minutes at --n 10000, hours at --n 100000. Writes a table and figures.
     """
     steps = parse_whole("--n", n)
-    numbers = parse_list("--seeds", seeds, parse_whole) or ()
     count = processes(jobs)
     console = plain_console()
     started = time.monotonic()
     try:
-        with console.status(f"every statement, {steps} steps, {len(numbers)} seeds"):
-            holds = run_rates(out, steps, numbers, count)
-    except (ValueError, OSError) as error:
+        status = console.status(f"every statement, {steps} steps, {len(seeds)} seeds")
+        with open_folder(out), status:
+            holds = run_rates(out, steps, seeds, count)
+    except ValueError as error:
         raise LabError(f"{error}.") from None
     table = out / "rates.md"
     console.print(table.read_text(encoding="utf-8"), soft_wrap=True)

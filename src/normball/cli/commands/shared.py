@@ -1,44 +1,14 @@
 """What several commands share."""
 
-from collections.abc import Callable
-from typing import Any
-
 import typer
 from rich.console import Console
 
-from normball.cli.options import (
-    if_given,
-    parse_number,
-    parse_step,
-    parse_threshold,
-    parse_whole,
-)
+from normball.cli.options import parse_whole
 from normball.cli.screen import CompareScreen
-from normball.lab.config import flag
 from normball.lab.errors import LabError
 from normball.lab.machine import usable_cores
 from normball.lab.rows import RunFolder
 from normball.lab.sweep import Plan, run_plan
-
-_PARSERS: dict[str, Callable[[str, str], Any]] = {
-    "lr": parse_step,
-    "epochs": parse_whole,
-    "batch_size": parse_whole,
-    "alpha": parse_number,
-    "rho": parse_threshold,
-    "variant": parse_whole,
-    "width": parse_number,
-    "train_size": parse_whole,
-    "test_size": parse_whole,
-    "warmup": parse_number,
-    "accumulate": parse_whole,
-    "weight_decay": parse_number,
-}
-
-
-def settings(**texts: str | None) -> dict[str, Any]:
-    """Read the options of a run, by their names in `RunConfig`; None where one is not given."""
-    return {name: if_given(flag(name), text, _PARSERS[name]) for name, text in texts.items()}
 
 
 def plain_console() -> Console:

@@ -1,29 +1,17 @@
 """``normball smoothness``."""
 
+from typing import Any
+
 import torch
 from rich.console import Console
 
 from normball import SmoothnessProbe
-from normball.cli.arguments import (
-    Alpha,
-    Constrained,
-    Epochs,
-    Every,
-    Model,
-    Optimizer,
-    Rho,
-    Seed,
-    SmoothnessFolder,
-    Step,
-    TaskName,
-    TestSize,
-    TrainSize,
-    Width,
-)
-from normball.cli.commands.shared import plain_console, settings
+from normball.cli.arguments import Every, NormBallOptimizer, SmoothnessFolder, TaskName
+from normball.cli.commands.shared import plain_console
 from normball.cli.commands.train import run_trainer
 from normball.cli.options import parse_whole
 from normball.cli.screen import fit_lines, layer_table, result_line
+from normball.cli.settings import LR, RHO, RUN, SEED, takes
 from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
 from normball.lab.results import RunResult
@@ -34,42 +22,19 @@ from normball.lab.train import Trainer
 from normball.optim.probe import Fit
 
 
+@takes(LR, RHO, *RUN, SEED)
 def smoothness(
     task: TaskName,
-    optimizer: Optimizer = "clipped-scion",
-    lr: Step = None,
-    rho: Rho = None,
-    alpha: Alpha = None,
-    constrained: Constrained = False,
-    epochs: Epochs = None,
-    model: Model = None,
-    width: Width = None,
-    train_size: TrainSize = None,
-    test_size: TestSize = None,
-    seed: Seed = "0",
+    optimizer: NormBallOptimizer = "clipped-scion",
     every: Every = "5",
     out: SmoothnessFolder = None,
+    **settings: Any,
 ) -> None:
     """Train once and measure the smoothness (L0, L1) of the loss on the way.
 
     One mini-batch before and after a step, once in --every steps, in the norms of the optimizer.
     """
-    config = configure(
-        find_task(task),
-        optimizer,
-        seed=parse_whole("--seed", seed),
-        constrained=constrained or None,
-        model=model,
-        **settings(
-            lr=lr,
-            epochs=epochs,
-            alpha=alpha,
-            rho=rho,
-            width=width,
-            train_size=train_size,
-            test_size=test_size,
-        ),
-    )
+    config = configure(find_task(task), optimizer, **settings)
     k = parse_whole("--every", every)
     if k < 1:
         raise LabError(f"--every must be 1 or more, got {k}.")

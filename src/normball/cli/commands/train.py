@@ -1,38 +1,16 @@
 """``normball train``."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
 from rich.console import Console
 
-from normball.cli.arguments import (
-    Accumulate,
-    Alpha,
-    BatchSize,
-    Constrained,
-    Epochs,
-    Model,
-    Optimizer,
-    Precision,
-    Resume,
-    Rho,
-    RowFolderPath,
-    Schedule,
-    Seed,
-    Step,
-    TaskName,
-    TensorBoard,
-    TestSize,
-    TrainSize,
-    Variant,
-    Warmup,
-    WeightDecay,
-    Width,
-)
-from normball.cli.commands.shared import plain_console, settings
-from normball.cli.options import parse_whole
+from normball.cli.arguments import Optimizer, Resume, RowFolderPath, TaskName, TensorBoard
+from normball.cli.commands.shared import plain_console
 from normball.cli.screen import TrainScreen, result_line
+from normball.cli.settings import LR, RHO, RUN, SEED, takes
 from normball.lab import ranks
 from normball.lab.checkpoints import Checkpoints
 from normball.lab.config import RunConfig
@@ -45,29 +23,14 @@ from normball.lab.tasks import find_task
 from normball.lab.train import Trainer
 
 
+@takes(LR, RHO, *RUN, SEED)
 def train(
     task: TaskName,
     optimizer: Optimizer,
-    lr: Step = None,
-    rho: Rho = None,
-    alpha: Alpha = None,
-    constrained: Constrained = False,
-    variant: Variant = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    schedule: Schedule = "constant",
-    warmup: Warmup = None,
-    weight_decay: WeightDecay = None,
-    model: Model = None,
-    width: Width = None,
-    train_size: TrainSize = None,
-    test_size: TestSize = None,
-    accumulate: Accumulate = None,
-    precision: Precision = "float32",
-    seed: Seed = "0",
     out: RowFolderPath = None,
     resume: Resume = False,
     tensorboard: TensorBoard = None,
+    **settings: Any,
 ) -> None:
     """Train once.
 
@@ -76,29 +39,7 @@ def train(
     """
     if resume and out is None:
         raise LabError("--resume needs --out, the folder that holds the checkpoints.")
-    config = configure(
-        find_task(task),
-        optimizer,
-        seed=parse_whole("--seed", seed),
-        schedule=schedule,
-        model=model,
-        precision=precision,
-        constrained=constrained or None,
-        **settings(
-            lr=lr,
-            epochs=epochs,
-            batch_size=batch_size,
-            alpha=alpha,
-            rho=rho,
-            variant=variant,
-            warmup=warmup,
-            weight_decay=weight_decay,
-            width=width,
-            train_size=train_size,
-            test_size=test_size,
-            accumulate=accumulate,
-        ),
-    )
+    config = configure(find_task(task), optimizer, **settings)
     # As in a comparison, so that a row can be repeated bit for bit by either command.
     torch.set_num_threads(1)
     ranks.join()
