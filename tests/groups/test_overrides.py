@@ -321,10 +321,16 @@ def test_a_norm_from_elsewhere():
         (
             {"*": {"raduis": 2}},
             ValueError,
-            "overrides['*'] has the setting 'raduis', known are norm, radius; did you mean "
-            "'radius'?",
+            "overrides['*'] has the setting 'raduis', known are norm, radius, lr, alpha; did you "
+            "mean 'radius'?",
         ),
-        ({"*": {"lr": 2}}, ValueError, "overrides['*'] has the setting 'lr', known are norm, radi"),
+        (
+            {"*": {"rho": 2}},
+            ValueError,
+            "overrides['*'] has the setting 'rho', known are norm, rad",
+        ),
+        ({"*": {"lr": 0}}, ValueError, "overrides['*']['lr']=0 must be positive and finite"),
+        ({"*": {"alpha": None}}, TypeError, "overrides['*']['alpha']=None must be a number"),
         ({"*": {"radius": 0}}, ValueError, "overrides['*']['radius']=0 must be positive and fini"),
         ({"*": {"radius": "5"}}, TypeError, "overrides['*']['radius']='5' must be a number"),
         ({"*": {"norm": Spectral}}, TypeError, "overrides['*'] has norm=<class"),

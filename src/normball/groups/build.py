@@ -1,6 +1,7 @@
 """`param_groups`: every parameter of a model with its norm and radius, by the paper's recipe."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from normball.groups.plan import Plan, Row
 from normball.groups.rules import VECTORS, Kind, Raw, Storage, kind_of
 from normball.groups.slots import Slot, slots_of
 from normball.norms import Norm
+from normball.polar import Polar
 
 
 def param_groups(
@@ -20,6 +22,7 @@ def param_groups(
     radius: float = 5.0,
     input_radius: float = 1.0,
     output_radius: float = 200.0,
+    polar: Polar | None = None,
     overrides: Mapping[Key, Value] | None = None,
 ) -> Plan:
     """Give every parameter of a model its norm and its radius, and say by which rule.
@@ -38,21 +41,24 @@ def param_groups(
         input_radius: of the first layer, of embedding tables, and of biases, which are tables of
             one row.
         output_radius: of the last layer.
+        polar: the polar factor of every spectral norm that a rule chooses; by default `Auto()`.
         overrides: what holds for some parameters instead: a pattern of names (as in `fnmatch`) or a
-            module type, to a dict of `norm`, `radius` or both, or to one of the roles `input`,
-            `hidden`, `output`, `embedding`, `bias`, `vector`. Later entries win. A type speaks of
-            the weights its modules hold themselves, or of their vectors if they hold nothing else.
+            module type, to a dict with some of `norm`, `radius`, `lr` and `alpha`, or to one of the
+            roles `input`, `hidden`, `output`, `embedding`, `bias`, `vector`. Later entries win. A
+            type speaks of the weights its modules hold themselves, or of their vectors if they hold
+            nothing else.
 
     Returns:
         A list of dicts `{"params": [(name, parameter), ...], "norm": ..., "radius": ...}`, one for
-        each distinct role, norm and radius, for any optimizer of this package.
+        each distinct role and settings, for any optimizer of this package.
 
     Raises:
-        TypeError: `model` is not a module; a radius, key or value of another type than documented.
+        TypeError: `model` is not a module; a radius, `polar`, a key or a value of another type than
+            documented.
         ValueError: a parameter that no rule knows (the message names all of them and what to
             write), an override that matches nothing or names an unknown role or setting, a norm
-            that does not fit its parameter, a radius that is not positive and finite, a lazy
-            module that has not seen a batch, nothing to train.
+            that does not fit its parameter, a radius, `lr` or `alpha` that is not positive and
+            finite, a lazy module that has not seen a batch, nothing to train.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -61,19 +67,23 @@ def param_groups(
     radii = dict.fromkeys(("hidden", "vector"), positive("radius", radius))
     radii |= dict.fromkeys(("input", "embedding", "bias"), positive("input_radius", input_radius))
     radii["output"] = positive("output_radius", output_radius)
+    if not isinstance(polar, Polar | None):
+        raise TypeError(f"polar={polar!r} must be an object of normball.polar, such as Nonic()")
     slots = slots_of(model)
     _check_parameters(slots)
     entries = parse(overrides, slots)
     findings = _findings(slots)
     # Modules of which a type in the overrides means the weights alone.
     weighty = {id(s.module) for f in findings if f.role not in VECTORS for s in f.slots}
-    rows = [_row(finding, entries, weighty, radii) for finding in findings]
+    rows = [_row(finding, entries, weighty, radii, polar) for finding in findings]
     _check_placed(findings, rows)
-    groups: dict[tuple[str, Norm | None, float | None], dict[str, Any]] = {}
+    groups: dict[Hashable, dict[str, Any]] = {}
     for finding, row in zip(findings, rows, strict=True):
         if row.role != "frozen":
-            group = groups.setdefault((row.role, row.norm, row.radius), {"params": []})
-            group |= {"norm": row.norm, "radius": row.radius}
+            extra = {k: v for e in _speaking(finding, entries, weighty) for k, v in e.extra}
+            kind = (row.role, row.norm, row.radius, *sorted(extra.items()))
+            group = groups.setdefault(kind, {"params": []})
+            group |= {"norm": row.norm, "radius": row.radius, **extra}
             group["params"].append((row.name, finding.slots[0].parameter))
     return Plan(list(groups.values()), rows)
 
@@ -140,26 +150,37 @@ def _finding(places: list[tuple[Slot, Kind | None]], head: bool, first: bool) ->
     return _Finding(slots, kinds[0].role, kinds[0].storage, kinds[0].rule)
 
 
+def _speaking(finding: _Finding, entries: list[Override], weighty: set[int]) -> list[Override]:
+    """Return the entries that speak of a parameter."""
+    speaking = []
+    for entry in entries:
+        slots = [s for s in finding.slots if entry.matches(s)]
+        if not isinstance(entry.key, str) and finding.role in VECTORS:
+            slots = [s for s in slots if id(s.module) not in weighty]
+        if slots:
+            speaking.append(entry)
+    return speaking
+
+
 def _row(
-    finding: _Finding, entries: list[Override], weighty: set[int], radii: dict[str, float]
+    finding: _Finding,
+    entries: list[Override],
+    weighty: set[int],
+    radii: dict[str, float],
+    polar: Polar | None,
 ) -> Row:
     """Return the row of a parameter; `norm` is None for one that nothing places."""
     name, shape = finding.slots[0].name, finding.slots[0].shape
     if not finding.slots[0].parameter.requires_grad:
         return Row(name, shape, "frozen", None, None, "requires_grad=False")
     role, rule = finding.role, finding.rule
-    norm = finding.storage.norm(role) if rule else None
+    norm = _with_polar(finding.storage.norm(role), polar) if rule else None
     radius = radii[role]
-    for entry in entries:
-        slots = [s for s in finding.slots if entry.matches(s)]
-        if not isinstance(entry.key, str) and finding.role in VECTORS:
-            slots = [s for s in slots if id(s.module) not in weighty]
-        if not slots:
-            continue
+    for entry in _speaking(finding, entries, weighty):
         rule = entry.label
         if entry.role is not None:
             role, radius = entry.role, radii[entry.role]
-            norm = finding.storage.norm(role)
+            norm = _with_polar(finding.storage.norm(role), polar)
             if norm is None:
                 raise ValueError(
                     f"{rule}: the shape {tuple(shape)} of {name!r} does not tell its norm in the "
@@ -168,6 +189,20 @@ def _row(
         norm = norm if entry.norm is None else entry.norm
         radius = radius if entry.radius is None else entry.radius
     return Row(name, shape, role, norm, radius, rule)
+
+
+def _with_polar(norm: Norm | None, polar: Polar | None) -> Norm | None:
+    """Return the norm with another polar factor, also inside of norms made of norms."""
+    if norm is None or polar is None:
+        return norm
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(norm):  # type: ignore[arg-type]
+        value = getattr(norm, field.name)
+        if isinstance(value, Polar):
+            changes[field.name] = polar
+        elif isinstance(value, Norm):
+            changes[field.name] = _with_polar(value, polar)
+    return dataclasses.replace(norm, **changes)  # type: ignore[type-var]
 
 
 def _check_placed(findings: list[_Finding], rows: list[Row]) -> None:

@@ -16,7 +16,7 @@ from normball.norms import Norm
 Key = str | type[nn.Module]
 Value = str | Mapping[str, Any]
 
-_KEYS = ("norm", "radius")
+_KEYS = ("norm", "radius", "lr", "alpha")
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,16 @@ class Override:
 
     key: Key
     role: str | None
-    norm: Norm | None
-    radius: float | None
+    norm: Norm | None = None
+    radius: float | None = None
+    extra: tuple[tuple[str, float], ...] = ()
+    """`lr` and `alpha`, which the plan hands on to the optimizer."""
 
     @property
     def label(self) -> str:
         """The entry as the printed plan names it."""
-        return f"override {_show(self.key)}"
+        extra = "".join(f", {name}={value:g}" for name, value in self.extra)
+        return f"override {_show(self.key)}{extra}"
 
     def matches(self, slot: Slot) -> bool:
         """Tell whether the key speaks of the place."""
@@ -45,7 +48,7 @@ def parse(overrides: Mapping[Key, Value] | None, slots: Sequence[Slot]) -> list[
 
     Raises:
         TypeError: `overrides`, a key, a value or a norm of another type than documented.
-        ValueError: an unknown role or key, a radius that is not positive and finite, an entry that
+        ValueError: an unknown role or key, a number that is not positive and finite, an entry that
             matches no parameter.
     """
     if overrides is None:
@@ -84,7 +87,7 @@ def _entry(key: Any, value: Any) -> Override:
         )
     if isinstance(value, str):
         _check_known("the role", value, ROLES, key)
-        return Override(key, value, None, None)
+        return Override(key, value)
     if not isinstance(value, Mapping) or not value:
         raise TypeError(
             f"overrides[{_show(key)}]={value!r} must be a role or a dict such as "
@@ -97,10 +100,13 @@ def _entry(key: Any, value: Any) -> Override:
         raise TypeError(
             f"overrides[{_show(key)}] has norm={norm!r}: give an object, such as Spectral()"
         )
-    radius = None
-    if "radius" in value:
-        radius = positive(f"overrides[{_show(key)}]['radius']", value["radius"])
-    return Override(key, None, norm, radius)
+    numbers = {
+        name: positive(f"overrides[{_show(key)}][{name!r}]", value[name])
+        for name in _KEYS[1:]
+        if name in value
+    }
+    radius = numbers.pop("radius", None)
+    return Override(key, None, norm, radius, tuple(numbers.items()))
 
 
 def _check_known(what: str, name: Any, known: Sequence[str], key: Key) -> None:
