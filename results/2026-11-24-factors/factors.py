@@ -2,10 +2,12 @@
 
 Two questions. Accuracies after 25 epochs, for each factor, step and seed; and 100 steps of the
 default in float32 beside the exact SVD in float64, which sees the same gradients: how far apart are
-the weights, as a share of the way that they went? Rows go to `rows.jsonl` beside this file.
+the weights, as a share of the way that they went? Rows go to `rows.jsonl` in the
+folder that is given, or beside this file.
 """
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -83,7 +85,7 @@ def beside_the_svd(polar: Polar, lr: float, steps: int = 100) -> dict[str, float
 
 def main() -> None:
     torch.set_num_threads(1)
-    path = Path(__file__).with_name("rows.jsonl")
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) / "rows.jsonl"
     with path.open("w", encoding="utf-8") as file:
 
         def keep(row: dict) -> None:

@@ -26,6 +26,18 @@ def flags_unknown():
         yield
 
 
+class Synchronisations(TorchDispatchMode):
+    """Count the operations that would wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in WAITS
+        return func(*args, **(kwargs or {}))
+
+
 class Tape(TorchDispatchMode):
     """Record every operation with the memory it reads and writes; `replay` runs them again.
 

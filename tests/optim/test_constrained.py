@@ -1,6 +1,7 @@
 """The constrained methods: the ball holds, the start is brought in, lr has an end."""
 
 import warnings
+from unittest import mock
 
 import pytest
 import torch
@@ -135,6 +136,24 @@ def test_a_smaller_radius_brings_the_weights_in(variant):
             optimizer.step()
             assert p.item() > before
         assert abs(p.item()) <= radius * (1 + 1e-12)
+
+
+def test_a_larger_radius_reads_no_norm():
+    """What is in a ball is in a larger one, and perhaps no longer in the first."""
+    p = nn.Parameter(torch.zeros(1))
+    optimizer = Scion([{"params": [p], "norm": RMS()}], lr=0.9, constrained=True)
+    for step, radius in enumerate((1.0, 1.5, 2.0, 3.0)):
+        optimizer.param_groups[0]["radius"] = radius
+        p.grad = torch.ones(1)
+        geometry = optimizer._geometry
+        with mock.patch.object(geometry, "ratios", wraps=geometry.ratios) as read:
+            optimizer.step()
+        assert read.call_count == (step == 0)
+    assert p.item() < -2
+    optimizer.param_groups[0]["radius"] = 1.0
+    with pytest.warns(UserWarning, match="starts outside its ball"):
+        optimizer.step()
+    assert abs(p.item()) <= 1
 
 
 def test_loaded_weights_are_a_start():

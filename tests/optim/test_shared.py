@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from normball.norms import Spectral
 from normball.polar import PolarExpress
 from tests.optim.network import bits, build, loss, same, state_of, train
 from tests.optim.optimizers import OPTIMIZERS
-from tests.optim.tape import flags_unknown
+from tests.optim.tape import Synchronisations, flags_unknown
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*(starts|is) outside"),
@@ -363,20 +362,6 @@ def test_metrics(row):
     assert all(v.ndim == 0 for k, v in seen.items() if k != "group_dual_norms")
     if not row.constrained:
         assert float(seen["group_dual_norms"].sum()) == pytest.approx(float(seen[size]))
-
-
-class Synchronisations(TorchDispatchMode):
-    """Count what would wait for a device: reading a value, or LAPACK's check of it."""
-
-    waits = ("_local_scalar_dense", "nonzero", "_linalg_eigh", "_linalg_svd", "equal")
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.overloadpacket.__name__ in self.waits
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_step_waits_for_nothing(row):

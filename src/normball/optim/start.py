@@ -1,5 +1,6 @@
 """The first step of a constrained method: it begins in the ball."""
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ def enter_ball(
 ) -> None:
     """Scale parameters that start outside their ball onto it, with a warning.
 
-    The first step of a parameter, also after a state was loaded or its radius was changed, reads
+    The first step of a parameter, also after a state was loaded or its radius became smaller, reads
     its norm, and so waits for the device; no other does.
 
     Args:
@@ -28,6 +29,9 @@ def enter_ball(
         inside: the radius of every parameter known to be in its ball, brought up to date here.
         finite: whether the step is taken, 0-d bool.
     """
+    for b in blocks:
+        if b.radius > inside.get(b.owner, math.inf):
+            inside[b.owner] = b.radius  # what is in a ball is in a larger one
     if all(inside.get(b.owner) == b.radius for b in blocks):
         return
     # A step of length 0 moves nothing, not even into the ball.
