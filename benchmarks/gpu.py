@@ -7,6 +7,7 @@ bfloat16 products, the cost of clipping, and the same step as a CUDA graph. Rows
 
 import argparse
 import datetime
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ Params = list[nn.Parameter]
 # The default on a GPU that has such products, named so that a CPU can run the same.
 BFLOAT16 = PolarExpress(6, 3e-3, torch.bfloat16)
 REFERENCE = "torch.optim.Muon"
+GRAM_PLAIN = "gram-newton-schulz without its kernels"
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,9 @@ def optimizers(device: torch.device) -> tuple[dict[str, Callable[[Params], Any]]
         from gram_newton_schulz import Muon as Gram
     except ImportError:
         return makes, ["gram-newton-schulz"]
-    makes["gram-newton-schulz"] = lambda p: _Beside(
-        lambda hidden: Gram(hidden, ns_use_kernels=device.type == "cuda"), p
+    kernels = device.type == "cuda" and importlib.util.find_spec("quack") is not None
+    makes["gram-newton-schulz" if kernels else GRAM_PLAIN] = lambda p: _Beside(
+        lambda hidden: Gram(hidden, ns_use_kernels=kernels), p
     )
     return makes, []
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+import normball
 from normball import ClippedScion
 from normball.norms import Sign, Spectral
 from normball.polar import Auto, Nonic, Polar
@@ -109,7 +110,8 @@ def _load(name: str) -> Make:
 def versions() -> dict[str, str]:
     """Versions of what was measured."""
     found = {"python": sys.version.split()[0], "torch": torch.__version__}
-    for name in ("normball", *PEERS):
+    found["normball"] = normball.__version__
+    for name in PEERS:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -401,7 +401,7 @@ def test_a_step_on_meta_tensors(row):
         model = build(torch.float32)
     optimizer = row(row.groups(model, PolarExpress()))
     # As after the first step, which reads the norms of a constrained start.
-    optimizer._inside = {p: g["radius"] for g in optimizer.param_groups for p in g["params"]}
+    optimizer._known.inside = {p: g["radius"] for g in optimizer.param_groups for p in g["params"]}
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()

@@ -7,14 +7,15 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import normball
+
 
 @cache
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that can change a result."""
-    packages = {"torch": "torch", "normball": "normball", "numpy": "numpy"}
-    packages["sklearn"] = "scikit-learn"
+    packages = {"torch": "torch", "numpy": "numpy", "sklearn": "scikit-learn"}
     found = {name: version(package) for name, package in packages.items()}
-    return {"python": platform.python_version()} | found
+    return {"python": platform.python_version(), "normball": normball.__version__} | found
 
 
 @cache

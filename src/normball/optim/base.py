@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, overload
 
@@ -19,6 +20,21 @@ from normball.optim.geometry import Geometry, gather
 from normball.optim.settings import Group, Settings
 from normball.optim.start import enter_ball
 from normball.optim.terms import Term, settle
+
+
+@dataclass
+class _Known:
+    """What is remembered from step to step, made anew where it is missing.
+
+    In an object of its own: the compiler of torch 2.9 to 2.11 traces no attribute that a step
+    writes on the optimizer itself.
+    """
+
+    inside: dict[Tensor, float] = field(default_factory=dict)
+    """The parameters in their ball, and the radius at which they were."""
+    roster: Roster | None = None
+    norms: list[Norm] = field(default_factory=list)
+    """Those of the groups, once they were checked."""
 
 
 class NormBallOptimizer(Optimizer):
@@ -56,10 +72,7 @@ class NormBallOptimizer(Optimizer):
         self._maximize = maximize
         self._state_dtype = state_dtype
         self._reuse_grad = reuse_grad
-        # The parameters in their ball, and the radius at which they were.
-        self._inside: dict[Tensor, float] = {}
-        self._roster: Roster | None = None
-        self._norms: list[Norm] = []
+        self._known = _Known()
         self._record = metrics.Record()
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of tensors or groups: write [tensor]")
@@ -135,7 +148,7 @@ class NormBallOptimizer(Optimizer):
         if roster.blocks:
             try:
                 if capture.recording():
-                    inside = self._inside if self._constrained else None
+                    inside = self._known.inside if self._constrained else None
                     started = self._record.started
                     capture.check_now(self._settings, roster, self.state, inside, started)
                     capture.check_numbers(self.param_groups)
@@ -155,7 +168,7 @@ class NormBallOptimizer(Optimizer):
             finite = parallel.agree(finite)
         self._look(bundles, grads, finite)
         if self._constrained:
-            enter_ball(self._geometry, blocks, self._inside, finite)
+            enter_ball(self._geometry, blocks, self._known.inside, finite)
 
         free = apart(grads) if self._reuse_grad else [False] * len(grads)
         free = [own and not bundle.stacked for own, bundle in zip(free, bundles, strict=True)]
@@ -200,7 +213,7 @@ class NormBallOptimizer(Optimizer):
             self._settings.check_numbers(group)
         self._settings.check_common(self.param_groups)
         self._check_norms()
-        roster, self._roster = self._roster, None
+        roster, self._known.roster = self._known.roster, None
         if roster is None or not roster.enter(self.param_groups, self._settings.longest):
             names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
             roster = Roster(names, self.param_groups)
@@ -209,19 +222,19 @@ class NormBallOptimizer(Optimizer):
             self._fit_momenta(roster.blocks)
         if roster.blocks and self._constrained:
             self._geometry.check_complete(roster.missing)
-        self._roster = roster
+        self._known.roster = roster
         return roster
 
     def _check_norms(self) -> None:
         """Check norms that were put into the groups since the last step."""
         chosen = [group["norm"] for group in self.param_groups]
-        if len(chosen) == len(self._norms) and all(map(is_, chosen, self._norms)):
+        if len(chosen) == len(self._known.norms) and all(map(is_, chosen, self._known.norms)):
             return
         for i, group in enumerate(self.param_groups):
             self._geometry.check_norm(validate.check_norm(group["norm"]))
             for name, p in zip(self._names(i, group), group["params"], strict=True):
                 validate.check_shape(name, p, group["norm"])
-        self._norms = chosen
+        self._known.norms = chosen
 
     @staticmethod
     def _names(index: int, group: Group) -> list[str]:
@@ -388,7 +401,7 @@ class NormBallOptimizer(Optimizer):
 
     def _loaded(self, state_dict: dict[str, Any]) -> None:
         """Take from a state what torch has left or changed."""
-        self._inside.clear()  # the weights may have been loaded as well
+        self._known.inside.clear()  # the weights may have been loaded as well
         params = (p for group in self.param_groups for p in group["params"])
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         for index, p in zip(indices, params, strict=True):
@@ -400,6 +413,10 @@ class NormBallOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return state | {name: getattr(self, name) for name in self._own} | {
-            "_inside": {}, "_roster": None, "_norms": [],
-        }  # fmt: skip
+        return (
+            state
+            | {name: getattr(self, name) for name in self._own}
+            | {
+                "_known": _Known(),
+            }
+        )

@@ -138,7 +138,7 @@ def _undone(
         for p, entry in optimizer.state.items()
     }
     settings = [_settings(group) for group in groups]
-    inside, record = dict(optimizer._inside), optimizer._record
+    inside, record = dict(optimizer._known.inside), optimizer._record
     optimizer._record = metrics.Record()
     rates = [float(group["lr"]) for group in groups]
     top = max(rates)
@@ -163,7 +163,7 @@ def _undone(
             for group, kept in zip(groups, settings, strict=True):
                 for name, (held, value) in kept.items():
                     group[name] = held.fill_(value) if isinstance(held, Tensor) else held
-            optimizer._inside, optimizer._record = inside, record
+            optimizer._known.inside, optimizer._record = inside, record
 
 
 def _settings(group: dict[str, Any]) -> dict[str, tuple[Any, float]]:
