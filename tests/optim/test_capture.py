@@ -87,7 +87,9 @@ def test_a_step_on_fake_tensors_of_a_cpu(row):
         on("cpu", model)
         optimizer = row(row.groups(model, PolarExpress()))
         # As after the first step, which reads the norms of a constrained start.
-        optimizer._known.inside = {p: g["radius"] for g in optimizer.param_groups for p in g["params"]}
+        optimizer._known.inside = {
+            p: g["radius"] for g in optimizer.param_groups for p in g["params"]
+        }
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
         optimizer.step()
@@ -101,7 +103,9 @@ def test_a_step_on_a_gpu_waits_for_nothing_and_sends_nothing(row):
         on("cuda", model)
         optimizer = row(row.groups(model, PolarExpress()), capturable=True)
         # As after the first step, which reads the norms of a constrained start.
-        optimizer._known.inside = {p: g["radius"] for g in optimizer.param_groups for p in g["params"]}
+        optimizer._known.inside = {
+            p: g["radius"] for g in optimizer.param_groups for p in g["params"]
+        }
         for _ in range(2):
             for p in model.parameters():
                 p.grad = torch.zeros_like(p)
