@@ -51,10 +51,24 @@ LAYERED = [
     Row(ClippedScion, "clipped", {"rho": 1.5}),
     Row(ClippedScion, "short-step-1", {"rho": 1.5, "constrained": True, "variant": 1}),
     Row(ClippedScion, "short-step-2", {"rho": 1.5, "constrained": True, "variant": 2}),
+    Row(ClippedScion, "recipe", {"rho": 1.5, "nesterov": True, "average": 0.1}),
+    Row(Scion, "scion-ahead", {"nesterov": True, "average": 0.3, "constrained": True}),
+    Row(
+        ClippedScion,
+        "short-step-1-ahead",
+        {"rho": 1.5, "constrained": True, "variant": 1, "nesterov": True, "average": 1.0},
+    ),
 ]
 JOINT = [
     Row(GGNC, "ggnc-euclidean", {"rho": 1.5, "norm": Euclidean(), "alpha": 0.1}, False, 0.5),
     Row(GGNC, "ggnc-lp", {"rho": 1.5, "norm": Lp(3.0), "alpha": 0.1}, False, 0.3),
+    Row(
+        GGNC,
+        "ggnc-ahead",
+        {"rho": 1.5, "norm": Euclidean(), "alpha": 0.1, "nesterov": True, "average": 0.1},
+        False,
+        0.5,
+    ),
     Row(
         S3CG,
         "s3cg-1",
@@ -75,5 +89,6 @@ MEASURED = [
     Row(ClippedScion, "measured", {"rho": "auto"}, learns_at=0.1),
     Row(ClippedScion, "measured-1", {"rho": "auto", "constrained": True, "variant": 1}),
     Row(ClippedScion, "measured-2", {"rho": "auto", "constrained": True}),
+    Row(ClippedScion, "measured-ahead", {"rho": "auto", "nesterov": True, "average": 0.1}),
 ]  # the threshold is measured
 OPTIMIZERS = GIVEN + MEASURED

@@ -42,8 +42,8 @@ class Norm(ABC):
         """Return `lmo(d)`, written to `out`, and `dual_norm(d)`, 0-d.
 
         Args:
-            d: not changed.
-            out: of the shape, dtype and device of `d`, and not its memory.
+            d: not changed, unless it is `out`.
+            out: of the shape, dtype and device of `d`; `d` itself, or memory apart from it.
 
         Raises:
             ValueError: the norm does not fit the shape of `d`; `out` is then as it was.

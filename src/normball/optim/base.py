@@ -1,7 +1,7 @@
 """The shell of every optimizer: estimate, minimiser, one global number, step."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, overload
@@ -15,7 +15,9 @@ from normball import parallel
 from normball._numeric import all_within, apart, host_knows
 from normball.norms import Norm
 from normball.optim import capture, checkpoint, metrics, validate
-from normball.optim.blocks import Block, Bundle, Roster
+from normball.optim.average import Average, without_figures
+from normball.optim.blocks import Bundle, Roster
+from normball.optim.estimate import Estimator
 from normball.optim.geometry import Geometry, gather
 from normball.optim.settings import Group, Settings
 from normball.optim.start import enter_ball
@@ -40,13 +42,13 @@ class _Known:
 class NormBallOptimizer(Optimizer):
     """Steps along `v = -lmo(d)`, with one global number for their length.
 
-    The estimate is `d <- (1 - alpha) d + alpha g` from `d_0 = 0`. The geometry says what `lmo` is,
-    for all layers together; a subclass says, in `_factor`, which share of the longest step to take.
+    The `Estimator` says what `d` is, the geometry what `lmo` is, for all layers together, and a
+    subclass, in `_factor`, which share of the longest step to take.
     """
 
     # The attributes that a copy of the optimizer keeps.
     _own: tuple[str, ...] = (
-        "_settings", "_geometry", "_maximize", "_state_dtype", "_reuse_grad", "_record",
+        "_settings", "_geometry", "_estimator", "_average", "_reuse_grad", "_record",
     )  # fmt: skip
 
     def __init__(
@@ -59,18 +61,27 @@ class NormBallOptimizer(Optimizer):
         maximize: bool,
         state_dtype: torch.dtype | None,
         reuse_grad: bool,
+        nesterov: bool,
+        average: float | None,
+        lazy: bool = False,
     ) -> None:
         if state_dtype is not None and not state_dtype.is_floating_point:
             raise ValueError(f"state_dtype={state_dtype} must be a floating dtype")
+        for name, value in (("nesterov", nesterov), ("lazy", lazy)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}={value!r} must be True or False")
         if settings.capturable and geometry.split:
             raise ValueError(
                 "capturable=True and split=True exclude each other: a step that exchanges data "
                 "with other ranks is not captured"
             )
+        if average is not None:
+            defaults = {**defaults, "average": average}
+            settings = settings.with_number("average")
         self._settings = settings
         self._geometry = geometry
-        self._maximize = maximize
-        self._state_dtype = state_dtype
+        self._estimator = Estimator(nesterov, lazy, maximize, state_dtype)
+        self._average = Average() if "average" in defaults else None
         self._reuse_grad = reuse_grad
         self._known = _Known()
         self._record = metrics.Record()
@@ -138,8 +149,9 @@ class NormBallOptimizer(Optimizer):
             ValueError: a group was set to a number out of range, or to another `rho` than its
                 neighbours; a gradient is sparse. Nothing is changed.
             RuntimeError: a CUDA graph is being captured, and this optimizer is not `capturable` or
-                has not taken a step yet.
+                has not taken a step yet; the averaged weights are in the model.
         """
+        self._check_mode()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -157,25 +169,31 @@ class NormBallOptimizer(Optimizer):
                 roster.leave()
         return loss
 
+    def _check_mode(self) -> None:
+        """Raise RuntimeError where a step would train the averaged weights."""
+        if self._average is not None and self._average.out:
+            raise RuntimeError(
+                "the averaged weights are in the model since optimizer.eval(): call "
+                "optimizer.train() before the next step"
+            )
+
     def _advance(self, roster: Roster) -> None:
         blocks, bundles = roster.blocks, roster.bundles
         grads = [bundle.join([block.grad for block in bundle.blocks]) for bundle in bundles]
-        finite = all_within(grads, self._limit(bundles))
+        finite = all_within(grads, self._estimator.limit(bundles))
         sound = self._settings.sound(self.param_groups)
         if sound is not None:
             finite = finite & sound.to(finite.device)
         if roster.sharded:
             finite = parallel.agree(finite)
+        self._estimator.rest(bundles, grads, self._constrained)
         self._look(bundles, grads, finite)
         if self._constrained:
             enter_ball(self._geometry, blocks, self._known.inside, finite)
 
         free = apart(grads) if self._reuse_grad else [False] * len(grads)
         free = [own and not bundle.stacked for own, bundle in zip(free, bundles, strict=True)]
-        estimates = [
-            self._estimate(bundle, grad, finite, own)
-            for bundle, grad, own in zip(bundles, grads, free, strict=True)
-        ]
+        estimates = self._estimator.take_in(self.state, bundles, grads, free, finite)
         found: dict[int, Term] = {}
         corner = self._needs_corner
         for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
@@ -200,13 +218,19 @@ class NormBallOptimizer(Optimizer):
         finite = finite & size.isnan().logical_not()
         factor = torch.where(finite, factor, 0)
         self._took(factor, finite)
+        if self._average is not None:
+            self._average.begin(self.state, [block.owner for block in blocks])
         self._move(bundles, [term.update for term in terms], factor, finite)
-        self._record.add(size, factor, per_group, finite)
+        # Where all estimates are zero no step is counted: torch.distributed.checkpoint makes one
+        # like it to create the state.
+        moved = finite & (per_group.sum() != 0)
+        self._record.add(size, factor, per_group, moved, finite)
+        if self._average is not None:
+            weight = self.param_groups[0]["average"]
+            self._average.take_in(self.state, self._params(), weight, moved)
 
-    def _limit(self, bundles: list[Bundle]) -> float:
-        """Return the largest gradient that a momentum of the other sign can take in."""
-        dtypes = {self._dtype_of_state(bundle.first.param) for bundle in bundles}
-        return min(torch.finfo(dtype).max for dtype in dtypes) / 2
+    def _params(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups for p in group["params"])
 
     def _collect(self) -> Roster:
         for group in self.param_groups:
@@ -219,7 +243,9 @@ class NormBallOptimizer(Optimizer):
             roster = Roster(names, self.param_groups)
             roster.enter(self.param_groups, self._settings.longest)
             roster.bundles = self._geometry.bundles(roster.blocks)
-            self._fit_momenta(roster.blocks)
+            self._estimator.fit(self.state, roster.blocks)
+            if self._average is not None:
+                self._average.fit(self.state, self._params())
         if roster.blocks and self._constrained:
             self._geometry.check_complete(roster.missing)
         self._known.roster = roster
@@ -241,62 +267,6 @@ class NormBallOptimizer(Optimizer):
         names: list[str] | None = group.get("param_names")
         return names or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
 
-    def _fit_momenta(self, blocks: list[Block]) -> None:
-        """Bring momenta to their parameters, whose dtype or device may have changed since."""
-        known = [(block, self._kept(block)) for block in blocks]
-        kept = [(block, momentum) for block, momentum in known if momentum is not None]
-        for block, momentum in kept:
-            validate.check_shape(block.name, block.owner, block.norm)
-            if momentum.shape != block.owner.shape:
-                raise ValueError(
-                    f"{block.name} has the shape {tuple(block.owner.shape)}, its momentum "
-                    f"{tuple(momentum.shape)}: after changing its shape, build a new optimizer"
-                )
-        for block, momentum in kept:
-            p = block.owner
-            self.state[p]["momentum"] = momentum.to(p.device, self._dtype_of_state(p))
-
-    def _kept(self, block: Block) -> Tensor | None:
-        momentum: Tensor | None = self.state.get(block.owner, {}).get("momentum")
-        return momentum
-
-    def _estimate(self, bundle: Bundle, g: Tensor, finite: Tensor, free: bool) -> Tensor:
-        """Return `d = (1 - alpha) d + alpha g`, written to the state where all is finite.
-
-        `free` says that the gradient's memory may be taken.
-        """
-        alpha = bundle.first.alpha
-        if self._maximize:
-            g = g.neg_() if free else -g
-        dtype = self._dtype_of_state(bundle.first.param)
-        # Without momentum so far none is kept; one that is there stays what the definition says.
-        if alpha == 1 and all(self._kept(block) is None for block in bundle.blocks):
-            return g.to(dtype)
-        bundle.room = g if free and g.dtype == dtype else None
-        d = self._momentum(bundle, dtype)
-        if host_knows(finite):
-            return d.lerp_(g.to(dtype), alpha) if finite else d
-        new = torch.lerp(d, g.to(dtype), alpha, out=bundle.room)
-        return torch.where(finite.to(g.device), new, d, out=d)
-
-    def _momentum(self, bundle: Bundle, dtype: torch.dtype) -> Tensor:
-        """Return the momentum of a bundle, which shares the memory of the state."""
-        state = self.state
-        rows = [state[block.owner].get("momentum") for block in bundle.blocks]
-        if bundle.stack is not None and all(a is b for a, b in zip(rows, bundle.rows, strict=True)):
-            return bundle.stack
-        for block, row in zip(bundle.blocks, rows, strict=True):
-            if row is None:
-                state[block.owner]["momentum"] = torch.zeros_like(block.owner, dtype=dtype)
-        momenta = [state[block.owner]["momentum"] for block in bundle.blocks]
-        if not bundle.stacked:
-            return parallel.local(momenta[0])
-        bundle.stack = torch.stack(momenta)
-        bundle.rows = list(bundle.stack.unbind())
-        for block, row in zip(bundle.blocks, bundle.rows, strict=True):
-            state[block.owner]["momentum"] = row
-        return bundle.stack
-
     def _move(
         self, bundles: list[Bundle], updates: list[Tensor], factor: Tensor, finite: Tensor
     ) -> None:
@@ -315,6 +285,8 @@ class NormBallOptimizer(Optimizer):
                 longest = longest.to(factor.device, factor.dtype)
             if self._constrained:
                 share = (longest * factor).to(x.device, dtype)
+                if bundle.active is not None:
+                    share = share * bundle.active
                 new = torch.lerp(x, update, share, out=into)
             else:
                 length = (longest * first.radius * factor).to(x.device, dtype)
@@ -349,14 +321,37 @@ class NormBallOptimizer(Optimizer):
 
     # -- state ---------------------------------------------------------------------------------
 
-    def _dtype_of_state(self, p: Tensor) -> torch.dtype:
-        if self._state_dtype is not None:
-            return self._state_dtype
-        return torch.float32 if p.dtype.itemsize < 4 else p.dtype
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Put the averaged weights into the model, in place of the fast ones that train.
+
+        The two change places in memory, bit for bit; called twice it does nothing more, and before
+        the first step, or without `average=`, nothing at all. A step then raises until `train()`.
+        """
+        if self._average is not None:
+            self._average.put_out(self.state, self._params())
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Take the fast weights back into the model, after `eval()`.
+
+        Raises:
+            RuntimeError: weights were written to since `eval()`, as far as their version tells.
+                Nothing is changed.
+        """
+        if self._average is not None:
+            self._average.put_back(self.state, self._params())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as tensors, numbers and strings; a norm is stored as its repr."""
-        return checkpoint.plain(super().state_dict())
+        """Return the state as tensors, numbers and strings; a norm is stored as its repr.
+
+        With `average=` it holds the fast and the averaged weights as they lie: saved after `eval()`
+        together with the model, both come back in that mode, and `train()` goes on.
+        """
+        state = checkpoint.plain(super().state_dict())
+        if self._average is not None:
+            self._average.save(state["param_groups"])
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, bit for bit.
@@ -393,6 +388,7 @@ class NormBallOptimizer(Optimizer):
 
     def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Return a state as torch loads it, or raise what `load_state_dict` says."""
+        state_dict = without_figures(state_dict)
         groups = checkpoint.check(state_dict, self.param_groups)
         for group in groups:
             self._settings.check_values(group)
@@ -402,14 +398,14 @@ class NormBallOptimizer(Optimizer):
     def _loaded(self, state_dict: dict[str, Any]) -> None:
         """Take from a state what torch has left or changed."""
         self._known.inside.clear()  # the weights may have been loaded as well
-        params = (p for group in self.param_groups for p in group["params"])
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
-        for index, p in zip(indices, params, strict=True):
-            saved = state_dict["state"].get(index)
-            if saved:
-                # torch has cast it to the parameter's dtype; take the saved values instead.
-                momentum = saved["momentum"].to(p.device, self._dtype_of_state(p), copy=True)
-                self.state[p]["momentum"] = momentum
+        for index, p in zip(indices, self._params(), strict=True):
+            # torch has cast it to the parameter's dtype; take the saved values instead.
+            for name, value in (state_dict["state"].get(index) or {}).items():
+                dtype = self._estimator.dtype_of(p) if name == "momentum" else value.dtype
+                self.state[p][name] = value.to(p.device, dtype, copy=True)
+        if self._average is not None:
+            self._average.load(state_dict["param_groups"])
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

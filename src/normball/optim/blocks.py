@@ -86,11 +86,13 @@ class Bundle:
     """Blocks of one group, alike but for their values, in tensors stacked along a new dimension.
 
     A single block is taken as it is, without a copy. `room` is memory of this rank's part, of the
-    dtype of the estimate but not its memory, that the update may be written to.
+    dtype of the estimate and perhaps its memory, that the update may be written to. `active` says
+    which parts of this rank's part do not rest, with size 1 where they run along; None for all.
     """
 
     blocks: list[Block]
     room: Tensor | None = None
+    active: Tensor | None = None
     rows: list[Tensor] = field(default_factory=list)
     """The momenta of several blocks, as the optimizer's state has them: rows of one tensor."""
     stack: Tensor | None = None
@@ -143,7 +145,7 @@ class Bundle:
 
     def leave(self) -> None:
         """Let go of what only a step needs."""
-        self.room = None
+        self.room = self.active = None
         if self.first.param.numel() > _SMALL["cpu"]:
             self.new, self.new_rows = None, []
 

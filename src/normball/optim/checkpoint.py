@@ -112,6 +112,12 @@ def _check_group(
 ) -> None:
     if not isinstance(saved, Mapping):
         raise ValueError(f"group {index} of the saved state is a {type(saved).__name__}, no dict")
+    if ("average" in saved) != ("average" in own):
+        with_one = "saved" if "average" in saved else "optimizer"
+        raise ValueError(
+            f"group {index}: the {with_one} has an average of the weights, and the other has none: "
+            f"build the optimizer with average={saved.get('average')!r}, as it was saved"
+        )
     missing = {"params", "norm", "radius", "lr", "alpha", "rho"} & set(own) - set(saved)
     if missing:
         raise ValueError(
@@ -136,17 +142,18 @@ def _check_group(
         entry = state.get(key) or {}
         if not isinstance(entry, Mapping):
             raise ValueError(f"the saved state of {name} of group {index} is {entry!r}, no dict")
-        if set(entry) - {"momentum"}:
+        kept = ("momentum", "average", "fast") if "average" in own else ("momentum",)
+        if set(entry) - set(kept):
             raise ValueError(
                 f"{name} of group {index} was saved with {sorted(map(str, entry))}: this optimizer "
-                "keeps 'momentum' only, so another one saved it"
+                f"keeps {' and '.join(map(repr, kept[:2]))} only, so another one saved it"
             )
-        for value in entry.values():
+        for what, value in entry.items():
             if not isinstance(value, torch.Tensor) or value.shape != param.shape:
                 is_tensor = isinstance(value, torch.Tensor)
                 found = tuple(value.shape) if is_tensor else type(value).__name__
                 raise ValueError(
-                    f"the saved momentum of {name} of group {index} is {found}, the parameter "
+                    f"the saved {what} of {name} of group {index} is {found}, the parameter "
                     f"has the shape {tuple(param.shape)}"
                 )
 

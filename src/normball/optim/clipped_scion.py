@@ -48,6 +48,14 @@ class ClippedScion(NormBallOptimizer):
             short step. A layer that starts outside is scaled onto it at the first step, with a
             warning.
         variant: 1 or 2, of the constrained step; 1 also needs the norm of every layer.
+        nesterov: look ahead: the minimiser and `D` or `G` are those of
+            `(1 - alpha) d_l + alpha g_l` with the new `d_l`, which is kept as ever.
+        average: weight in (0, 1] of a running average of the weights, over about the last `average`
+            of all steps so far; None keeps none. `eval()` puts it into the model, `train()` takes
+            the fast weights back. 0.1 serves runs of any length, without a schedule.
+        lazy: let a row of a table, or an expert of a stack, rest in a step in which its gradient is
+            exactly 0: weights and momentum stay, and it adds nothing to `D` or `G`. With
+            False it goes on along its fading momentum, as the formulas say.
         maximize: ascend.
         state_dtype: of the momentum; by default that of the parameter, float32 for 16-bit ones.
         reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
@@ -77,6 +85,9 @@ class ClippedScion(NormBallOptimizer):
         alpha: float = 0.1,
         constrained: bool = False,
         variant: int = 2,
+        nesterov: bool = False,
+        average: float | None = None,
+        lazy: bool = True,
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
@@ -111,6 +122,9 @@ class ClippedScion(NormBallOptimizer):
             maximize=maximize,
             state_dtype=state_dtype,
             reuse_grad=reuse_grad,
+            nesterov=nesterov,
+            average=average,
+            lazy=lazy,
         )
 
     @property
@@ -161,9 +175,9 @@ class ClippedScion(NormBallOptimizer):
             self._check_momentum(group["alpha"])
         if not threshold.due:
             return
-        momenta = [self._momentum(b, self._dtype_of_state(b.first.param)) for b in bundles]
+        momenta = self._estimator.last(self.state, bundles)
         pairs = slopes(self._geometry, bundles, momenta, grads, self._constrained)
-        if self._maximize:
+        if self._estimator.maximize:
             pairs = [(before, -after) for before, after in pairs]
         threshold.look(bundles, pairs, self._longest(), self._constrained, finite)
 

@@ -70,6 +70,7 @@ def find_lr(
     """
     if not isinstance(optimizer, ClippedScion | Scion):
         raise TypeError(f"find_lr takes ClippedScion or Scion, not {type(optimizer).__name__}")
+    optimizer._check_mode()
     low = validate.check_number("low", low, low=0, open_low=True)
     largest = 1.0 if optimizer._constrained else math.inf
     high = validate.check_number("high", high, low=low, high=largest, open_low=True)
@@ -79,7 +80,7 @@ def find_lr(
     raw: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    sign = -1.0 if optimizer._maximize else 1.0
+    sign = -1.0 if optimizer._estimator.maximize else 1.0
     with _undone(optimizer, model) as set_lr:
         for lr in lrs:
             set_lr(lr)
@@ -139,6 +140,7 @@ def _undone(
     }
     settings = [_settings(group) for group in groups]
     inside, record = dict(optimizer._known.inside), optimizer._record
+    average, optimizer._average = optimizer._average, None
     optimizer._record = metrics.Record()
     rates = [float(group["lr"]) for group in groups]
     top = max(rates)
@@ -164,6 +166,7 @@ def _undone(
                 for name, (held, value) in kept.items():
                     group[name] = held.fill_(value) if isinstance(held, Tensor) else held
             optimizer._known.inside, optimizer._record = inside, record
+            optimizer._average = average
 
 
 def _settings(group: dict[str, Any]) -> dict[str, tuple[Any, float]]:

@@ -108,6 +108,8 @@ class Layers(Geometry):
             norm, shape = first.norm, first.owner.shape
             radius = first.radius if constrained else 1.0
             x = bundle.join(bundle.params).to(d.dtype) if constrained else None
+            if corner and x is not None and bundle.active is not None:
+                x = x * bundle.active  # what rests does not go to the corner
             cut = parallel.cut_of(first.owner)
             if cut is not None and cut.boxes:
                 lines = norm.lines(shape)
@@ -131,15 +133,16 @@ class Layers(Geometry):
     ) -> Term:
         """Return the term of a layer that this rank holds, or gathers, all of."""
         norm, room = bundle.first.norm, bundle.room
+        product = ratio = None
+        if x is not None:
+            x = bundle.whole(x)
+            product = inner(as_working(d), as_working(x))
         if room is None or room.shape != d.shape:
             ((lmo, dual),) = self.minimise([bundle], [d])
         else:
             lmo, dual = norm.lmo_and_dual_into(d, room)
-        product = ratio = None
         if x is not None:
             lmo.mul_(radius)
-            x = bundle.whole(x)
-            product = inner(as_working(d), as_working(x))
             ratio = self.ratios([bundle], [x - lmo])[0] if corner else None
         return terms.Known(bundle.part(lmo), dual, product, ratio)
 

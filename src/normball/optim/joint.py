@@ -63,7 +63,7 @@ class GGNC(_JointOptimizer):
         rho: threshold of the dual norm, positive.
         norm: an object of `normball.norms`. `RMS` counts the entries that have a gradient.
         alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
-        maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
+        nesterov, average, maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
 
     Raises:
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
@@ -79,12 +79,20 @@ class GGNC(_JointOptimizer):
         rho: float,
         norm: Norm,
         alpha: float = 1.0,
+        nesterov: bool = False,
+        average: float | None = None,
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
         capturable: bool = False,
     ) -> None:
-        options = {"maximize": maximize, "state_dtype": state_dtype, "reuse_grad": reuse_grad}
+        options = {
+            "nesterov": nesterov,
+            "average": average,
+            "maximize": maximize,
+            "state_dtype": state_dtype,
+            "reuse_grad": reuse_grad,
+        }
         super().__init__(params, gamma, rho, norm, alpha, 1.0, False, capturable, options)
 
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:  # noqa: ARG002
@@ -111,7 +119,7 @@ class S3CG(_JointOptimizer):
             have a gradient at every step.
         alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
         variant: 1 or 2.
-        maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
+        nesterov, average, maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
 
     Raises:
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
@@ -131,6 +139,8 @@ class S3CG(_JointOptimizer):
         norm: Norm,
         alpha: float = 1.0,
         variant: int = 1,
+        nesterov: bool = False,
+        average: float | None = None,
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
@@ -140,7 +150,13 @@ class S3CG(_JointOptimizer):
             raise ValueError(f"variant={variant!r} must be 1 or 2")
         beta = validate.check_number("beta", beta, low=0, open_low=True)
         self._variant = variant
-        options = {"maximize": maximize, "state_dtype": state_dtype, "reuse_grad": reuse_grad}
+        options = {
+            "nesterov": nesterov,
+            "average": average,
+            "maximize": maximize,
+            "state_dtype": state_dtype,
+            "reuse_grad": reuse_grad,
+        }
         super().__init__(params, gamma, rho, norm, alpha, beta, True, capturable, options)
 
     @property

@@ -18,16 +18,16 @@ class Record:
         """Steps taken, clipped and skipped."""
         self.started = False
 
-    def add(self, size: Tensor, factor: Tensor, per_group: Tensor, moved: Tensor) -> None:
+    def add(
+        self, size: Tensor, factor: Tensor, per_group: Tensor, moved: Tensor, finite: Tensor
+    ) -> None:
         """Take in one step; all 0-d on one device, but `per_group`, one entry per group.
 
-        `factor` is 0 and `moved` False for a step that was skipped. Where all estimates are zero no
-        step is counted: torch.distributed.checkpoint makes one like it to create the state.
+        `moved` says whether it counts as a step, `finite` whether it was not skipped.
         """
         self._size, self._factor, self._per_group = size, factor, per_group
-        counted = moved & (per_group.sum() != 0)
         self._counts = self._counts.to(size.device, size.dtype)
-        self._counts.add_(torch.stack([counted, counted & (factor >= 1), moved.logical_not()]))
+        self._counts.add_(torch.stack([moved, moved & (factor >= 1), finite.logical_not()]))
         self.started = True
 
     def read(self, size_name: str, groups: int) -> dict[str, Tensor]:

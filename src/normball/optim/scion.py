@@ -29,6 +29,14 @@ class Scion(NormBallOptimizer):
         alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
         constrained: keep every layer in its ball of radius `r_l`: weight decay tied to the step. A
             layer that starts outside is scaled onto it at the first step, with a warning.
+        nesterov: look ahead: the minimiser and the dual norm are those of
+            `(1 - alpha) d_l + alpha g_l` with the new `d_l`, which is kept as ever.
+        average: weight in (0, 1] of a running average of the weights, over about the last `average`
+            of all steps so far; None keeps none. `eval()` puts it into the model, `train()` takes
+            the fast weights back. 0.1 serves runs of any length, without a schedule.
+        lazy: let a row of a table, or an expert of a stack, rest in a step in which its gradient is
+            exactly 0: weights and momentum stay, and it adds nothing to the dual norm. With
+            False it goes on along its fading momentum, as the formulas say.
         maximize: ascend.
         state_dtype: of the momentum; by default that of the parameter, float32 for 16-bit ones.
         reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
@@ -54,6 +62,9 @@ class Scion(NormBallOptimizer):
         *,
         alpha: float = 0.1,
         constrained: bool = False,
+        nesterov: bool = False,
+        average: float | None = None,
+        lazy: bool = True,
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
@@ -73,6 +84,9 @@ class Scion(NormBallOptimizer):
             maximize=maximize,
             state_dtype=state_dtype,
             reuse_grad=reuse_grad,
+            nesterov=nesterov,
+            average=average,
+            lazy=lazy,
         )
 
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:  # noqa: ARG002

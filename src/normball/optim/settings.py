@@ -1,7 +1,7 @@
 """The parameter groups of an optimizer: which keys they have, and which values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,15 @@ class Settings:
     step: str = "lr"
     constrained: bool = False
     capturable: bool = False
+
+    def with_number(self, name: str) -> "Settings":
+        """Return the same with one more number, equal in all groups."""
+        return replace(
+            self,
+            keys=(*self.keys, name) if self.keys else (),
+            numbers=(*self.numbers, name),
+            common=(*self.common, name),
+        )
 
     def longest(self, group: Mapping[str, Any]) -> float | Tensor:
         """Return the longest step of a group: `lr`, or `gamma rho` in the paper's parameters."""
@@ -86,7 +95,7 @@ class Settings:
             if isinstance(group[name], Tensor) and name in _ON_DEVICE:
                 validate.check_scalar(shown, group[name])
                 continue
-            high = 1.0 if name == "alpha" else float("inf")
+            high = 1.0 if name in ("alpha", "average") else float("inf")
             group[name] = validate.check_number(
                 shown, group[name], low=0, high=high, open_low=name != "lr", slack=_SLACK
             )

@@ -240,19 +240,22 @@ def of_piece(
     return Sums(update, dual, share, ratio)
 
 
-def divided(
-    bundles: Sequence[Owned], constrained: bool, corner: bool
-) -> Iterator[tuple[int, Sums]]:
-    """Yield the terms of layers that one rank of each team computes."""
+def divided(bundles: list[Owned], constrained: bool, corner: bool) -> Iterator[tuple[int, Sums]]:
+    """Yield the terms of layers that one rank of each team computes; empties the list.
+
+    What a layer brought is let go of once its update is there.
+    """
+    held = dict(enumerate(bundles))
+    bundles.clear()
     jobs, seen = [], {}
-    for _, bundle, cut, d, x in bundles:
+    for _, bundle, cut, d, x in held.values():
         first = bundle.first
         parts = [d, x] if corner and x is not None else [d]
         shape = first.owner.shape
         jobs.append(parallel.Job(cut, shape, parts, first.norm.flops(shape)))
 
     def minimise(i: int, wholes: list[Tensor]) -> Tensor:
-        first = bundles[i][1].first
+        first = held[i][1].first
         update, dual = first.norm.lmo_and_dual(wholes[0])
         if constrained:
             update.mul_(first.radius)
@@ -261,7 +264,8 @@ def divided(
         return update
 
     for i, update in parallel.divide(jobs, minimise):
-        number, _, cut, d, x = bundles[i]
+        number, _, cut, d, x = held.pop(i)
+        jobs[i].parts.clear()
         zero = d.new_zeros((), dtype=torch.float64)
         dual, ratio = seen.get(i, (zero, zero if corner else None))
         # The owner is one rank of its team, and there is one team for every copy.
@@ -270,4 +274,5 @@ def divided(
         product = None
         if x is not None:
             product = inner(as_working(d), as_working(x)).double() if cut.first else zero
+        del d, x
         yield number, Sums(update, dual, product, ratio)

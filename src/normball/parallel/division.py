@@ -32,12 +32,12 @@ def share_out(costs: Sequence[float], count: int) -> list[list[int]]:
 class Job:
     """A minimiser to be computed by one member of a team, from whole tensors of one dtype.
 
-    `parts` are this rank's parts of them, `flops` what it costs.
+    `parts` are this rank's parts of them, needed until its result is there, `flops` what it costs.
     """
 
     cut: Cut
     shape: torch.Size
-    parts: Sequence[Tensor]
+    parts: list[Tensor]
     flops: float
 
 

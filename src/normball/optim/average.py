@@ -1,0 +1,172 @@
+"""Averaged weights, in the state of the optimizer, that can change places with the fast ones."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normball import parallel
+from normball._numeric import host_knows
+from normball.optim.estimate import State
+
+# What the groups of a saved state have beside their settings.
+_STEPS, _OUT = "average_steps", "average_in_weights"
+
+
+class Average:
+    """The running average `m_t = m_{t-1} + min(1, 1 / (c t)) (x_t - m_{t-1})` of the weights.
+
+    `t` counts the steps that moved. With `c = 1` it is the mean of all iterates; `c = 0.1` weighs
+    iterate `j` about as `(j / t)^9`, the last tenth of a run whatever its length (Shamir and Zhang,
+    2013). It needs no schedule and no horizon, and stays in every convex set that the iterates stay
+    in.
+
+    A parameter's state has it under `average`, in float32 for 16-bit weights. While the average is
+    in the place of the weights, these lie there, or under `fast` where they have 16 bits.
+    """
+
+    def __init__(self) -> None:
+        self.steps = torch.zeros((), dtype=torch.float64)
+        self.out = False
+        """Whether the average is in the place of the weights."""
+        self._versions: dict[Tensor, int] = {}
+
+    def begin(self, state: State, params: Iterable[Tensor]) -> None:
+        """Make the averages of parameters that are about to move for the first time."""
+        for p in params:
+            if "average" not in state[p]:
+                state[p]["average"] = p.detach().to(_dtype_of(p), copy=True)
+
+    def fit(self, state: State, params: Iterable[Tensor]) -> None:
+        """Bring averages to their parameters, whose dtype or device may have changed since."""
+        for p in params:
+            kept = state.get(p, {}).get("average")
+            if kept is not None:
+                state[p]["average"] = kept.to(p.device, _dtype_of(p))
+
+    def take_in(self, state: State, params: Iterable[Tensor], weight: float, moved: Tensor) -> None:
+        """Average the new weights in.
+
+        Args:
+            state: of the optimizer; what has no average there has not moved yet.
+            params: all of the optimizer, also those without a gradient just now.
+            weight: `c`.
+            moved: whether this was a step, 0-d bool.
+        """
+        self.steps = self.steps.to(moved.device, scalar_dtype(moved))
+        self.steps += moved
+        share = (1 / (weight * self.steps.clamp(min=1))).clamp(max=1)
+        pairs = [
+            (parallel.local(state[p]["average"]), parallel.local(p))
+            for p in params
+            if "average" in state.get(p, {})
+        ]
+        if not host_knows(share):
+            share = torch.where(moved, share, 0)
+            for m, x in pairs:
+                m.lerp_(x.to(m.dtype), share.to(m.device, m.dtype))
+        elif moved:
+            same = [(m, x) for m, x in pairs if m.dtype == x.dtype]
+            if same:
+                torch._foreach_lerp_([m for m, _ in same], [x for _, x in same], float(share))
+            for m, x in pairs:
+                if m.dtype != x.dtype:
+                    m.lerp_(x.to(m.dtype), float(share))
+
+    def put_out(self, state: State, params: Iterable[Tensor]) -> None:
+        """Put the averages in the place of the weights, bit for bit; nothing if they are."""
+        if self.out:
+            return
+        for p in params:
+            entry = state.get(p, {})
+            if "average" in entry:
+                x, m = parallel.local(p), parallel.local(entry["average"])
+                if m.dtype == x.dtype:
+                    _exchange(x, m)
+                else:
+                    entry["fast"] = p.detach().clone()
+                    x.copy_(m)
+                self._versions[p] = x._version
+        self.out = True
+
+    def put_back(self, state: State, params: Iterable[Tensor]) -> None:
+        """Take the fast weights back, bit for bit; nothing if they are in the model.
+
+        Raises:
+            RuntimeError: weights were written to in the meantime. Nothing is changed.
+        """
+        if not self.out:
+            return
+        found = [p for p in params if "average" in state.get(p, {})]
+        for p in found:
+            if self._versions.get(p, parallel.local(p)._version) != parallel.local(p)._version:
+                raise RuntimeError(
+                    f"a parameter of shape {tuple(p.shape)} was written to since eval(), in the "
+                    "place of its average: call train() before loading or changing weights, or "
+                    "load_state_dict() with the optimizer's state that belongs to them"
+                )
+        for p in found:
+            entry = state[p]
+            x, m = parallel.local(p), parallel.local(entry["average"])
+            fast = entry.pop("fast", None)
+            if fast is None:
+                _exchange(x, m)
+            else:
+                x.copy_(parallel.local(fast))
+        self._versions.clear()
+        self.out = False
+
+    def save(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Write the count and the place of the average into the groups of a state."""
+        for group in groups:
+            group[_STEPS], group[_OUT] = float(self.steps), self.out
+
+    def load(self, groups: Iterable[Mapping[str, Any]]) -> None:
+        """Go on from the groups of a state, whose weights and averages are loaded as they lay."""
+        for group in groups:
+            self.steps = torch.full_like(self.steps, group[_STEPS])
+            self.out = group[_OUT]
+        self._versions.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"steps": self.steps, "out": self.out, "_versions": {}}
+
+
+def without_figures(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state without what `Average.save` wrote into its groups.
+
+    Raises:
+        ValueError: it is no count, or no answer.
+    """
+    groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        return state_dict  # refused by who checks the rest
+    for group in groups:
+        if ("average" in group) != (_STEPS in group and _OUT in group):
+            raise ValueError(
+                f"a saved group has only some of 'average', {_STEPS!r} and {_OUT!r}: "
+                "the state is not as it was saved"
+            )
+        steps, out = group.get(_STEPS, 0.0), group.get(_OUT, False)
+        if not (isinstance(steps, int | float) and 0 <= steps < float("inf")):
+            raise ValueError(f"{_STEPS}={steps!r} of the saved state must be a number from 0 on")
+        if not isinstance(out, bool):
+            raise ValueError(f"{_OUT}={out!r} of the saved state must be True or False")
+    kept = [{k: v for k, v in g.items() if k not in (_STEPS, _OUT)} for g in groups]
+    return {**state_dict, "param_groups": kept}
+
+
+def scalar_dtype(like: Tensor) -> torch.dtype:
+    """Return the dtype of figures on the device of a tensor: float64, if the device has it."""
+    return torch.float32 if like.device.type == "mps" else torch.float64
+
+
+def _dtype_of(p: Tensor) -> torch.dtype:
+    return torch.float32 if p.dtype.itemsize < 4 else p.dtype
+
+
+def _exchange(a: Tensor, b: Tensor) -> None:
+    kept = a.clone()
+    a.copy_(b)
+    b.copy_(kept)

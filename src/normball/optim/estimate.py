@@ -1,0 +1,245 @@
+"""The gradient estimate: the momentum, the look-ahead, and parts that rest."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normball import parallel
+from normball._numeric import host_knows
+from normball.optim import validate
+from normball.optim.blocks import Block, Bundle
+
+State = Mapping[Tensor, dict[str, Any]]
+"""That of a torch optimizer: a dict for every parameter."""
+
+Dims = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """The momentum `d <- (1 - alpha) d + alpha g` from `d_0 = 0`, and the estimate of a step.
+
+    The estimate is `d`, or with `nesterov` the look-ahead `(1 - alpha) d + alpha g` with the new
+    `d`; with `alpha = 1` both are `g`. With `lazy`, a part of a parameter that has a ball of its
+    own (a row of a table, an expert of a stack) and a gradient of exact zeros rests: its momentum
+    stays, and its estimate is 0.
+
+    Attributes:
+        nesterov: look ahead.
+        lazy: let parts without a gradient rest.
+        maximize: take `-g` for `g`.
+        state_dtype: of the momentum; None for that of the parameter, float32 for 16-bit ones.
+    """
+
+    nesterov: bool = False
+    lazy: bool = True
+    maximize: bool = False
+    state_dtype: torch.dtype | None = None
+
+    def dtype_of(self, p: Tensor) -> torch.dtype:
+        """Return the dtype of the momentum of a parameter."""
+        if self.state_dtype is not None:
+            return self.state_dtype
+        return torch.float32 if p.dtype.itemsize < 4 else p.dtype
+
+    def limit(self, bundles: Sequence[Bundle]) -> float:
+        """Return the largest gradient that a momentum of the other sign can take in."""
+        dtypes = {self.dtype_of(bundle.first.param) for bundle in bundles}
+        return min(torch.finfo(dtype).max for dtype in dtypes) / 2
+
+    def fit(self, state: State, blocks: Sequence[Block]) -> None:
+        """Bring momenta to their parameters, whose dtype or device may have changed since.
+
+        Raises:
+            ValueError: the shape of a parameter has changed. Nothing is changed.
+        """
+        known = [(block, _kept(state, block)) for block in blocks]
+        kept = [(block, momentum) for block, momentum in known if momentum is not None]
+        for block, momentum in kept:
+            validate.check_shape(block.name, block.owner, block.norm)
+            if momentum.shape != block.owner.shape:
+                raise ValueError(
+                    f"{block.name} has the shape {tuple(block.owner.shape)}, its momentum "
+                    f"{tuple(momentum.shape)}: after changing its shape, build a new optimizer"
+                )
+        for block, momentum in kept:
+            p = block.owner
+            state[p]["momentum"] = momentum.to(p.device, self.dtype_of(p))
+
+    def rest(self, bundles: Sequence[Bundle], grads: Sequence[Tensor], constrained: bool) -> None:
+        """Say in every bundle which of its parts have a gradient, alike on all ranks.
+
+        Without momentum and without a ball to shrink into, an estimate of 0 is a rest by itself.
+        """
+        shared: list[tuple[Bundle, Tensor, tuple[slice, ...]]] = []
+        for bundle, g in zip(bundles, grads, strict=True):
+            bundle.active = None
+            dim = self._dim(bundle)
+            if dim is None or (bundle.first.alpha == 1 and not constrained):
+                continue
+            cut = parallel.cut_of(bundle.first.owner)
+            if cut is None or (cut.boxes and cut.dims <= {dim}):
+                bundle.active = _active(g, (0, dim + 1) if bundle.stacked else (dim,))
+            elif not cut.boxes:
+                whole = bundle.whole(g)
+                bundle.active = bundle.part(_found(whole, (dim,)).expand_as(whole))
+            else:
+                # Every rank sees a piece of each part.
+                sizes = [1] * g.ndim
+                sizes[dim] = bundle.first.owner.shape[dim]
+                here = g.new_zeros(sizes, dtype=torch.float64)
+                place = tuple(cut.slices[i] if i == dim else slice(None) for i in range(g.ndim))
+                here[place] = _found(g, (dim,)).double()
+                shared.append((bundle, here, place))
+        totals = parallel.add_up([here for _, here, _ in shared])
+        for (bundle, _, place), total in zip(shared, totals, strict=True):
+            bundle.active = total[place] > 0
+
+    def _dim(self, bundle: Bundle) -> int | None:
+        """Return the dimension along which the parts of a parameter have a ball each, if any."""
+        if not self.lazy:
+            return None
+        norm, shape = bundle.first.norm, bundle.first.owner.shape
+        lines = norm.lines(shape)
+        free = norm.free(shape) if lines is None else frozenset(range(len(shape))) - lines[0]
+        return min(free) if free and len(shape) > 1 else None
+
+    def take_in(
+        self, state: State, bundles: Sequence[Bundle], grads: Sequence[Tensor],
+        free: Sequence[bool], finite: Tensor,
+    ) -> "Estimates":  # fmt: skip
+        """Advance every momentum where all is finite, and return the estimates.
+
+        Args:
+            state: of the optimizer.
+            bundles: those of this step.
+            grads: of each, joined.
+            free: whether the memory of a gradient may be taken.
+            finite: whether the step is taken, 0-d bool.
+        """
+        found = []
+        for bundle, grad, own in zip(bundles, grads, free, strict=True):
+            g, alpha = grad, bundle.first.alpha
+            if self.maximize:
+                g = g.neg_() if own else -g
+            dtype = self.dtype_of(bundle.first.param)
+            bundle.room = g if own and g.dtype == dtype else None
+            # Without momentum so far none is kept; one that is there stays what it is defined as.
+            if alpha == 1 and all(_kept(state, block) is None for block in bundle.blocks):
+                bundle.room = None
+                found.append(_Estimate(bundle, None, g.to(dtype), finite))
+                continue
+            d = self.momentum(state, bundle)
+            ahead = self.nesterov and alpha < 1
+            _advance(bundle, d, g.to(dtype), finite, None if ahead else bundle.room)
+            found.append(_Estimate(bundle, d, g if ahead else None, finite))
+        return Estimates(found)
+
+    def momentum(self, state: State, bundle: Bundle) -> Tensor:
+        """Return the momentum of a bundle, which shares the memory of the state."""
+        dtype = self.dtype_of(bundle.first.param)
+        rows = [state[block.owner].get("momentum") for block in bundle.blocks]
+        if bundle.stack is not None and all(a is b for a, b in zip(rows, bundle.rows, strict=True)):
+            return bundle.stack
+        for block, row in zip(bundle.blocks, rows, strict=True):
+            if row is None:
+                state[block.owner]["momentum"] = torch.zeros_like(block.owner, dtype=dtype)
+        momenta = [state[block.owner]["momentum"] for block in bundle.blocks]
+        if not bundle.stacked:
+            return parallel.local(momenta[0])
+        bundle.stack = torch.stack(momenta)
+        bundle.rows = list(bundle.stack.unbind())
+        for block, row in zip(bundle.blocks, bundle.rows, strict=True):
+            state[block.owner]["momentum"] = row
+        return bundle.stack
+
+    def last(self, state: State, bundles: Sequence[Bundle]) -> "Estimates":
+        """Return the momenta before this step, 0 where a part rests in it.
+
+        They tell the direction of the last step: exactly, or with `nesterov`, whose estimate is not
+        kept, that of the momentum in it.
+        """
+        unknown = torch.zeros((), dtype=torch.bool)
+        return Estimates([_Estimate(b, self.momentum(state, b), None, unknown) for b in bundles])
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """What the estimate of one bundle is made from: `g` alone, `d` alone, or both to look ahead."""
+
+    bundle: Bundle
+    d: Tensor | None
+    g: Tensor | None
+    finite: Tensor
+
+    def value(self) -> Tensor:
+        """Return the estimate; it may lie in the momentum, or in the room of the bundle."""
+        bundle, d, g = self.bundle, self.d, self.g
+        if d is None:
+            assert g is not None
+            return g
+        known = host_knows(self.finite)
+        if g is None or (known and not self.finite):
+            e = d
+        else:
+            g = g.to(d.dtype)
+            e = torch.lerp(d, g, bundle.first.alpha, out=bundle.room)
+            if not known:
+                e = torch.where(self.finite.to(d.device), e, d, out=bundle.room)
+        if bundle.active is None:
+            return e
+        active = bundle.active.to(e.dtype)
+        return e * active if e is d else e.mul_(active)
+
+
+class Estimates(Sequence[Tensor]):
+    """One estimate for every bundle, each computed when it is read: none but one need be held."""
+
+    def __init__(self, parts: Sequence[_Estimate]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Estimates(self._parts[index])
+        return self._parts[index].value()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (part.value() for part in self._parts)
+
+
+def _advance(bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor, room: Tensor | None) -> None:
+    """Write the new momentum where all is finite and the part does not rest; `room` is for use."""
+    alpha = bundle.first.alpha
+    weight = alpha if bundle.active is None else alpha * bundle.active.to(d.dtype)
+    if not host_knows(finite):
+        torch.where(finite.to(d.device), torch.lerp(d, g, weight, out=room), d, out=d)
+    elif finite:
+        d.lerp_(g, weight)
+
+
+def _kept(state: State, block: Block) -> Tensor | None:
+    momentum: Tensor | None = state.get(block.owner, {}).get("momentum")
+    return momentum
+
+
+def _active(g: Tensor, kept: Dims) -> Tensor | None:
+    """Return which parts of a gradient have an entry that is not 0; None if the host sees: all."""
+    if not host_knows(g):
+        return _found(g, kept)
+    # Of a dense gradient already one entry of every part says so.
+    corner = g[tuple(slice(None) if i in kept else slice(1) for i in range(g.ndim))]
+    if bool((corner != 0).all()):
+        return None
+    active = _found(g, kept)
+    return None if bool(active.all()) else active
+
+
+def _found(g: Tensor, kept: Dims) -> Tensor:
+    """Return whether a part, over the dimensions not kept, has an entry that is not 0."""
+    return torch.any(g != 0, tuple(i for i in range(g.ndim) if i not in kept), keepdim=True)
