@@ -74,6 +74,11 @@ OURS: dict[str, Make] = {
 
 
 def muon(params: Params) -> Optimizer:
+    if not hasattr(torch.optim, "Muon"):
+        raise SystemExit(
+            "the benchmarks compare with torch.optim.Muon, which came with torch 2.9, and this is "
+            f"torch {torch.__version__}: update torch."
+        )
     return torch.optim.Muon(params, 1e-3, weight_decay=0)
 
 

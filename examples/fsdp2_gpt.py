@@ -131,6 +131,8 @@ def main() -> None:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     if options.rows % ranks:
         raise SystemExit(f"--rows {options.rows} must be a multiple of the {ranks} ranks")
+    if not cuda and not hasattr(torch.cpu.Stream, "record_event"):
+        raise SystemExit(f"FSDP2 of torch {torch.__version__} needs a GPU: update to torch 2.7")
 
     torch.manual_seed(0)
     model = GPT(options.width, options.layers, options.length).to(device)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from normball.cli import main
 from normball.lab.rows import ROWS, open_folder
@@ -92,6 +93,18 @@ def test_without_the_extra_there_is_a_hint() -> None:
     assert done.stderr.count("\n") == 1
     assert 'pip install "normball[lab]"' in done.stderr
     assert done.stdout == ""
+
+
+def test_an_older_torch_without_muon_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    monkeypatch.setattr(torch, "__version__", "2.6.0")
+    assert call("train", "digits", "--model", "mlp", "--optimizer", "muon") == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "came with torch 2.9, and this is torch 2.6.0" in printed.err
+    assert printed.out == ""
 
 
 def test_train_prints_its_result_and_keeps_its_row(

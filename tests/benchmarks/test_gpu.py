@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
-from benchmarks import floor, gpu
+from benchmarks import floor, gpu, peers
+from tests import needs
 
 
+@needs.muon
 def test_a_tiny_model_on_a_cpu(tmp_path, capsys):
     gpu.main(["tiny", "--device", "cpu", "--rounds", "2", "--out", str(tmp_path)])
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -20,6 +22,12 @@ def test_a_tiny_model_on_a_cpu(tmp_path, capsys):
     (absent,) = [row["peers"] for row in rows if row["case"] == "absent"]
     assert ("gram-newton-schulz" in absent) != (gpu.GRAM_PLAIN in steps)
     assert {row["case"] for row in rows} == {"floor", "step", "clipping", "absent"}
+
+
+def test_an_older_torch_without_muon_is_named(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(SystemExit, match=r"came with torch 2\.9, .*: update torch"):
+        peers.muon([])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -11,6 +11,7 @@ from normball import GGNC, S3CG, ClippedScion
 from normball.norms import RMS, Euclidean, Lp, Norm, Sign, Spectral
 from normball.parallel import division
 from normball.polar import SVD
+from tests import needs
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
 
@@ -108,6 +109,7 @@ def train_joint(way, steps=6):
     return found
 
 
+@needs.fsdp_on_cpu
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_norm_over_all_parameters(ranks, tmp_path):
     alone = train_joint("alone")
@@ -137,18 +139,19 @@ def compare(cases, ranks, tmp_path):
             assert here["skipped"] == there["skipped"]
 
 
-@pytest.mark.parametrize("ranks", [2])
-def test_two_ranks_train_as_one_process(ranks, tmp_path):
+@pytest.mark.parametrize("fsdp", [False, pytest.param(True, marks=needs.fsdp_on_cpu)])
+def test_two_ranks_train_as_one_process(fsdp, tmp_path):
     ways = ("ddp", "split", "split-by-one", "fsdp", "fsdp-by-one", "tensor_parallel")
     cases = [(way, "clipped", torch.float64, 6) for way in ways]
     cases += [("fsdp", "short-step-1", torch.float64, 6, (3,))]
     cases += [("tensor_parallel", "short-step-2", torch.float64, 6, (3,))]
     cases += [("fsdp", "measured", torch.float64, 6), ("split", "measured", torch.float64, 6)]
     cases += [("tensor_parallel", "measured-1", torch.float64, 6, (3,))]
-    compare(cases, ranks, tmp_path)
+    compare([case for case in cases if case[0].startswith("fsdp") == fsdp], 2, tmp_path)
 
 
 @pytest.mark.slow
+@needs.fsdp_on_cpu
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_any_number_of_ranks_trains_as_one_process(ranks, tmp_path):
     ways = ["ddp", "split", "fsdp", "tensor_parallel"]

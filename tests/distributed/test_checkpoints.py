@@ -20,8 +20,11 @@ from torch.distributed.checkpoint.state_dict import (
 
 from normball import ClippedScion
 from normball.norms import Spectral
+from tests import needs
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
+
+pytestmark = needs.fsdp_on_cpu
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples/fsdp2_gpt.py"
 # Another mesh for every number of ranks; the sums over ranks are taken in another order.

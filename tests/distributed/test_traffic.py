@@ -9,6 +9,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from benchmarks import cost
 from normball import ClippedScion
 from normball.parallel import division
+from tests import needs
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
 
@@ -105,6 +106,7 @@ def owned_entries(*more):
 SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 4)]
 
 
+@needs.fsdp_on_cpu
 @pytest.mark.parametrize("ranks", [2, *SLOW])
 def test_sharded(ranks, tmp_path):
     """Two reductions, of 4 bytes and of 8 for each number; one round there and back."""
@@ -125,6 +127,7 @@ def test_sharded(ranks, tmp_path):
             assert sent == cost.exchanged_bytes(owned_entries(), 8, rule)
 
 
+@needs.fsdp_on_cpu
 def test_a_rank_takes_in_one_matrix_at_a_time(tmp_path):
     """Three matrices for two owners: two rounds, there and back, none with more than a matrix."""
     named = dict(zoo.network().named_parameters())

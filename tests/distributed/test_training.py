@@ -15,8 +15,11 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from normball import ClippedScion
+from tests import needs
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
+
+pytestmark = needs.fsdp_on_cpu
 
 RANKS, STEPS = 2, 4
 WAYS = ("ddp", "fsdp")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
+
 EXAMPLE = Path(__file__).parent.parent.parent / "examples/fsdp2_gpt.py"
 
 
@@ -27,6 +29,7 @@ def run(ranks: int, out: Path, *options: object) -> list[float]:
 
 
 @pytest.mark.slow
+@needs.fsdp_on_cpu
 def test_it_trains_and_goes_on_on_other_ranks(tmp_path):
     full = run(2, tmp_path / "full", "--steps", 60, "--save-every", 30)
     assert len(full) == 6

@@ -9,6 +9,7 @@ from normball.lab.errors import LabError
 from normball.lab.optimizers import OPTIMIZERS, configure, describe_groups, find_optimizer
 from normball.lab.rows import ROWS, read_rows
 from normball.lab.tasks import DIGITS, build_model, find_task, powers_of_two
+from tests import needs
 from tests.lab.samples import NETWORKS, config
 
 
@@ -102,7 +103,7 @@ def test_the_default_of_the_small_gpts_is_near_the_best_that_was_measured(model:
         assert scores[default.lr, default.rho] < min(scores.values()) + 0.01
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", needs.optimizers(OPTIMIZERS))
 def test_the_optimizer_has_the_settings_of_its_configuration(name: str) -> None:
     run = config(name, lr=0.25, model=NETWORKS.get(name))
     optimizer = OPTIMIZERS[name].build(build_model(run), run)

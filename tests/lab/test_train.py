@@ -15,6 +15,7 @@ from normball.lab.scalars import Scalars
 from normball.lab.schedules import factor
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer, accuracy
+from tests import needs
 from tests.lab.conftest import put_cifar_pack, put_text
 from tests.lab.samples import NETWORKS, config
 
@@ -23,7 +24,7 @@ def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.state.model.parameters()])
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", needs.optimizers(OPTIMIZERS))
 def test_equal_settings_give_equal_weights_bit_for_bit(name: str) -> None:
     run = config(name, model=NETWORKS.get(name))
     first, second = Trainer(run), Trainer(run)
@@ -178,7 +179,12 @@ def test_text_is_trained_on_and_scored_by_its_loss(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "model"),
-    [("clipped-scion", "cnn"), ("clipped-scion", "vit-tiny"), ("adamw", "mlp"), ("muon", "mlp")],
+    [
+        ("clipped-scion", "cnn"),
+        ("clipped-scion", "vit-tiny"),
+        ("adamw", "mlp"),
+        pytest.param("muon", "mlp", marks=needs.muon),
+    ],
 )
 def test_bfloat16_is_autocast_around_weights_that_stay_float32(optimizer: str, model: str) -> None:
     small = 2.0**-14

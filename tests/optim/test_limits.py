@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from normball import ClippedScion, Scion
 from normball.norms import Euclidean, Sign, Spectral
 from normball.polar import NewtonSchulz
+from tests import needs
 from tests.optim.network import build, groups, loss, train
 
 
@@ -113,6 +114,7 @@ class Float32(torch.overrides.TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@needs.muon
 @pytest.mark.parametrize("shape", [(24, 16), (16, 24), (16, 16)])
 def test_spectral_is_muon(shape):
     """The direction of torch.optim.Muon without Nesterov and decay, the same Newton-Schulz."""

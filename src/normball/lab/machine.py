@@ -7,14 +7,18 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 import normball
 
 
 @cache
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that can change a result."""
-    packages = {"torch": "torch", "numpy": "numpy", "sklearn": "scikit-learn"}
+    packages = {"numpy": "numpy", "sklearn": "scikit-learn"}
     found = {name: version(package) for name, package in packages.items()}
+    # With its build (+cpu, +cu124), which the metadata of some releases leave out.
+    found["torch"] = str(torch.__version__)
     return {"python": platform.python_version(), "normball": normball.__version__} | found
 
 

@@ -66,6 +66,11 @@ class _MuonAdamW(torch.optim.Optimizer):
                 f"muon is for hidden matrices, of which {config.model} has none: leave it out, or "
                 "choose a --model with linear layers, such as mlp."
             )
+        if not hasattr(torch.optim, "Muon"):
+            raise LabError(
+                "muon is torch.optim.Muon, which came with torch 2.9, and this is torch "
+                f"{torch.__version__}: leave it out, or update torch."
+            )
         decay = config.weight_decay or 0.0
         self._parts: list[torch.optim.Optimizer] = [
             torch.optim.Muon(

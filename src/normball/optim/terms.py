@@ -1,5 +1,8 @@
 """What each layer contributes to a step, and which of it must be added up over ranks."""
 
+# Annotations are text: those of a nested function stop the compiler of torch 2.6.
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 

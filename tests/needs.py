@@ -1,0 +1,16 @@
+"""Marks for tests of what an older torch lacks: they are skipped there, and say why."""
+
+import pytest
+import torch
+
+muon = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9"
+)
+fsdp_on_cpu = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="FSDP2 of torch 2.6 needs a GPU"
+)
+
+
+def optimizers(names):
+    """Return the names of the lab's optimizers as parameters of a test."""
+    return [pytest.param(name, marks=muon if name == "muon" else ()) for name in names]
