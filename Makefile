@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 
-.PHONY: setup demo test check lint bench bench-gpu figures docs lock clean
+.PHONY: setup demo test check compat lint bench bench-gpu figures docs dist lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -33,6 +33,11 @@ test: lint
 check: setup
 	$(BIN)/python -m pytest -n 2 -m slow
 
+# The core beside other versions of torch: downloads some 10 GB, and deletes them. TORCH="2.6.0:3.11
+# newest:3.13" names versions and interpreters.
+compat: setup
+	$(BIN)/python -m tests.compat results/$$(date +%F)-compat $(TORCH)
+
 # Step times and memory against rivals (those that are installed), appended to results/.
 bench: setup
 	$(BIN)/python -m benchmarks
@@ -48,6 +53,13 @@ figures: setup
 # The pages as a site in build/site.
 docs: setup
 	$(BIN)/mkdocs build --strict
+
+# Wheel and sdist, as the package index gets them.
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/twine check --strict dist/*
+	@! grep -q example.org pyproject.toml || echo "Not for an upload yet: pyproject.toml has no address of the repository."
 
 # Resolves the extras anew and writes the versions down.
 lock: setup

@@ -19,8 +19,6 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.test_package import STEP
-
 ROOT = Path(__file__).parent.parent
 # The oldest that the package asks for, what GPU machines often have, the pinned one, the newest.
 DEFAULT = ("2.6.0:3.11", "2.11.0:3.12", "2.13.0:3.11", "newest:3.13")
@@ -111,23 +109,22 @@ def try_one(version, interpreter, wheel, folder, home):
     call(*pip, torch, wheel)
     about = "import platform, torch; print(torch.__version__, platform.python_version())"
     found, running = call(python, "-W", "ignore", "-c", about).stdout.split()
-    step = call(python, "-I", "-W", "ignore", "-c", STEP, home, log=folder / f"{found}-step.log")
+    step_log, log = folder / f"{found}-step.log", folder / f"{found}.log"
+    step = call(python, "-I", "-W", "ignore", "tests/step.py", home, log=step_log)
     pinned = (ROOT / "requirements-dev.lock").read_text().splitlines()
     call(*pip, *[line for line in pinned if line.partition("==")[0] in NEEDS])
     installed, report = time.monotonic() - started, home / "report.xml"
-    log = folder / f"{found}.log"
     tests = call(
         python, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", f"--junitxml={report}",
         *TESTS, log=log,
     )  # fmt: skip
     counts, failed, skipped = read(report)
-    for file, done in ((folder / f"{found}-step.log", step), (log, tests)):
+    for file, done in ((step_log, step), (log, tests)):
         if done.returncode == 0:
             file.unlink()
     return {
         "torch": found, "python": running, "step": step.returncode == 0, "counts": counts,
         "failed": failed, "skipped": skipped, "machine": platform.machine(),
-        "commit": call("git", "describe", "--always", "--dirty").stdout.strip(),
         "install_seconds": round(installed),
         "test_seconds": round(time.monotonic() - started - installed),
     }  # fmt: skip
