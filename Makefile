@@ -1,4 +1,5 @@
-# `make demo` and `make test` do everything from a fresh clone; they need Python 3.11, git and make.
+# `make demo` and `make test` do everything from a fresh clone; they need Python 3.11 or later,
+# git and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin

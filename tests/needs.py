@@ -1,4 +1,6 @@
-"""Marks for tests of what an older torch lacks: they are skipped there, and say why."""
+"""Marks for tests of what is not everywhere: they are skipped where it is missing, and say why."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,11 @@ muon = pytest.mark.skipif(
 )
 fsdp_on_cpu = pytest.mark.skipif(
     not hasattr(torch.cpu.Stream, "record_event"), reason="FSDP2 of torch 2.6 needs a GPU"
+)
+
+records = pytest.mark.skipif(
+    not (Path(__file__).parent.parent / "results").exists(),
+    reason="records and pictures are in the repository, not in the sdist",
 )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
+
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
@@ -26,6 +28,7 @@ def resolve(name):
     return found
 
 
+@needs.records
 @pytest.mark.parametrize("page", PAGES)
 def test_names_and_files_exist(page):
     text = (ROOT / page).read_text()

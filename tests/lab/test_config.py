@@ -86,6 +86,7 @@ def test_what_is_not_given_comes_from_the_task() -> None:
     assert (adam.alpha, adam.rho, adam.constrained, adam.radius) == (None,) * 4
 
 
+@needs.records
 @pytest.mark.parametrize("model", ["gpt-tiny", "gpt-small"])
 def test_the_default_of_the_small_gpts_is_near_the_best_that_was_measured(model: str) -> None:
     default = configure(find_task("shakespeare"), "clipped-scion", model=model)

@@ -7,6 +7,7 @@ import pytest
 
 from normball.lab.errors import LabError
 from normball.lab.rows import ROWS, from_line, new_row, open_folder, to_line
+from tests import needs
 from tests.lab.samples import RESULT, config, row
 
 
@@ -158,6 +159,7 @@ def test_a_row_of_one_step_is_not_that_of_another() -> None:
     assert replace(made, config=config(lr=0.1)).config.key() != made.config.key()
 
 
+@needs.records
 def test_a_row_of_the_first_schema_is_still_read() -> None:
     file = Path(__file__).parents[2] / "results" / "2026-11-23-digits" / "rows.jsonl"
     line = file.read_bytes().splitlines()[0]
