@@ -21,8 +21,11 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent
 # The oldest that the package asks for, what GPU machines often have, the pinned one, the newest.
-DEFAULT = ("2.6.0:3.11", "2.11.0:3.12", "2.13.0:3.11", "newest:3.13")
-NEEDS = ("cvxpy", "hypothesis", "numpy", "pytest", "pytest-xdist", "scipy")
+DEFAULT = ("2.6.0:3.11", "2.11.0:3.12", "2.13.0:3.14", "newest:3.13")
+NEEDS = (
+    *("copt", "cvxpy", "hypothesis", "matplotlib", "numpy", "pytest", "pytest-xdist"),
+    *("scikit-learn", "scipy"),
+)
 TESTS = (
     *("tests/norms", "tests/polar", "tests/groups", "tests/optim", "tests/theory"),
     *("tests/test_balls.py", "tests/test_steps.py", "tests/test_import.py"),
@@ -53,7 +56,9 @@ def read(report):
     counts = {name: Counter() for name in COLUMNS.values()}
     failed, skipped = [], Counter()
     for case in ElementTree.parse(report).iter("testcase"):
-        module, name = case.get("classname"), case.get("name")
+        # A module that could not be read is itself the test.
+        module = case.get("classname") or case.get("name")
+        name = case.get("name")
         skip = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             failed.append(f"{module}::{name}")
