@@ -145,7 +145,8 @@ def main():
     for word in options.versions:
         version, _, python = word.partition(":")
         interpreter = shutil.which(f"python{python}") if python else sys.executable
-        if interpreter is None:
+        # A version manager's stand-in is found and fails where its version is not chosen.
+        if interpreter is None or subprocess.run([interpreter, "-V"], check=False).returncode:
             parser.error(f"{word}: there is no python{python} here: install it, or name another.")
         asked.append((version, interpreter))
     options.folder.mkdir(parents=True, exist_ok=True)
