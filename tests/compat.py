@@ -104,6 +104,11 @@ def call(*command, log=None):
     return done
 
 
+def starts(interpreter):
+    """Return whether it runs: a version manager's stand-in is found, and fails where it is not."""
+    return not subprocess.run([interpreter, "-V"], capture_output=True, check=False).returncode
+
+
 def try_one(version, interpreter, wheel, folder, home):
     """Return the row of one version of torch, tried in an environment that is deleted."""
     python = home / "bin/python"
@@ -145,8 +150,7 @@ def main():
     for word in options.versions:
         version, _, python = word.partition(":")
         interpreter = shutil.which(f"python{python}") if python else sys.executable
-        # A version manager's stand-in is found and fails where its version is not chosen.
-        if interpreter is None or subprocess.run([interpreter, "-V"], check=False).returncode:
+        if interpreter is None or not starts(interpreter):
             parser.error(f"{word}: there is no python{python} here: install it, or name another.")
         asked.append((version, interpreter))
     options.folder.mkdir(parents=True, exist_ok=True)
