@@ -103,10 +103,7 @@ class Layers(Geometry):
     ) -> Iterator[tuple[int, Term]]:
         """Yield the layers that each rank computes for itself, then those of the owners."""
         owned: list[terms.Owned] = []
-        for number, bundle in enumerate(bundles):
-            d = estimates[
-                number
-            ]  # by its number: the compiler of torch 2.6 iterates over no object
+        for number, (bundle, d) in enumerate(zip(bundles, estimates, strict=True)):
             first = bundle.first
             norm, shape = first.norm, first.owner.shape
             radius = first.radius if constrained else 1.0
