@@ -1,6 +1,5 @@
 """A run folder's record: one JSON line per finished run, safe against kills and second writers."""
 
-import fcntl
 import json
 import math
 import os
@@ -10,8 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
+from normball.lab.files import write_whole
 from normball.lab.machine import describe_commit, describe_machine, versions
 from normball.lab.optimizers import find_optimizer
 from normball.lab.results import RunResult
@@ -240,14 +242,7 @@ class RunFolder:
         Raises:
             LabError: if it cannot be written.
         """
-        target = self.path / name
-        beside = self.path / f".{name}.new"
-        try:
-            beside.write_bytes(content)
-            os.replace(beside, target)
-        except OSError as error:
-            raise LabError(f"cannot write {target}: {error.strerror}.") from error
-        return target
+        return write_whole(self.path / name, content)
 
     def read(self) -> None:
         """Read the record, cutting off a last line that a kill has torn.
@@ -307,7 +302,7 @@ class RunFolder:
 def open_folder(path: Path) -> Iterator[RunFolder]:
     """Make a run folder if need be, lock it, read it.
 
-    The lock belongs to the open file, so it goes when the process does, however that ends.
+    The lock is the system's, so it goes when the process does, however that ends.
 
     Args:
         path: the folder.
@@ -323,18 +318,16 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
         raise LabError(f"{path} is a file: --out must be a folder, there or still to be made.")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / _LOCK).open("ab")
+        lock = FileLock(path / _LOCK).acquire(blocking=False)
+    except Timeout:
+        raise LabError(
+            f"another run is at work in {path}: wait for it, or choose another --out."
+        ) from None
     except OSError as error:
         raise LabError(
             f"cannot write to {path}: {error.strerror}. Choose another --out."
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabError(
-                f"another run is at work in {path}: wait for it, or choose another --out."
-            ) from None
         folder = RunFolder(path)
         folder.read()
         yield folder

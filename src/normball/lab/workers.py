@@ -162,7 +162,10 @@ def _workers(count: int) -> Iterator[list[_Worker]]:
 
 @contextmanager
 def _interrupt_ignored() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C, not even while they load: their parent acts."""
+    """Processes started inside never see Ctrl-C, not even while they load: their parent acts.
+
+    Windows does not pass this on: there a worker ignores it once it has loaded.
+    """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -181,6 +184,7 @@ def _spawn(number: int) -> _Worker:
 
 def _work(pipe: Connection) -> None:
     """A worker's life: take a configuration, train it, send what happened, until it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     while True:
