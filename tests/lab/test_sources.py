@@ -285,6 +285,7 @@ def test_a_centre_is_that_of_the_image(root: Path) -> None:
     assert np.allclose(x[0].numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_that_read_ahead_give_the_same_images_and_errors(root: Path) -> None:
     put.put_images(root)
     alone = load_imagenet.__wrapped__(size=32)

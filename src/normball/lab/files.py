@@ -52,7 +52,7 @@ def write_whole(target: Path, content: bytes) -> Path:
 
 def _sync_folder(folder: Path) -> None:
     """Push a folder's list of names to the disk, where the system opens folders."""
-    if os.name == "nt":
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
