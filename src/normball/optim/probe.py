@@ -274,7 +274,8 @@ def _ranks(x: Tensor) -> Tensor:
     """Return the ranks of `x`, shape `(n,)`, from 1; equal values share the mean of theirs."""
     _, place, count = torch.unique(x, return_inverse=True, return_counts=True)
     last = count.cumsum(0).double()
-    return (last - (count - 1) / 2)[place]
+    ranks: Tensor = (last - (count - 1) / 2)[place]
+    return ranks
 
 
 def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
