@@ -3,16 +3,17 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from filelock import FileLock, Timeout
 
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
+from normball.lab.fields import fits
 from normball.lab.files import write_whole
 from normball.lab.machine import describe_commit, describe_machine, versions
 from normball.lab.optimizers import find_optimizer
@@ -122,40 +123,16 @@ def _finite(value: Any) -> Any:
 
 def _read_result(values: dict[str, Any]) -> RunResult:
     """The result, with the nulls that stand for undefined numbers read back as NaN."""
+    kinds = get_type_hints(RunResult)
     read = {_FORMER.get(name, name): value for name, value in values.items()}
     for name, value in read.items():
-        if not _RESULT[name](value):
+        if not fits(value, kinds[name], null=True):
             raise ValueError(f"{name} is {value!r:.40}")
-    for name in _NUMBERS:
-        read[name] = _nan_if_none(read[name])
-    for name in _LISTS & read.keys():
-        read[name] = [_nan_if_none(value) for value in read[name]]
+        if kinds[name] is float:
+            read[name] = _nan_if_none(value)
+        elif kinds[name] == list[float]:
+            read[name] = [_nan_if_none(entry) for entry in value]
     return RunResult(**read)
-
-
-def _is_number(value: object) -> bool:
-    """A number that is finite, or the null in the place of one that was not."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value is None
-    return math.isfinite(value)
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
-
-
-_NUMBERS = {"score", "train_loss", "seconds"}
-_LISTS = {"scores", "losses", "trace", "inner"}
-_RESULT: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(_NUMBERS, _is_number),
-    **dict.fromkeys(_LISTS, lambda value: isinstance(value, list) and all(map(_is_number, value))),
-    **dict.fromkeys(("epochs_done", "trace_every", "steps"), _is_count),
-    "diverged": lambda value: isinstance(value, bool),
-    "trace_name": lambda value: value is None or isinstance(value, str),
-    "clipped_share": _is_number,
-    "skipped": lambda value: value is None or _is_count(value),
-    "data": lambda value: isinstance(value, str),
-}
 
 
 def _nan_if_none(value: float | None) -> float:
