@@ -272,6 +272,15 @@ def test_ctrl_c_ends_rates_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "rates.md").exists()
 
 
+def test_a_kill_of_rates_ends_its_workers(tmp_path: Path) -> None:
+    process = start("rates", "--out", str(tmp_path / "out"), "--n", "1000000", "--jobs", "2")
+    wait_for(lambda: len(members(process.pid)) >= 4 or process.poll() is not None)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    wait_for(lambda: not members(process.pid))
+    process.communicate()
+
+
 def test_rates_refuses_and_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

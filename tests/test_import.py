@@ -1,19 +1,34 @@
-"""The core needs torch alone."""
+"""The core needs torch alone, and an extra no more than it says."""
 
+import re
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
-# None in sys.modules is how Python marks a module that cannot be imported.
-BLOCK = """
-import sys
-for name in ("numpy", "scipy", "sklearn", "matplotlib", "rich", "typer", "jinja2", "PIL", "pandas"):
-    sys.modules[name] = None
-import warnings
-warnings.simplefilter("ignore")  # torch says once that it has found no NumPy
+from normball.cli import NEEDED
+
+EXTRAS = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"][
+    "optional-dependencies"
+]
+
+
+def blocked(*but: str) -> str:
+    """Code after which only these of the modules that extras bring can be imported."""
+    names = {*NEEDED, "pandas", "tiktoken", "tqdm"} - set(but)
+    # None in sys.modules is how Python marks a module that cannot be imported. torch brings
+    # filelock itself, and says once that it has found no NumPy.
+    return f"""
+import sys, warnings
+sys.modules.update(dict.fromkeys({sorted(names - {"filelock"})!r}))
+warnings.simplefilter("ignore")
 """
+
+
+BLOCK = blocked()
 
 TRAIN = """
 import torch, normball
@@ -24,6 +39,22 @@ opt.step()
 print(float(opt.metrics()["step_factor"]) > 0)
 """
 
+LIVE = """
+from normball.live import Live
+with Live(opt, total=1) as live:
+    live.step(0.5)
+print("shown")
+"""
+
+PLOT = """
+from normball import plot
+history = plot.History(opt)
+opt.step()
+history.record()
+plot.dual_norm(history)
+print("shown")
+"""
+
 
 def test_the_core_runs_with_torch_alone():
     done = subprocess.run(
@@ -31,6 +62,31 @@ def test_the_core_runs_with_torch_alone():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize(
+    ("extra", "brings", "use"),
+    [
+        ("live", ["rich"], LIVE),
+        ("plot", ["matplotlib", "numpy", "PIL"], PLOT),
+    ],
+)
+def test_an_extra_brings_all_that_its_module_needs(extra: str, brings: list[str], use: str) -> None:
+    assert [re.split("[>=]", need)[0] for need in EXTRAS[extra]] == brings[:1]
+    code = blocked(*brings) + TRAIN + use
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "shown"
+
+
+def test_the_command_line_looks_for_all_that_the_extra_brings() -> None:
+    modules = {"pillow": "PIL", "scikit-learn": "sklearn"}
+    names = []
+    for need in EXTRAS["lab"]:
+        inner = re.fullmatch(r"normball\[(.+)\]", need)
+        needs = [n for e in inner[1].split(",") for n in EXTRAS[e]] if inner else [need]
+        names += [re.split("[>=]", one)[0] for one in needs]
+    assert sorted(modules.get(name, name) for name in names) == sorted(NEEDED)
 
 
 def test_the_command_line_says_what_is_missing():

@@ -1,4 +1,4 @@
-"""A view of a training loop in the terminal. It needs rich: `pip install rich`."""
+"""A view of a training loop in the terminal. It needs rich: the extra `normball[live]`."""
 
 import math
 import time

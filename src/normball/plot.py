@@ -230,7 +230,9 @@ def _figure(figsize: tuple[float, float], height_ratios: Any) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError('normball.plot draws with matplotlib: pip install "matplotlib"') from None
+        raise ImportError(
+            'normball.plot draws with matplotlib: pip install "normball[plot]"'
+        ) from None
     figure = Figure(figsize=figsize, layout="constrained")
     if height_ratios is None:
         figure.subplots()

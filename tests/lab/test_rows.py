@@ -94,6 +94,11 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, kept: int) -> None:
         (to_line(row(seed=1)).replace(b'"optimizer": "scion"', b'"optimizer": "sgd"'), "sgd"),
         (to_line(row(seed=1)).replace(b'"score": 0.9', b'"score": 1e999'), "score is inf"),
         (to_line(row(seed=1)).replace(b'"score": 0.9', b'"score": NaN'), "score is nan"),
+        (to_line(row(seed=1)).replace(b'"epochs": 2', b'"epochs": 1' + b"0" * 400), "epochs"),
+        (to_line(row(seed=1)).replace(b'"score": 0.9', b'"score": 1' + b"0" * 400), "score is 1"),
+        (to_line(row(seed=1)).replace(b'"diverged": false', b'"diverged": 0'), "diverged is 0"),
+        (to_line(row(seed=1)).replace(b'"trace": [30.0', b'"trace": ["x"'), "trace is"),
+        (to_line(row(seed=1)).replace(b'"skipped": 0', b'"skipped": -1'), "skipped is -1"),
         (to_line(row(seed=0)), "repeats the run of line 1"),
     ],
 )

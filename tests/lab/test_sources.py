@@ -1,13 +1,15 @@
 """Every source of data: read as published, refused by name when it is something else."""
 
-import os
-import pickle
+import importlib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 import torch
+from PIL import Image
 
 from normball.lab.data import (
     Images,
@@ -27,18 +29,37 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_root_is_the_variable_or_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NORMBALL_DATA", "/somewhere")
-    assert data_root() == Path("/somewhere")
-    monkeypatch.delenv("NORMBALL_DATA")
-    assert data_root() == Path.home() / ".local" / "share" / "normball"
+@pytest.mark.parametrize(
+    ("system", "given", "expected"),
+    [
+        ("any", {"NORMBALL_DATA": "/somewhere"}, "/somewhere"),
+        ("unix", {}, ".local/share/normball"),
+        ("unix", {"XDG_DATA_HOME": "/shared"}, "/shared/normball"),
+        ("macos", {}, "Library/Application Support/normball"),
+        ("windows", {}, "AppData/normball"),
+    ],
+)
+def test_the_root_is_the_variable_or_the_systems_place(
+    monkeypatch: pytest.MonkeyPatch, system: str, given: dict[str, str], expected: str
+) -> None:
+    for name in ("NORMBALL_DATA", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    if system != "any":
+        module = importlib.import_module(f"platformdirs.{system}")
+        kind = getattr(module, {"macos": "MacOS"}.get(system, system.capitalize()))
+        monkeypatch.setattr(platformdirs, "PlatformDirs", kind)
+    if system == "windows":
+        monkeypatch.setattr(module, "get_win_folder", lambda _: str(Path.home() / "AppData"))
+    assert data_root() == Path.home() / expected
 
 
 @pytest.mark.parametrize(
     ("load", "advice"),
     [
         (load_fashion_mnist, "normball fetch fashion-mnist"),
-        (load_cifar10, "cifar-10-batches-py"),
+        (load_cifar10, "normball fetch cifar10.*cifar-10-batches-bin"),
         (load_shakespeare, "normball fetch shakespeare"),
         (load_fineweb, "fineweb/.*train.*bin"),
         (load_imagenet, "imagenet/train/CLASS"),
@@ -84,19 +105,16 @@ def test_another_compressed_file_is_refused_by_its_digest(root: Path) -> None:
         load_fashion_mnist()
 
 
-def test_both_forms_of_cifar_give_the_same(root: Path) -> None:
-    put.put_cifar_pickles(root)
-    first = load_cifar10.__wrapped__()
-    (root / "cifar-10-batches-py").rename(root / "elsewhere")
+def test_cifar_is_what_the_binary_files_hold(root: Path) -> None:
     put.put_cifar_binary(root)
-    second = load_cifar10.__wrapped__()
-    pixels, labels = put.cifar_rows(6, 0)
-    assert np.array_equal(first.train_x[:6].numpy(), pixels.reshape(6, 3, 32, 32))
-    assert first.train_y[:6].tolist() == labels
-    for name in ("train_x", "train_y", "test_x", "test_y"):
-        assert torch.equal(getattr(first, name), getattr(second, name))
-    assert first.train_x.shape == (30, 3, 32, 32)
-    assert first.source == "CIFAR-10"
+    data = load_cifar10.__wrapped__()
+    parts = [put.cifar_rows(6, number) for number in range(6)]
+    pixels = np.concatenate([pixels for pixels, _ in parts]).reshape(36, 3, 32, 32)
+    labels = [label for _, some in parts for label in some]
+    assert np.array_equal(data.train_x.numpy(), pixels[:30])
+    assert np.array_equal(data.test_x.numpy(), pixels[30:])
+    assert [*data.train_y.tolist(), *data.test_y.tolist()] == labels
+    assert data.source == "CIFAR-10"
 
 
 def test_the_pack_of_jpegs_says_that_it_is_one(root: Path) -> None:
@@ -117,35 +135,6 @@ def test_a_subset_of_cifar_is_a_fixed_sample_of_the_whole(root: Path) -> None:
     assert where != list(range(10))
     assert torch.equal(whole.train_y[where], some.train_y)
     assert len(some.test_y) == 5
-
-
-class _Bomb:
-    def __reduce__(self):
-        return os.mkdir, ("boom",)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (pickle.dumps(_Bomb()), "it asks for .*mkdir"),
-        (pickle.dumps({"data": _Bomb(), "labels": []}), "it asks for .*mkdir"),
-        (b"", "no pickle"),
-        (b"\x80\x02garbage", "no pickle"),
-        (pickle.dumps([1, 2]), "no pickle of CIFAR-10"),
-        (pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [0, 1]}), "shape"),
-        (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}), "no list of 2"),
-        (pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}), "0 to 9"),
-    ],
-)
-def test_a_foreign_pickle_is_refused_and_nothing_runs(
-    root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
-) -> None:
-    monkeypatch.chdir(root)
-    put.put_cifar_pickles(root)
-    (root / "cifar-10-batches-py" / "data_batch_3").write_bytes(content)
-    with pytest.raises(LabError, match=rf"data_batch_3 is not usable: .*{message}"):
-        load_cifar10()
-    assert not (root / "boom").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 3072, b"\x0b" + b"x" * 3072])
@@ -282,6 +271,34 @@ def test_a_folder_of_images_is_read_by_class(root: Path) -> None:
     assert x.shape == (4, 3, 32, 32)
     assert y.tolist() == [0, 0, 1, 1]
     assert not rest
+
+
+def test_a_centre_is_that_of_the_image(root: Path) -> None:
+    put.put_images(root)
+    (x, _), *_ = load_imagenet.__wrapped__(size=28).test_batches()
+    with Image.open(root / "imagenet" / "val" / "cat" / "0.png") as image:
+        side = 40 * 224 / 256  # of 50 x 40 pixels
+        box = ((50 - side) / 2, (40 - side) / 2, (50 + side) / 2, (40 + side) / 2)
+        pixels = np.asarray(image.resize((28, 28), Image.Resampling.BILINEAR, box=box))
+    mean, deviation = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    expected = ((pixels - np.array(mean)) / np.array(deviation)).transpose(2, 0, 1)
+    assert np.allclose(x[0].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_that_read_ahead_give_the_same_images_and_errors(root: Path) -> None:
+    put.put_images(root)
+    alone = load_imagenet.__wrapped__(size=32)
+    helped = replace(alone, workers=2)
+    state = torch.get_rng_state()
+    pairs = zip(alone.batches(4, generator()), helped.batches(4, generator()), strict=True)
+    for (x, y), (again_x, again_y) in pairs:
+        assert torch.equal(x, again_x)
+        assert torch.equal(y, again_y)
+    assert torch.equal(torch.get_rng_state(), state)
+    (root / "imagenet" / "val" / "dog" / "1.png").write_bytes(b"no image")
+    with pytest.raises(LabError, match=r"^[^\n]*1.png is not usable: it is no image[^\n]*$"):
+        list(helped.test_batches())
 
 
 def test_folders_that_differ_or_hold_no_image_are_refused(root: Path) -> None:

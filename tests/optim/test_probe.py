@@ -180,6 +180,21 @@ def test_the_fit_is_theil_and_sens():
     assert fit.rho(0.5) == 0.5 * fit.l0
 
 
+@pytest.mark.parametrize("values", [2, 5, 40])
+def test_equal_values_share_their_rank(values):
+    generator = torch.Generator().manual_seed(values)
+    x = torch.randint(values, (30,), generator=generator).double()
+    y = torch.randint(values, (30,), generator=generator) + x
+    expected = stats.spearmanr(x.numpy(), y.numpy()).statistic
+    assert fit_line(x, y).correlation == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_constant_side_has_no_correlation():
+    x = torch.arange(4.0)
+    assert np.isnan(fit_line(x, torch.ones(4)).correlation)
+    assert np.isnan(fit_line(torch.ones(4), x).correlation)
+
+
 def test_the_fit_is_never_negative():
     x = torch.arange(5.0)
     falling = fit_line(x, 5 - x)

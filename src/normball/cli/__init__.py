@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NoReturn
 
-_NEEDED = ("jinja2", "matplotlib", "numpy", "rich", "sklearn", "typer")
+# What the extra brings, by the names of its modules.
+NEEDED = (
+    "filelock", "jinja2", "joblib", "matplotlib", "numpy", "PIL", "platformdirs", "pooch", "rich",
+    "scipy", "sklearn", "typer",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -20,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: always, with the exit code.
     """
-    missing = [name for name in _NEEDED if _is_missing(name)]
+    missing = [name for name in NEEDED if _is_missing(name)]
     if missing:
         print(
             f'normball: the command line needs {", ".join(missing)}: pip install "normball[lab]"',

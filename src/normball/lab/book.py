@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from normball.lab.cells import HEADINGS, best, make_cells, of
 from normball.lab.charts import draw
 from normball.lab.errors import LabError
+from normball.lab.files import write_whole
 from normball.lab.optimizers import OPTIMIZERS
 from normball.lab.race import TITLES, lines, race
 from normball.lab.reproduce import results_of
@@ -50,14 +51,7 @@ def write_book(results: Path, out: Path) -> Path:
         lstrip_blocks=True,
     )
     text = environment.get_template("book.html.j2").render(sections=sections)
-    beside = out.with_name(f".{out.name}.new")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(out)
-    except OSError as error:
-        raise LabError(f"cannot write {out}: {error.strerror}.") from error
-    return out
+    return write_whole(out, text.encode())
 
 
 def _folders(results: Path) -> list[Path]:

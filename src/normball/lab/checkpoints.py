@@ -1,7 +1,6 @@
 """Checkpoints of one run: whole or not there, the last two kept, read without trusting them."""
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
+from normball.lab.files import whole_file
 from normball.lab.train import Trainer
 
 _SCHEMA = "normball.checkpoint/1"
@@ -55,28 +55,12 @@ class Checkpoints:
             LabError: if the disk does not take it; the checkpoints before it are as they were.
         """
         target = self.path / f"epoch-{trainer.state.epoch:06d}.pt"
-        beside = self.path / f".{target.name}.new"
         content = {"schema": _SCHEMA, "config": self._config.key(), "state": trainer.snapshot()}
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-            self._sync_folder()
-            for old in self.files()[_KEPT:]:
-                old.unlink()
-        except OSError as error:
-            raise LabError(f"cannot write {target}: {error.strerror}.") from error
+        with whole_file(target) as file:
+            torch.save(content, file)
+        for old in self.files()[_KEPT:]:
+            old.unlink(missing_ok=True)
         return target
-
-    def _sync_folder(self) -> None:
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
     def resume(self, say: Callable[[str], None]) -> tuple[Trainer, Path | None]:
         """Go on from the latest checkpoint that can be trusted, or from the beginning.

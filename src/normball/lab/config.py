@@ -2,16 +2,14 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, get_type_hints
 
 from normball.lab.errors import LabError, unknown
+from normball.lab.fields import fits
 
-_WHOLE = ("seed", "epochs", "batch_size", "variant", "train_size", "test_size", "accumulate")
-_NAMES = ("task", "optimizer", "schedule", "model", "precision")
 SCHEDULES = ("constant", "linear", "cosine", "trapezoidal")
 PRECISIONS = ("float32", "bfloat16")
-_SWITCHES = ("constrained",)
 _POSITIVE = (
     "lr",
     "epochs",
@@ -24,30 +22,6 @@ _POSITIVE = (
     "train_size",
     "test_size",
     "accumulate",
-)
-# Settings that rows from before there were such settings do not have, and what they were.
-_SINCE: dict[str, Any] = {
-    "schedule": "constant",
-    "model": "cnn",
-    "width": 1.0,
-    "train_size": None,
-    "test_size": None,
-    "warmup": 0.0,
-    "accumulate": 1,
-    "precision": "float32",
-    "weight_decay": None,
-}
-_OPTIONAL = (
-    "alpha",
-    "rho",
-    "constrained",
-    "variant",
-    "input_radius",
-    "radius",
-    "output_radius",
-    "train_size",
-    "test_size",
-    "weight_decay",
 )
 
 
@@ -156,32 +130,20 @@ class RunConfig:
         """The configuration written by ``dataclasses.asdict``.
 
         Args:
-            values: one entry per field, of the field's type.
+            values: one entry per field, of the field's type; rows from before there was a setting
+                lack it, and it had the value that is the default.
 
         Raises:
             LabError: if a field is missing, unknown, or of another type.
         """
-        values = dict(_SINCE) | values
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            wrong = sorted(set(values) ^ names)
+        kinds = get_type_hints(cls)
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if wrong := sorted((set(values) - set(kinds)) | (needed - set(values))):
             raise LabError(f"the settings lack or do not know {', '.join(wrong)}.")
         for name, value in values.items():
-            if not _has_type(name, value):
+            if not fits(value, kinds[name]):
                 raise LabError(f"the setting {name} has the value {value!r}.")
         return cls(**values)
-
-
-def _has_type(name: str, value: object) -> bool:
-    if value is None:
-        return name in _OPTIONAL
-    if name in _NAMES:
-        return isinstance(value, str)
-    if name in _SWITCHES:
-        return isinstance(value, bool)
-    if name in _WHOLE:
-        return type(value) is int
-    return type(value) in (int, float)
 
 
 def flag(name: str) -> str:

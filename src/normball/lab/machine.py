@@ -1,12 +1,12 @@
 """What a result was computed with: package versions and the machine, without its name."""
 
-import os
 import platform
 import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import joblib
 import torch
 
 import normball
@@ -48,10 +48,8 @@ def describe_commit() -> str | None:
 
 
 def usable_cores() -> int:
-    """The number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The number of cores this process may use; a container can have fewer than its machine."""
+    return int(joblib.cpu_count())
 
 
 def _processor() -> str:

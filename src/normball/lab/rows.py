@@ -1,17 +1,20 @@
 """A run folder's record: one JSON line per finished run, safe against kills and second writers."""
 
-import fcntl
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from filelock import FileLock, Timeout
 
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
+from normball.lab.fields import fits
+from normball.lab.files import write_whole
 from normball.lab.machine import describe_commit, describe_machine, versions
 from normball.lab.optimizers import find_optimizer
 from normball.lab.results import RunResult
@@ -120,40 +123,16 @@ def _finite(value: Any) -> Any:
 
 def _read_result(values: dict[str, Any]) -> RunResult:
     """The result, with the nulls that stand for undefined numbers read back as NaN."""
+    kinds = get_type_hints(RunResult)
     read = {_FORMER.get(name, name): value for name, value in values.items()}
     for name, value in read.items():
-        if not _RESULT[name](value):
+        if not fits(value, kinds[name], null=True):
             raise ValueError(f"{name} is {value!r:.40}")
-    for name in _NUMBERS:
-        read[name] = _nan_if_none(read[name])
-    for name in _LISTS & read.keys():
-        read[name] = [_nan_if_none(value) for value in read[name]]
+        if kinds[name] is float:
+            read[name] = _nan_if_none(value)
+        elif kinds[name] == list[float]:
+            read[name] = [_nan_if_none(entry) for entry in value]
     return RunResult(**read)
-
-
-def _is_number(value: object) -> bool:
-    """A number that is finite, or the null in the place of one that was not."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value is None
-    return math.isfinite(value)
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
-
-
-_NUMBERS = {"score", "train_loss", "seconds"}
-_LISTS = {"scores", "losses", "trace", "inner"}
-_RESULT: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(_NUMBERS, _is_number),
-    **dict.fromkeys(_LISTS, lambda value: isinstance(value, list) and all(map(_is_number, value))),
-    **dict.fromkeys(("epochs_done", "trace_every", "steps"), _is_count),
-    "diverged": lambda value: isinstance(value, bool),
-    "trace_name": lambda value: value is None or isinstance(value, str),
-    "clipped_share": _is_number,
-    "skipped": lambda value: value is None or _is_count(value),
-    "data": lambda value: isinstance(value, str),
-}
 
 
 def _nan_if_none(value: float | None) -> float:
@@ -240,14 +219,7 @@ class RunFolder:
         Raises:
             LabError: if it cannot be written.
         """
-        target = self.path / name
-        beside = self.path / f".{name}.new"
-        try:
-            beside.write_bytes(content)
-            os.replace(beside, target)
-        except OSError as error:
-            raise LabError(f"cannot write {target}: {error.strerror}.") from error
-        return target
+        return write_whole(self.path / name, content)
 
     def read(self) -> None:
         """Read the record, cutting off a last line that a kill has torn.
@@ -307,7 +279,7 @@ class RunFolder:
 def open_folder(path: Path) -> Iterator[RunFolder]:
     """Make a run folder if need be, lock it, read it.
 
-    The lock belongs to the open file, so it goes when the process does, however that ends.
+    The lock is the system's, so it goes when the process does, however that ends.
 
     Args:
         path: the folder.
@@ -323,18 +295,16 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
         raise LabError(f"{path} is a file: --out must be a folder, there or still to be made.")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / _LOCK).open("ab")
+        lock = FileLock(path / _LOCK).acquire(blocking=False)
+    except Timeout:
+        raise LabError(
+            f"another run is at work in {path}: wait for it, or choose another --out."
+        ) from None
     except OSError as error:
         raise LabError(
             f"cannot write to {path}: {error.strerror}. Choose another --out."
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabError(
-                f"another run is at work in {path}: wait for it, or choose another --out."
-            ) from None
         folder = RunFolder(path)
         folder.read()
         yield folder

@@ -1,19 +1,16 @@
 """Runs in processes of their own, reported on as they go."""
 
-import os
 import signal
-import threading
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-import torch
-
+from normball._spawned import settle_in
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError, WorkerError
 from normball.lab.results import EpochReport, RunResult
@@ -162,7 +159,10 @@ def _workers(count: int) -> Iterator[list[_Worker]]:
 
 @contextmanager
 def _interrupt_ignored() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C, not even while they load: their parent acts."""
+    """Processes started inside never see Ctrl-C, not even while they load: their parent acts.
+
+    Windows does not pass this on: there a worker ignores it once it has loaded.
+    """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -181,8 +181,7 @@ def _spawn(number: int) -> _Worker:
 
 def _work(pipe: Connection) -> None:
     """A worker's life: take a configuration, train it, send what happened, until it is killed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
+    settle_in()
     while True:
         config: RunConfig = pipe.recv()
         try:
@@ -194,10 +193,3 @@ def _work(pipe: Connection) -> None:
             pipe.send(_Failed(traceback.format_exc()))
             return
         pipe.send(result)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-    os._exit(1)

@@ -72,10 +72,10 @@ def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     try:
         u, sigma, vh = torch.linalg.svd(unit, full_matrices=False)
     except LinAlgError:
-        # LAPACK's divide and conquer can fail in single precision where it converges in double.
-        u, sigma, vh = (
-            part.to(unit.dtype) for part in torch.linalg.svd(unit.double(), full_matrices=False)
-        )
+        # LAPACK's divide and conquer can fail in single precision where it converges in double,
+        # which not every device has.
+        double = unit.cpu().double()
+        u, sigma, vh = (part.to(unit) for part in torch.linalg.svd(double, full_matrices=False))
     return u, sigma, vh, torch.where(bad, torch.nan, scale)[..., 0, 0]
 
 

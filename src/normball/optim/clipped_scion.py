@@ -12,6 +12,7 @@ from normball.optim.base import NormBallOptimizer
 from normball.optim.blocks import Bundle
 from normball.optim.geometry import Layers
 from normball.optim.settings import Settings
+from normball.optim.terms import scalar
 from normball.optim.threshold import MeasuredThreshold, slopes, split_state
 
 
@@ -165,7 +166,7 @@ class ClippedScion(NormBallOptimizer):
         if not any(isinstance(lr, Tensor) for lr in lrs):
             return float(max(lrs))
         device = next(lr.device for lr in lrs if isinstance(lr, Tensor))
-        return torch.stack([torch.as_tensor(lr, device=device).double() for lr in lrs]).amax()
+        return torch.stack([scalar(torch.as_tensor(lr, device=device)) for lr in lrs]).amax()
 
     def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Tensor) -> None:
         threshold = self._measuring

@@ -23,7 +23,8 @@ class Fit:
         l1: slope, per unit of the norm; at least 0.
         l0_interval: the 5 % and 95 % points of `l0` over resampled pairs.
         l1_interval: the same for `l1`.
-        correlation: Spearman's rank correlation of the pairs, in [-1, 1].
+        correlation: Spearman's rank correlation of the pairs, in [-1, 1]; NaN where the values of
+            one side are all equal.
         count: number of pairs.
     """
 
@@ -247,7 +248,7 @@ def fit_line(x: Tensor, y: Tensor) -> Fit:
         ValueError: fewer than three finite pairs.
     """
     finite = torch.isfinite(x) & torch.isfinite(y)
-    x, y = x[finite].double().cpu(), y[finite].double().cpu()
+    x, y = x[finite].cpu().double(), y[finite].cpu().double()
     if len(x) < 3:
         raise ValueError(f"a fit needs at least three finite measurements, got {len(x)}")
     generator = torch.Generator().manual_seed(0)
@@ -257,7 +258,7 @@ def fit_line(x: Tensor, y: Tensor) -> Fit:
         resampled.append(_line(x[chosen], y[chosen]))
     ends = torch.tensor([0.05, 0.95], dtype=torch.float64)
     low, high = torch.quantile(torch.tensor(resampled, dtype=torch.float64), ends, dim=0).tolist()
-    ranks = torch.stack([x.argsort().argsort(), y.argsort().argsort()]).double()
+    ranks = torch.stack([_ranks(x), _ranks(y)])
     l0, l1 = _line(x, y)
     return Fit(
         l0=l0,
@@ -267,6 +268,14 @@ def fit_line(x: Tensor, y: Tensor) -> Fit:
         correlation=float(torch.corrcoef(ranks)[0, 1]),
         count=len(x),
     )
+
+
+def _ranks(x: Tensor) -> Tensor:
+    """Return the ranks of `x`, shape `(n,)`, from 1; equal values share the mean of theirs."""
+    _, place, count = torch.unique(x, return_inverse=True, return_counts=True)
+    last = count.cumsum(0).double()
+    ranks: Tensor = (last - (count - 1) / 2)[place]
+    return ranks
 
 
 def _line(x: Tensor, y: Tensor) -> tuple[float, float]:

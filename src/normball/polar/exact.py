@@ -47,7 +47,8 @@ class Eigh(Polar):
 
     Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-6: the nuclear norm is
     at most 0.2 % too small, the largest singular value at most 1 + 3e-4. In float64 the
-    error is at most 1e-6. On a GPU each call synchronises.
+    error is at most 1e-6. On a GPU each call synchronises; on Apple's the decomposition itself is
+    done on the CPU.
     """
 
     synchronises: ClassVar[bool] = True
@@ -86,13 +87,23 @@ def _shifted_root(x: Tensor, small: Tensor, floor: Tensor, length: Tensor) -> tu
 
     `floor` and `length` have shape `(..., 1, 1)`.
     """
-    eigenvalues, q = torch.linalg.eigh(add_to_diagonal(small.clone(), floor[..., 0]), UPLO="U")
+    eigenvalues, q = _eigh(add_to_diagonal(small.clone(), floor[..., 0]))
     eigenvalues = eigenvalues.clamp(min=floor[..., 0] / 4)
     inverse_root = eigenvalues.rsqrt()
     # <X, factor> = trace(small @ root); each eigenvalue of small is the shifted one less the floor.
     nuclear = ((eigenvalues - floor[..., 0]) * inverse_root).sum(-1) * length[..., 0, 0]
     root = symmetric(q * (inverse_root / length[..., 0]).unsqueeze(-2), q.mT)
     return root @ x, nuclear
+
+
+def _eigh(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Decompose symmetric matrices, of which the upper half counts."""
+    if x.device.type != "mps":
+        eigenvalues, q = torch.linalg.eigh(x, UPLO="U")
+        return eigenvalues, q
+    # Apple's GPUs have none.
+    eigenvalues, q = torch.linalg.eigh(x.cpu(), UPLO="U")
+    return eigenvalues.to(x.device), q.to(x.device)
 
 
 def _near_largest_eigenvalue(gram: Tensor) -> Tensor:

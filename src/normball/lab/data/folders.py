@@ -1,16 +1,21 @@
 """ImageNet, or any folder of images by class."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import current_process
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from normball.lab.data.base import Batch
 from normball.lab.data.root import data_root, foreign, missing
+from normball.lab.errors import LabError
+from normball.lab.machine import usable_cores
 
 FOLDER = "imagenet"
 _KINDS = {".jpg", ".jpeg", ".png"}
@@ -18,6 +23,8 @@ _MEAN = (123.675, 116.28, 103.53)
 _DEVIATION = (58.395, 57.12, 57.375)
 _LARGER = 256 / 224
 _TEST_BATCH = 256
+_Key = tuple[int, Any]  # an image's place among the files, and what is drawn for it
+_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class ImageFolder:
         size: height and width that the network takes, in pixels.
         classes: number of classes.
         source: which data these are.
+        workers: processes that read ahead; 0 reads each mini-batch when it is wanted.
     """
 
     train: tuple[tuple[Path, int], ...]
@@ -40,6 +48,7 @@ class ImageFolder:
     size: int
     classes: int
     source: str
+    workers: int = 0
 
     def steps(self, size: int) -> int:
         """See ``Data``."""
@@ -48,24 +57,39 @@ class ImageFolder:
     def batches(self, size: int, order: torch.Generator) -> Iterator[Batch]:
         """See ``Data``."""
         shuffled = torch.randperm(len(self.train), generator=order)
-        for batch in torch.split(shuffled[: self.steps(size) * size], size):
-            chosen = [self.train[index] for index in batch.tolist()]
-            chance = torch.rand(len(chosen), 5, generator=order).tolist()
-            images = [
-                self._crop(path, draw) for (path, _), draw in zip(chosen, chance, strict=True)
-            ]
-            yield torch.stack(images), torch.tensor([label for _, label in chosen])
+        batches = torch.split(shuffled[: self.steps(size) * size], size)
+        # All chance is drawn here, batch by batch: the workers have none of their own.
+        draws = (
+            list(zip(batch.tolist(), torch.rand(size, 5, generator=order).tolist(), strict=True))
+            for batch in batches
+        )
+        yield from self._read(_Examples(self.train, self._crop), draws)
 
     def test_batches(self) -> Iterator[Batch]:
         """See ``Data``."""
-        for start in range(0, len(self.test), _TEST_BATCH):
-            some = self.test[start : start + _TEST_BATCH]
-            images = torch.stack([self._centre(path) for path, _ in some])
-            yield images, torch.tensor([label for _, label in some])
+        places = (
+            [(i, None) for i in range(start, min(start + _TEST_BATCH, len(self.test)))]
+            for start in range(0, len(self.test), _TEST_BATCH)
+        )
+        yield from self._read(_Examples(self.test, self._centre), places)
+
+    def _read(self, examples: "_Examples", keys: Iterable[list[_Key]]) -> Iterator[Batch]:
+        loader = DataLoader(
+            examples,
+            batch_sampler=keys,
+            num_workers=self.workers,
+            multiprocessing_context="spawn" if self.workers else None,
+            collate_fn=_joined,
+            generator=torch.Generator(),  # else it would draw from the one of the training
+        )
+        for batch in loader:
+            if isinstance(batch, LabError):
+                raise batch
+            yield batch
 
     def sample(self) -> Tensor:
         """See ``Data``: the centres of the first 256."""
-        return torch.stack([self._centre(path) for path, _ in self.train[:_TEST_BATCH]])
+        return torch.stack([self._centre(path, None) for path, _ in self.train[:_TEST_BATCH]])
 
     def _crop(self, path: Path, draw: list[float]) -> Tensor:
         image = _open(path)
@@ -77,7 +101,7 @@ class ImageFolder:
         pixels = self._pixels(image, (left, top, left + wide, top + high))
         return pixels.flip(-1) if draw[4] < 0.5 else pixels
 
-    def _centre(self, path: Path) -> Tensor:
+    def _centre(self, path: Path, _: None) -> Tensor:
         image = _open(path)
         width, height = image.size
         side = min(width, height) / _LARGER
@@ -89,6 +113,27 @@ class ImageFolder:
         pixels = torch.from_numpy(np.asarray(small, dtype=np.float32).copy()).permute(2, 0, 1)
         mean, deviation = (torch.tensor(t).view(-1, 1, 1) for t in (_MEAN, _DEVIATION))
         return (pixels - mean) / deviation
+
+
+@dataclass(frozen=True)
+class _Examples(Dataset[Any]):
+    """Images read by index, and with chance that is drawn elsewhere."""
+
+    files: tuple[tuple[Path, int], ...]
+    read: Callable[[Path, Any], Tensor]
+
+    def __getitem__(self, key: _Key) -> tuple[Tensor, int] | LabError:
+        """The image and its class; what is wrong with its file, which a worker cannot raise."""
+        path, label = self.files[key[0]]
+        try:
+            return self.read(path, key[1]), label
+        except LabError as error:
+            return error
+
+
+def _joined(examples: list[Any]) -> Any:
+    wrong = [example for example in examples if isinstance(example, LabError)]
+    return wrong[0] if wrong else default_collate(examples)
 
 
 def _open(path: Path):  # type: ignore[no-untyped-def]
@@ -132,4 +177,15 @@ def load_imagenet(size: int = 224, folder: str = FOLDER) -> ImageFolder:
         if not found:
             raise foreign(root / part, "it holds no .jpg or .png file")
     classes = len(names["train"])
-    return ImageFolder(files["train"], files["val"], size, classes, f"{folder}, {classes} classes")
+    source = f"{folder}, {classes} classes"
+    return ImageFolder(files["train"], files["val"], size, classes, source, _workers())
+
+
+def _workers() -> int:
+    """Who reads ahead: nobody on a CPU, which is slower than the disk, nor for a sweep's process.
+
+    Such a process may not have children.
+    """
+    if not torch.cuda.is_available() or current_process().daemon:
+        return 0
+    return min(usable_cores() - 1, _MOST_WORKERS)

@@ -4,15 +4,20 @@ import hashlib
 import os
 from pathlib import Path
 
+from platformdirs import user_data_path
+
 from normball.lab.errors import LabError
 
 VARIABLE = "NORMBALL_DATA"
 
 
 def data_root() -> Path:
-    """The folder of all data: ``NORMBALL_DATA``, or ``~/.local/share/normball``."""
+    """The folder of all data: ``NORMBALL_DATA``, or the system's for a user's data.
+
+    On Linux that is ``~/.local/share/normball``, where ``XDG_DATA_HOME`` names no other.
+    """
     given = os.environ.get(VARIABLE)
-    return Path(given) if given else Path.home() / ".local" / "share" / "normball"
+    return Path(given) if given else user_data_path("normball", appauthor=False)
 
 
 def missing(what: str, put: str) -> LabError:

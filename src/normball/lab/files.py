@@ -1,0 +1,61 @@
+"""Files that are whole or not there, whenever the program or the machine is stopped."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from normball.lab.errors import LabError
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[BinaryIO]:
+    """Write a file beside its place, and move it there once it is on the disk.
+
+    Args:
+        target: the file's path; its folder is made.
+
+    Yields:
+        The open file to be written.
+
+    Raises:
+        LabError: if the disk does not take it; a file of that name is then as it was.
+    """
+    beside = target.with_name(f".{target.name}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise LabError(f"cannot write {target}: {error.strerror}.") from error
+
+
+def write_whole(target: Path, content: bytes) -> Path:
+    """Write bytes as ``whole_file`` does, and return the file's path.
+
+    Args:
+        target: the file's path; its folder is made.
+        content: what it is to hold.
+
+    Raises:
+        LabError: as in ``whole_file``.
+    """
+    with whole_file(target) as file:
+        file.write(content)
+    return target
+
+
+def _sync_folder(folder: Path) -> None:
+    """Push a folder's list of names to the disk, where the system opens folders."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
