@@ -13,8 +13,8 @@ import pytest
 import normball
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-(VERSION,) = re.findall(r"__version__ = \"(.+)\"", (ROOT / "src/normball/__init__.py").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+(VERSION,) = re.findall(r"__version__ = \"(.+)\"", (ROOT / "src/normball/__init__.py").read_text(encoding="utf-8"))
 
 
 def python(*arguments, cwd=None):
@@ -36,7 +36,7 @@ def test_an_import_loads_nothing_but_torch():
 
 
 def test_one_version_everywhere():
-    cited = (ROOT / "CITATION.cff").read_text()
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {VERSION}\n" in cited
     assert "version" in PROJECT["dynamic"]
     assert normball.__version__ == version("normball")
