@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 
-.PHONY: setup demo test check lint bench bench-gpu figures docs lock clean
+.PHONY: setup demo test portable check lint bench bench-gpu figures docs lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -29,8 +29,12 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest -n 2
 
+# What computes, with the instructions of older processors too, in one thread and in two.
+portable: setup
+	$(BIN)/python -m tests.portable
+
 # The slow suites.
-check: setup
+check: portable
 	$(BIN)/python -m pytest -n 2 -m slow
 
 # Step times and memory against rivals (those that are installed), appended to results/.

@@ -22,6 +22,9 @@ RULES = {
     "measured-1": {"rho": "auto", "constrained": True, "variant": 1},
 }
 
+# In float64: eps over 20 steps, times 10^4 as a polar factor divides by the least singular value.
+TOLERANCE = 1e-10
+
 
 def train(way, rule, dtype, steps, poisoned=()):
     """Return whole weights, and the dual norm or gap and the step factor of every step.
@@ -109,11 +112,14 @@ def train_joint(way, steps=6):
 
 
 def assert_joint(found, alone):
-    for (weights, seen), (wanted, there) in zip(found, alone, strict=True):
+    """Within `TOLERANCE`; where the minimiser takes a square root, within that of rounding."""
+    norms = [norm for norm, *_ in JOINT for _ in range(3)]
+    for norm, (weights, seen), (wanted, there) in zip(norms, found, alone, strict=True):
         assert float(there[:, 1].min()) < 1, "the threshold must matter"
-        assert torch.allclose(seen, there, rtol=1e-9, atol=1e-12)
+        tolerance = torch.finfo(torch.float64).eps ** 0.5 if norm == Lp(3.0) else TOLERANCE
+        assert torch.allclose(seen, there, rtol=10 * tolerance, atol=tolerance)
         for name, w in wanted.items():
-            assert float((weights[name] - w).abs().max()) <= 1e-10, name
+            assert float((weights[name] - w).abs().max()) <= tolerance, name
 
 
 @pytest.mark.slow
@@ -131,7 +137,7 @@ def compare(cases, every_rank):
             there = alone[case[1:]]
             factors = there["seen"][:, 1]
             assert factors.min() < 0.95, "the threshold must matter"
-            tolerance = 1e-10 if case[2] == torch.float64 else 1e-5
+            tolerance = TOLERANCE if case[2] == torch.float64 else 1e-5
             for name, w in there["weights"].items():
                 error = float((here["weights"][name] - w).abs().max())
                 assert error <= tolerance, (case, name, error)

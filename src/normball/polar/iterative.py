@@ -56,7 +56,7 @@ class PolarExpress(Polar):
 
     Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-8: the nuclear norm
     is at most 0.06 % too small at the default, 0.25 % at 5 steps and `lower=5e-3`, 0.02 % at 8 and
-    1e-3; the largest singular value is at most 1 + 5e-3.
+    1e-3; the largest singular value is at most 1 + 5e-3. Rounding adds up to `3 eps / lower`.
 
     For a matrix of 64 rows or more, at least half as wide again as high, and unless `lower` is too
     small for the precision of the Gram matrix, all but the first and the last product are with
