@@ -47,8 +47,8 @@ class Eigh(Polar):
     `s / sqrt(s^2 + shift * lambda)`. The eigenvalues give `<X, factor>` without another product.
 
     Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-6: the nuclear norm is
-    at most 0.2 % too small, and by what the Gram matrix rounds, up to `3 eps / sqrt(shift)`, 0.02 %;
-    the largest singular value is at most 1 + 3e-4. In float64 the error is at most 1e-6. On a GPU
+    at most 0.2 % too small, the largest singular value at most 1 + 3e-4. Rounding of the Gram
+    matrix adds up to `3 eps / sqrt(shift)`, 0.02 %. In float64 the error is at most 1e-6. On a GPU
     each call synchronises.
     """
 
