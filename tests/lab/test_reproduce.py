@@ -250,7 +250,8 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
 
 
 def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:
-    words = ["train", "digits", "--optimizer", "clipped-scion", "--epochs", "2"]
+    """Far below the threshold, where a sign that rounding turns over moves next to nothing."""
+    words = ["train", "digits", "--optimizer", "clipped-scion", "--rho", "300", "--epochs", "2"]
     with pytest.raises(SystemExit):
         main([*words, "--out", str(tmp_path / "one")])
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -258,6 +259,6 @@ def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     (one,), (two,) = (read_rows(tmp_path / name / ROWS) for name in ("one", "two"))
-    assert two.result.losses == pytest.approx(one.result.losses, rel=1e-3)
-    assert two.result.score == pytest.approx(one.result.score, abs=0.02)
-    assert two.result.trace == pytest.approx(one.result.trace, rel=0.05)
+    assert two.result.losses == pytest.approx(one.result.losses, rel=1e-4)
+    assert two.result.score == pytest.approx(one.result.score, abs=0.01)
+    assert two.result.trace == pytest.approx(one.result.trace, rel=1e-3)
