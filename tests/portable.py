@@ -33,6 +33,7 @@ def settings():
             "MKL_ENABLE_INSTRUCTIONS": mkl,
             "MKL_CBWR": reproducible,
             "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",  # two workers may share two cores
         }
 
 
