@@ -14,7 +14,9 @@ import normball
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-(VERSION,) = re.findall(r"__version__ = \"(.+)\"", (ROOT / "src/normball/__init__.py").read_text(encoding="utf-8"))
+(VERSION,) = re.findall(
+    r"__version__ = \"(.+)\"", (ROOT / "src/normball/__init__.py").read_text(encoding="utf-8")
+)
 
 
 def python(*arguments, cwd=None):
