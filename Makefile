@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 
-.PHONY: setup demo test check compat lint bench bench-gpu figures docs dist lock clean
+.PHONY: setup demo test portable check compat lint bench bench-gpu figures docs dist lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -30,8 +30,12 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest -n 2
 
+# What computes, with the instructions of older processors too, in one thread and in two.
+portable: setup
+	$(BIN)/python -m tests.portable
+
 # The slow suites.
-check: setup
+check: portable
 	$(BIN)/python -m pytest -n 2 -m slow
 
 # The core beside other versions of torch: downloads some 10 GB, and deletes them. TORCH="2.6.0:3.11

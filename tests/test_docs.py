@@ -31,7 +31,7 @@ def resolve(name):
 @needs.records
 @pytest.mark.parametrize("page", PAGES)
 def test_names_and_files_exist(page):
-    text = (ROOT / page).read_text()
+    text = (ROOT / page).read_text(encoding="utf-8")
     for name in re.findall(r"`(normball\.[A-Za-z_][\w.]*)`", text):
         resolve(name)
     for path in re.findall(r"`((?:tests|docs|src|benchmarks|results)/[\w/.-]+)`", text):
@@ -43,7 +43,7 @@ def test_names_and_files_exist(page):
 def test_the_map_has_every_public_name():
     import normball
 
-    text = (ROOT / "docs/paper-map.md").read_text()
+    text = (ROOT / "docs/paper-map.md").read_text(encoding="utf-8")
     modules = ("norms", "polar", "steps")
     for name in normball.__all__:
         if name not in (*modules, "__version__"):
@@ -55,7 +55,7 @@ def test_python_in_the_pages_runs(page, tmp_path, monkeypatch):
     """The blocks of a page run one after the other, and print what the text after them says."""
     monkeypatch.chdir(tmp_path)
     names, printed = {}, ""
-    text = (ROOT / page).read_text()
+    text = (ROOT / page).read_text(encoding="utf-8")
     for language, body in re.findall(r"^```(python|text)\n(.*?)^```", text, re.S | re.M):
         if language == "python":
             output = io.StringIO()

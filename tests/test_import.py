@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -95,16 +94,3 @@ def test_the_command_line_says_what_is_missing():
     assert done.returncode == 2
     assert "normball[lab]" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_the_import_takes_little_more_than_torchs() -> None:
-    """The one time that is tested: the best of five, one after the other, in fresh processes."""
-
-    def seconds(module: str) -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-        return time.perf_counter() - started
-
-    pairs = [(seconds("torch"), seconds("normball")) for _ in range(5)]
-    assert min(ours for _, ours in pairs) <= 1.5 * min(theirs for theirs, _ in pairs)

@@ -37,10 +37,12 @@ def test_the_site_builds_strictly_and_has_every_public_name(tmp_path: Path) -> N
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    anchors = "".join(page.read_text() for page in (tmp_path / "api").glob("*.html"))
+    anchors = "".join(
+        page.read_text(encoding="utf-8") for page in (tmp_path / "api").glob("*.html")
+    )
     missing = [name for name in sorted(public_names()) if f'id="{name}"' not in anchors]
     assert missing == []
     for page in tmp_path.rglob("*.html"):
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         assert "fonts.googleapis" not in text
         assert "cdn" not in text.lower(), page

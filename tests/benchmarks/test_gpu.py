@@ -12,7 +12,10 @@ from tests import needs
 @needs.muon
 def test_a_tiny_model_on_a_cpu(tmp_path, capsys):
     gpu.main(["tiny", "--device", "cpu", "--rounds", "2", "--out", str(tmp_path)])
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert len(capsys.readouterr().out.splitlines()) == len(rows)
     steps = {row["name"]: row for row in rows if row["case"] == "step"}
     assert {"torch.optim.Muon", "AdamW, fused", "normball", "normball, reuse_grad"} <= set(steps)

@@ -4,9 +4,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests import THREADS
+
 
 def _worker(rank, ranks, function, arguments, folder):
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
     torch.save(function(*arguments), folder / f"{rank}.pt")

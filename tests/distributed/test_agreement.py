@@ -23,6 +23,9 @@ RULES = {
     "measured-1": {"rho": "auto", "constrained": True, "variant": 1},
 }
 
+# In float64: eps over 20 steps, times 10^4 as a polar factor divides by the least singular value.
+TOLERANCE = 1e-10
+
 
 def train(way, rule, dtype, steps, poisoned=()):
     """Return whole weights, and the dual norm or gap and the step factor of every step.
@@ -109,27 +112,34 @@ def train_joint(way, steps=6):
     return found
 
 
+def assert_joint(found, alone):
+    """Within `TOLERANCE`; where the minimiser takes a square root, within that of rounding."""
+    norms = [norm for norm, *_ in JOINT for _ in range(3)]
+    for norm, (weights, seen), (wanted, there) in zip(norms, found, alone, strict=True):
+        assert float(there[:, 1].min()) < 1, "the threshold must matter"
+        tolerance = torch.finfo(torch.float64).eps ** 0.5 if norm == Lp(3.0) else TOLERANCE
+        assert torch.allclose(seen, there, rtol=10 * tolerance, atol=tolerance)
+        for name, w in wanted.items():
+            assert float((weights[name] - w).abs().max()) <= tolerance, name
+
+
 @needs.fsdp_on_cpu
-@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_one_norm_over_all_parameters(ranks, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["fsdp", "tensor_parallel"])
+def test_one_norm_over_all_parameters_on_three_ranks(way, tmp_path):
     alone = train_joint("alone")
-    for way in ("fsdp", "tensor_parallel")[: 2 if ranks == 3 else 1]:
-        for results in launch(train_joint, ranks, tmp_path / way, way):
-            for (weights, seen), (wanted, there) in zip(results, alone, strict=True):
-                assert float(there[:, 1].min()) < 1, "the threshold must matter"
-                assert torch.allclose(seen, there, rtol=1e-9, atol=1e-12)
-                for name, w in wanted.items():
-                    assert float((weights[name] - w).abs().max()) <= 1e-10, name
+    for found in launch(train_joint, 3, tmp_path / "run", way):
+        assert_joint(found, alone)
 
 
-def compare(cases, ranks, tmp_path):
+def compare(cases, every_rank):
     alone = {case[1:]: train("alone", *case[1:]) for case in cases}
-    for results in launch(on_each_rank, ranks, tmp_path / "run", cases):
+    for results in every_rank:
         for case, here in zip(cases, results, strict=True):
             there = alone[case[1:]]
             factors = there["seen"][:, 1]
             assert factors.min() < 0.95, "the threshold must matter"
-            tolerance = 1e-10 if case[2] == torch.float64 else 1e-5
+            tolerance = TOLERANCE if case[2] == torch.float64 else 1e-5
             for name, w in there["weights"].items():
                 error = float((here["weights"][name] - w).abs().max())
                 assert error <= tolerance, (case, name, error)
@@ -139,15 +149,40 @@ def compare(cases, ranks, tmp_path):
             assert here["skipped"] == there["skipped"]
 
 
-@pytest.mark.parametrize("fsdp", [False, pytest.param(True, marks=needs.fsdp_on_cpu)])
-def test_two_ranks_train_as_one_process(fsdp, tmp_path):
-    ways = ("ddp", "split", "split-by-one", "fsdp", "fsdp-by-one", "tensor_parallel")
-    cases = [(way, "clipped", torch.float64, 6) for way in ways]
-    cases += [("fsdp", "short-step-1", torch.float64, 6, (3,))]
-    cases += [("tensor_parallel", "short-step-2", torch.float64, 6, (3,))]
-    cases += [("fsdp", "measured", torch.float64, 6), ("split", "measured", torch.float64, 6)]
-    cases += [("tensor_parallel", "measured-1", torch.float64, 6, (3,))]
-    compare([case for case in cases if case[0].startswith("fsdp") == fsdp], 2, tmp_path)
+TWO_RANKS = [
+    (way, "clipped", torch.float64, 6)
+    for way in ("ddp", "split", "split-by-one", "fsdp", "fsdp-by-one", "tensor_parallel")
+]
+TWO_RANKS += [
+    ("fsdp", "short-step-1", torch.float64, 6, (3,)),
+    ("tensor_parallel", "short-step-2", torch.float64, 6, (3,)),
+    ("fsdp", "measured", torch.float64, 6),
+    ("split", "measured", torch.float64, 6),
+    ("tensor_parallel", "measured-1", torch.float64, 6, (3,)),
+]
+
+
+if needs.fsdp_on_cpu.args[0]:
+    TWO_RANKS = [case for case in TWO_RANKS if not case[0].startswith("fsdp")]
+
+
+def on_two_ranks():
+    return on_each_rank(TWO_RANKS), train_joint("ddp" if needs.fsdp_on_cpu.args[0] else "fsdp")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    return launch(on_two_ranks, 2, tmp_path_factory.mktemp("agreement") / "run")
+
+
+def test_two_ranks_train_as_one_process(two_ranks):
+    compare(TWO_RANKS, [layered for layered, _ in two_ranks])
+
+
+def test_one_norm_over_all_parameters(two_ranks):
+    alone = train_joint("alone")
+    for _, joint in two_ranks:
+        assert_joint(joint, alone)
 
 
 @pytest.mark.slow
@@ -162,4 +197,4 @@ def test_any_number_of_ranks_trains_as_one_process(ranks, tmp_path):
     cases += [
         (way, "clipped", torch.float64, 8, (3, 5)) for way in ways if way not in ("ddp", "split")
     ]
-    compare(cases, ranks, tmp_path)
+    compare(cases, launch(on_each_rank, ranks, tmp_path / "run", cases))

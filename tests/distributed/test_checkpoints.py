@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from normball import ClippedScion
 from normball.norms import Spectral
-from tests import needs
+from tests import THREADS, needs
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
 
@@ -166,7 +166,7 @@ def refusals():
 
 def killed(rank, ranks, folder):
     """Save once as a whole; then die after the data of a second save, before its metadata."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
     model, share, optimizer = start()

@@ -103,14 +103,17 @@ def owned_entries(*more):
     return sum(named[name].numel() for name in names)
 
 
-SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 4)]
+def on_two_ranks():
+    return sharded(), by_one()
 
 
-@needs.fsdp_on_cpu
-@pytest.mark.parametrize("ranks", [2, *SLOW])
-def test_sharded(ranks, tmp_path):
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    return launch(on_two_ranks, 2, tmp_path_factory.mktemp("traffic") / "run")
+
+
+def assert_sent(ranks, counted):
     """Two reductions, of 4 bytes and of 8 for each number; one round there and back."""
-    counted = launch(sharded, ranks, tmp_path / "run")
     for rule in RULES:
         for rank in counted:
             found = rank[rule]
@@ -128,11 +131,23 @@ def test_sharded(ranks, tmp_path):
 
 
 @needs.fsdp_on_cpu
-def test_a_rank_takes_in_one_matrix_at_a_time(tmp_path):
+def test_sharded(two_ranks):
+    assert_sent(2, [counted for counted, _ in two_ranks])
+
+
+@needs.fsdp_on_cpu
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 3, 4])
+def test_sharded_over_any_number(ranks, tmp_path):
+    assert_sent(ranks, launch(sharded, ranks, tmp_path / "run"))
+
+
+@needs.fsdp_on_cpu
+def test_a_rank_takes_in_one_matrix_at_a_time(two_ranks):
     """Three matrices for two owners: two rounds, there and back, none with more than a matrix."""
     named = dict(zoo.network().named_parameters())
     sizes = [named[name].numel() for name in ("conv.weight", "mlp.up.weight", "fused.weight")]
-    taken = launch(by_one, 2, tmp_path / "run")
+    taken = [calls for _, calls in two_ranks]
     for calls in taken:
         assert len(calls) == 4
         # First parts to the owners, of the next round too; then results.

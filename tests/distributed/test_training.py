@@ -22,11 +22,12 @@ from tests.distributed.launch import launch
 pytestmark = needs.fsdp_on_cpu
 
 RANKS, STEPS = 2, 4
+ALPHA = 0.25  # of gradients in bfloat16, the momentum is then exact in float32
 WAYS = ("ddp", "fsdp")
 
 
-def optimizer_of(model, **options):
-    return ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=0.3, **options)
+def optimizer_of(model, alpha=0.3):
+    return ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=alpha)
 
 
 def momenta(model, optimizer):
@@ -84,14 +85,18 @@ def overflowed(way):
 
 
 def sixteen_bits(way):
+    """The weights before and after every step, with the gradients that it was given."""
     model, share = getattr(zoo, way)(zoo.network(torch.bfloat16))
-    optimizer = optimizer_of(model)
+    optimizer = optimizer_of(model, alpha=ALPHA)
+    weights, gradients = [zoo.whole(model.named_parameters())], []
     for step in range(STEPS):
         optimizer.zero_grad()
         zoo.loss(model, step, share).backward()
+        gradients.append(zoo.whole((name, p.grad) for name, p in model.named_parameters()))
         optimizer.step()
+        weights.append(zoo.whole(model.named_parameters()))
     types = {optimizer.state[p]["momentum"].dtype for p in model.parameters()}
-    return zoo.whole(model.named_parameters()), momenta(model, optimizer), types
+    return weights, gradients, momenta(model, optimizer), types
 
 
 def mixed_precision():
@@ -197,15 +202,38 @@ def test_an_overflow_on_one_rank_changes_nothing_anywhere(results, way):
         assert scale == 4.0
 
 
+def condition(momentum):
+    """The largest ratio of singular values among the matrices whose minimiser is a polar factor."""
+    matrices = momentum["conv.weight"].flatten(1), momentum["mlp.up.weight"], momentum["experts"]
+    sigma = [
+        torch.linalg.svdvals(m.double()) for m in (*matrices, *momentum["fused.weight"].chunk(2))
+    ]
+    return max(float((s[..., 0] / s[..., -1]).max()) for s in sigma)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_sixteen_bit_parameters_have_a_state_in_32(results, way):
-    weights, momenta, types = results[0]["sixteen"][way]
+    """Every step is that of one process in float64 on the same gradients, rounded once."""
+    weights, gradients, momentum, types = results[0]["sixteen"][way]
     assert types == {torch.float32}
-    assert {w.dtype for w in weights.values()} == {torch.bfloat16}
-    assert_same(results[1]["sixteen"][way][0], weights, 0)
-    # Gradients are summed in 16 bit; their rounding is 2^-9 of about 0.1.
-    assert_same(weights, plain(zoo.network(torch.bfloat16)), 0.02)
-    assert any(bool((m != m.bfloat16()).any()) for m in momenta.values())
+    assert any(bool((m != m.bfloat16()).any()) for m in momentum.values())
+    for here, there in zip(weights, results[1]["sixteen"][way][0], strict=True):
+        assert_same(there, here, 0)
+    exact = zoo.network()
+    optimizer = optimizer_of(exact, alpha=ALPHA)
+    for before, gradient, after in zip(weights, gradients, weights[1:], strict=False):
+        for name, p in exact.named_parameters():
+            p.data.copy_(before[name])
+            p.grad = gradient[name].double()
+        optimizer.step()
+        # A polar factor turns by up to 2 |E| / sigma_min, E the rounding of its matrix in float32.
+        turned = 20 * torch.finfo(torch.float32).eps * condition(momenta(exact, optimizer))
+        for name, p in exact.named_parameters():
+            assert after[name].dtype == torch.bfloat16
+            step = float((p - before[name]).detach().norm())
+            rounded = torch.finfo(torch.bfloat16).eps / 2 * p.abs()
+            assert bool(((p - after[name]).abs() <= rounded + turned * step).all()), name
+    assert_same(momentum, momenta(exact, optimizer), 1e-6)
 
 
 def test_mixed_precision_trains(results):

@@ -48,7 +48,7 @@ def test_first_steps():
     found = losses(run("first_steps.py"))
     assert len(found) == 6
     assert found[-1] < 0.1 * found[0]
-    code = (EXAMPLES / "first_steps.py").read_text().split('"""')[2]
+    code = (EXAMPLES / "first_steps.py").read_text(encoding="utf-8").split('"""')[2]
     until_a_step = code[: code.index("optimizer.step()")].splitlines()
     assert sum(bool(line.strip()) for line in until_a_step) < 12
 
@@ -84,7 +84,11 @@ def test_loops_train_and_resume(name, options, tmp_path):
 def test_lightning_trains_and_resumes(tmp_path):
     printed = run("lightning_digits.py", "--out", tmp_path / "full", "--epochs", 4)
     assert float(re.search(r"test accuracy ([\d.]+)", printed)[1]) > 0.95
-    logged = (tmp_path / "full/lightning_logs/version_0/metrics.csv").read_text().splitlines()
+    logged = (
+        (tmp_path / "full/lightning_logs/version_0/metrics.csv")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     column = logged[0].split(",").index("loss")
     found = [float(line.split(",")[column]) for line in logged[1:] if line.split(",")[column]]
     assert len(found) == 4
@@ -99,7 +103,9 @@ def test_lightning_trains_and_resumes(tmp_path):
 def test_hugging_face_trainer_trains_and_resumes(tmp_path):
     options = ["--steps", 40, "--save-every", 20]
     run("hf_trainer.py", "--out", tmp_path / "full", *options)
-    state = json.loads((tmp_path / "full/checkpoint-40/trainer_state.json").read_text())
+    state = json.loads(
+        (tmp_path / "full/checkpoint-40/trainer_state.json").read_text(encoding="utf-8")
+    )
     found = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     assert found[-1] < 0.6 * found[0]
     assert all("dual_norm" in entry for entry in state["log_history"] if "loss" in entry)
@@ -114,7 +120,7 @@ def test_hugging_face_trainer_reads_a_file(tmp_path):
     text = tmp_path / "own.txt"
     text.write_text("abc" * 5000)
     run("hf_trainer.py", "--out", tmp_path, "--text", text, "--steps", 40, "--save-every", 40)
-    state = json.loads((tmp_path / "checkpoint-40/trainer_state.json").read_text())
+    state = json.loads((tmp_path / "checkpoint-40/trainer_state.json").read_text(encoding="utf-8"))
     found = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     assert found[-1] < 0.1  # a text of three letters in turn is learned to the end
 

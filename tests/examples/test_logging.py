@@ -16,7 +16,9 @@ def page(tmp_path, monkeypatch):
     """Run the page's recipes in an empty folder, and return the folder and their names."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.S | re.M):
+    for block in re.findall(
+        r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M
+    ):
         exec(compile(block, str(PAGE), "exec"), names)
     return tmp_path, names
 
@@ -47,6 +49,6 @@ def test_what_the_recipes_write_can_be_read(page):
 def test_the_table_names_every_metric(page):
     _, names = page
     metrics = set(names["optimizer"].metrics())
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     assert metrics == SCALARS | {"group_dual_norms"}
     assert all(re.search(rf"^\| `{name}`", text, re.M) for name in metrics)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from normball.cli import main
 from normball.lab.checkpoints import Checkpoints
 from normball.lab.errors import LabError
 from normball.lab.train import Trainer
@@ -157,11 +158,17 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(
     assert [newest.read_bytes(), older.read_bytes()] == kept
 
 
-def command(out: Path, epochs: int) -> list[str]:
+def words(out: Path, epochs: int) -> list[str]:
     return [
-        *(sys.executable, "-m", "normball.cli", "train", "digits", "--optimizer", "clipped-scion"),
-        *("--schedule", "linear", "--epochs", str(epochs), "--out", str(out), "--resume"),
+        *("train", "digits", "--optimizer", "clipped-scion", "--schedule", "linear"),
+        *("--epochs", str(epochs), "--out", str(out), "--resume"),
     ]
+
+
+def train(out: Path, epochs: int) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words(out, epochs))
+    assert end.value.code == 0
 
 
 def final_weights(out: Path, epochs: int) -> dict[str, Any]:
@@ -170,11 +177,12 @@ def final_weights(out: Path, epochs: int) -> dict[str, Any]:
     return weights
 
 
-def kill_and_go_on(out: Path, kills: int, epochs: int) -> None:
+def kill_and_go_on(out: Path, kills: int, epochs: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Kill the command at random moments of its work, each time after some progress."""
     moments = random.Random(kills)
     for number in range(kills):
-        process = subprocess.Popen(command(out, epochs), stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "normball.cli", *words(out, epochs)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         before = set(out.glob("checkpoints/*/epoch-*.pt"))
         while process.poll() is None and set(out.glob("checkpoints/*/epoch-*.pt")) == before:
             time.sleep(0.01)
@@ -182,21 +190,19 @@ def kill_and_go_on(out: Path, kills: int, epochs: int) -> None:
         assert process.poll() is None, f"finished before kill {number}"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = subprocess.run(command(out, epochs), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Going on from" in done.stdout
+    train(out, epochs)
+    assert "Going on from" in capsys.readouterr().out
     whole = out.with_name("whole")
-    subprocess.run(command(whole, epochs), capture_output=True, check=True)
+    train(whole, epochs)
     assert same(final_weights(out, epochs), final_weights(whole, epochs))
-    again = subprocess.run(command(out, epochs), capture_output=True, text=True, check=False)
-    assert again.returncode == 0
-    assert "This run is finished" in again.stdout
+    train(out, epochs)
+    assert "This run is finished" in capsys.readouterr().out
 
 
-def test_two_kills(tmp_path: Path) -> None:
-    kill_and_go_on(tmp_path / "killed", kills=2, epochs=30)
+def test_a_kill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kill_and_go_on(tmp_path / "killed", 1, 20, capsys)
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path: Path) -> None:
-    kill_and_go_on(tmp_path / "killed", kills=20, epochs=200)
+def test_twenty_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kill_and_go_on(tmp_path / "killed", 20, 200, capsys)

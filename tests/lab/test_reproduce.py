@@ -95,7 +95,7 @@ def test_the_verdicts_are_written_beside_the_rows(tmp_path: Path) -> None:
     assert verdicts[0].finding.values == pytest.approx([5.0, 5.0])
     (values,) = results_of(tmp_path)
     assert values["verdicts"][0]["outcome"] == "holds"
-    page = (tmp_path / "fig0.md").read_text()
+    page = (tmp_path / "fig0.md").read_text(encoding="utf-8")
     assert "| Better. | holds: 5 points of accuracy" in page
     assert page.count("| Clipped Scion | 2^-5 |") == 2
     assert (tmp_path / "fig0.png").read_bytes().startswith(b"\x89PNG")
@@ -143,6 +143,7 @@ def results(folder: Path) -> dict[str, tuple]:
     }
 
 
+@pytest.mark.slow  # a comparison, on the same plan of runs, is killed in tests/test_cli.py
 def test_a_sweep_that_is_killed_ends_with_the_rows_of_one_that_is_not(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     with pytest.raises(SystemExit) as end:
@@ -240,7 +241,7 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
     with pytest.raises(SystemExit) as end:
         main(["report", str(results_folder), "--out", str(tmp_path / "page.html")])
     assert end.value.code == 0
-    page = (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     for text in ("A figure", "Better.", "undecided", "Notes &lt;b&gt;", "A box", "abc", "2^-5"):
         assert text in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -249,7 +250,8 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
 
 
 def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:
-    words = ["train", "digits", "--optimizer", "clipped-scion", "--epochs", "2"]
+    """Far below the threshold, where a sign that rounding turns over moves next to nothing."""
+    words = ["train", "digits", "--optimizer", "clipped-scion", "--rho", "300", "--epochs", "2"]
     with pytest.raises(SystemExit):
         main([*words, "--out", str(tmp_path / "one")])
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -257,6 +259,6 @@ def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     (one,), (two,) = (read_rows(tmp_path / name / ROWS) for name in ("one", "two"))
-    assert two.result.losses == pytest.approx(one.result.losses, rel=1e-3)
-    assert two.result.score == pytest.approx(one.result.score, abs=0.02)
-    assert two.result.trace == pytest.approx(one.result.trace, rel=0.05)
+    assert two.result.losses == pytest.approx(one.result.losses, rel=1e-4)
+    assert two.result.score == pytest.approx(one.result.score, abs=0.01)
+    assert two.result.trace == pytest.approx(one.result.trace, rel=1e-3)

@@ -128,7 +128,7 @@ def test_a_folder_with_someone_elses_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(LabError, match=r"report.html but no rows.jsonl"), open_folder(tmp_path):
         pass
-    assert (tmp_path / "report.html").read_text() == "mine"
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:

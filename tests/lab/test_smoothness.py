@@ -44,7 +44,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         main(argv)
     assert leaving.value.code == 0
     printed = capsys.readouterr().out
-    measured = json.loads((tmp_path / "smoothness.json").read_text())
+    measured = json.loads((tmp_path / "smoothness.json").read_text(encoding="utf-8"))
     assert len(measured["samples"]["L"]) == 17  # every second of 3 x 11 steps
     assert measured["fit"]["count"] == 17
     assert f"L0 = {measured['fit']['l0']:.4g}" in printed
@@ -53,7 +53,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert all(len(pairs["L"]) == 17 for pairs in measured["layers"].values())
     assert all(name in printed for name in measured["layers"])
     assert (tmp_path / "smoothness.png").read_bytes()[:4] == b"\x89PNG"
-    assert (tmp_path / "smoothness.svg").read_text().rstrip().endswith("</svg>")
+    assert (tmp_path / "smoothness.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
     with pytest.raises(SystemExit) as leaving:
         main(["smoothness", "digits", "--every", "0"])
     assert leaving.value.code == 2

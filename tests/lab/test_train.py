@@ -131,13 +131,16 @@ def test_an_undefined_logit_counts_as_wrong() -> None:
 
 
 def test_parts_of_a_mini_batch_add_up_to_the_whole() -> None:
+    """Under an optimizer whose steps are linear in the gradient: others enlarge its rounding."""
     whole, parts = (
-        Trainer(config("adam", epochs=1)),
-        Trainer(config("adam", epochs=1, accumulate=4)),
+        Trainer(config("sgd-clip", epochs=1)),
+        Trainer(config("sgd-clip", epochs=1, accumulate=4)),
     )
     one, two = whole.run(), parts.run()
-    assert torch.allclose(weights(whole), weights(parts), atol=2e-4)
-    assert one.train_loss == pytest.approx(two.train_loss, rel=1e-4)
+    # 11 steps, each a mean over 128 images, as a walk of 128 roundings.
+    rounding = 11 * 128**0.5 * torch.finfo(torch.float32).eps
+    assert torch.allclose(weights(whole), weights(parts), rtol=rounding, atol=rounding)
+    assert one.train_loss == pytest.approx(two.train_loss, rel=rounding)
 
 
 def test_a_step_outside_is_clipped_as_torch_does_it() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cvxpy as cp
 import numpy as np
+import torch
 
 from normball.norms import (
     L1,
@@ -25,6 +26,23 @@ from normball.norms import (
 from normball.polar import SVD, Eigh, NewtonSchulz, PolarExpress
 
 Array = np.ndarray
+# Errors of a sum of n terms grow as a random walk: 2 sqrt(n) roundings, of up to 6^5 entries here.
+TERMS = 2 * 6**2.5
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Return the relative error of what is computed in 32 bit or more and rounded to `dtype`.
+
+    That is by half its `eps`, once each for a factor, a scale and a radius.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    return TERMS * torch.finfo(wide).eps + (1.5 * torch.finfo(dtype).eps if wide != dtype else 0)
+
+
+ROUNDING = {
+    dtype: rounding(dtype)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def test_it_learns(row):
     optimizer = row(row.groups(model), row.learns_at)
     before = sum(loss(model, i).item() for i in range(5))
     train(model, optimizer, 60)
+    # To 0.85 to 0.875 of it; weights that differ by 1e-5 move that by 0.003.
     assert sum(loss(model, i).item() for i in range(5)) < 0.9 * before
 
 

@@ -17,7 +17,8 @@ def symmetric(a: Tensor, b: Tensor) -> Tensor:
     """Return `a b`, where the caller knows that it is symmetric.
 
     For one large matrix on the CPU each block of rows is computed up to the diagonal and mirrored:
-    5/8 of the work with four blocks, 9/16 with eight, and a result symmetric to the last bit.
+    5/8 of the work with four blocks, 9/16 with eight, and a result symmetric to the last bit but
+    within the blocks on the diagonal, which are as symmetric as the matrix product is.
     Otherwise a plain product: for a batch, or on a GPU, the blocks would be too small.
 
     Args:
