@@ -26,7 +26,7 @@ class Geometry(ABC):
 
     @abstractmethod
     def minimise(
-        self, bundles: Sequence[Bundle], estimates: Iterable[Tensor]
+        self, bundles: Sequence[Bundle], estimates: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for every bundle its part of the minimiser over the unit ball, new tensors.
 
@@ -87,7 +87,7 @@ class Layers(Geometry):
         return bundles_of(blocks)
 
     def minimise(
-        self, bundles: Sequence[Bundle], estimates: Iterable[Tensor]
+        self, bundles: Sequence[Bundle], estimates: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield `lmo_l(d_l)` and `||d_l||_l*`, one bundle after the other."""
         for bundle, d in zip(bundles, estimates, strict=True):
@@ -137,10 +137,11 @@ class Layers(Geometry):
         if x is not None:
             x = bundle.whole(x)
             product = inner(as_working(d), as_working(x))
-        if room is None or room.shape != d.shape:
-            ((lmo, dual),) = self.minimise([bundle], [d])
-        else:
+        saves = type(norm).lmo_and_dual_into is not Norm.lmo_and_dual_into
+        if room is not None and room.shape == d.shape and saves:
             lmo, dual = norm.lmo_and_dual_into(d, room)
+        else:
+            ((lmo, dual),) = self.minimise([bundle], [d])
         if x is not None:
             lmo.mul_(radius)
             ratio = self.ratios([bundle], [x - lmo])[0] if corner else None
@@ -176,18 +177,17 @@ class Joint(Geometry):
     def minimise(
         self,
         bundles: Sequence[Bundle],  # noqa: ARG002
-        estimates: Iterable[Tensor],
+        estimates: Sequence[Tensor],
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the blocks of `lmo(d)`, and `-<d_l, lmo_l>`, whose sum is the dual norm."""
         if not isinstance(self.norm, VectorNorm):
             yield from (self.norm.lmo_and_dual(d) for d in estimates)
             return
-        parts = list(estimates)
-        lmos, dual = self.norm.joint_lmo_and_dual(parts)
-        if len(parts) == 1:
+        lmos, dual = self.norm.joint_lmo_and_dual(estimates)
+        if len(estimates) == 1:
             yield lmos[0], dual
             return
-        for d, lmo in zip(parts, lmos, strict=True):
+        for d, lmo in zip(estimates, lmos, strict=True):
             yield lmo, saturate(-inner(as_working(d), as_working(lmo)))
 
     def terms(
@@ -214,12 +214,14 @@ class Joint(Geometry):
                 radius = bundle.first.radius if constrained else 1.0
                 yield number, Pooled(pool, reports, d, x, radius)
             return
-        wholes = (b.whole(d) for b, d in zip(bundles, estimates, strict=True))
+        wholes = estimates
+        if self._cut(bundles):
+            wholes = [b.whole(d) for b, d in zip(bundles, estimates, strict=True)]
         for number, (lmo, dual) in enumerate(self.minimise(bundles, wholes)):
             bundle, product = bundles[number], None
             if constrained:
                 lmo.mul_(bundle.first.radius)
-                d = bundle.whole(estimates[number])
+                d = wholes[number]
                 x = bundle.whole(bundle.join(bundle.params)).to(d.dtype)
                 product = inner(as_working(d), as_working(x))
             yield number, terms.Known(bundle.part(lmo), dual, product)
