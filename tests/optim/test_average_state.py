@@ -10,7 +10,7 @@ from torch import nn
 
 from normball import GGNC, S3CG, ClippedScion, Scion, SmoothnessProbe, find_lr
 from normball.norms import Sign
-from tests.optim.network import averages, bits, build, groups, loss, same, train
+from tests.optim.network import averages, bits, build, loss, same, train
 from tests.optim.test_average import AVERAGED, every, recipe, sixteen
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
