@@ -187,9 +187,10 @@ class _Estimate:
     def value(self) -> Tensor:
         """Return the estimate; it may lie in the momentum, or in the room of the bundle.
 
-        New memory of it becomes that room, so that the update needs no more.
+        The bundle learns whether it is in new memory, so that the update needs no more.
         """
         bundle, d, g = self.bundle, self.d, self.g
+        bundle.fresh = False
         if self._kept is not None:
             return self._kept
         if d is None:
@@ -199,9 +200,10 @@ class _Estimate:
         e = d if g is None or (known and not self.finite) else self._ahead(d, g, known)
         if bundle.active is not None:
             e = torch.mul(e, bundle.active.to(e.dtype), out=self.room if e is d else e)
-        if e is not d and not bundle.stacked:
-            bundle.room = e
-            self._kept = e if e is self.room else None
+        if e is self.room:
+            self._kept = e
+        else:
+            bundle.fresh = e is not d
         return e
 
     def _ahead(self, d: Tensor, g: Tensor, known: bool) -> Tensor:
