@@ -55,16 +55,23 @@ class Network(nn.Module):
         for table in (self.table, self.position):
             nn.init.uniform_(table.weight, -0.7, 0.7)
 
-    def forward(self, tokens):
-        h = self.table(tokens) + self.position.weight
+    def forward(self, tokens, places=None, chosen=slice(None)):
+        """Return logits; `places` of the table of positions, `chosen` experts, by default all."""
+        table, position, experts = map(
+            gathered, (self.table.weight, self.position.weight, self.experts)
+        )
+        h = F.embedding(tokens, table) + (position if places is None else position[places])
         h = h + torch.tanh(self.conv(h.mT)).mT
         h = h + self.mlp(h)
         a, b = self.fused(h).chunk(2, -1)
         h = h + torch.tanh(a) * b
-        experts = self.experts
-        if isinstance(experts, DTensor):
-            experts = experts.full_tensor()
-        return self.head((h + torch.einsum("bsi,eji->bsj", h, experts)).mean(1))
+        h = (h + torch.einsum("bsi,eji->bsj", h, experts[chosen])).mean(1)
+        return F.linear(h, gathered(self.head.weight))
+
+
+def gathered(x):
+    """Return all of a parameter that no wrapper gathers."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def network(dtype=torch.float64):
@@ -114,9 +121,19 @@ def whole(tensors):
     }
 
 
-def loss(model, step, share=slice(None)):
+def loss(model, step, share=slice(None), sparse=False):
+    """Return the loss of a batch.
+
+    Where it is `sparse`, rows of the tied table and of the positions, and experts, have no
+    gradient: those of other steps.
+    """
     tokens, target = batch(step)
-    return F.cross_entropy(model(tokens[share]), target[share])
+    if not sparse:
+        return F.cross_entropy(model(tokens[share]), target[share])
+    places = (torch.arange(LENGTH) // 4 + step) % LENGTH
+    chosen = [step % EXPERTS, (step + 2) % EXPERTS]
+    known = [i + step % 5 for i in range(3)]  # the tokens of this batch
+    return F.cross_entropy(model(tokens[share], places, chosen)[:, known], target[share] % 3)
 
 
 # -- ways: return the model and the share of the batch that this rank takes ------------------------
@@ -156,6 +173,18 @@ def tensor_parallel(model, mesh=None):
     }
     parallelize_module(model, mesh, plan)
     model.experts = nn.Parameter(distribute_tensor(model.experts.detach(), mesh, [Shard(0)]))
+    return model, slice(None)
+
+
+def columns(model):
+    """Both tables across their rows, and the experts across the matrices."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+
+    def cut(p):
+        return nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(1)]))
+
+    model.table.weight = model.head.weight = cut(model.table.weight)
+    model.position.weight, model.experts = cut(model.position.weight), cut(model.experts)
     return model, slice(None)
 
 

@@ -21,6 +21,8 @@ RULES = {
     "short-step-2": {"rho": 8.0, "constrained": True},
     "measured": {"rho": "auto"},
     "measured-1": {"rho": "auto", "constrained": True, "variant": 1},
+    "recipe": {"rho": 12.0, "nesterov": True, "average": 0.3},
+    "ahead-1": {"rho": 8.0, "constrained": True, "variant": 1, "nesterov": True, "average": 1.0},
 }
 
 # In float64: eps over 20 steps, times 10^4 as a polar factor divides by the least singular value.
@@ -28,9 +30,10 @@ TOLERANCE = 1e-10
 
 
 def train(way, rule, dtype, steps, poisoned=()):
-    """Return whole weights, and the dual norm or gap and the step factor of every step.
+    """Return whole weights, fast and averaged, and the figures of every step.
 
-    With `-by-one` at the end of the way, matrices travel one by one, in several rounds.
+    With `-by-one` at the end of the way, matrices travel one by one, in several rounds. With
+    `-sparse` at the end of the rule, rows of tables and experts are without a gradient.
     """
     if way.endswith("-by-one"):
         with mock.patch.object(division, "_BUCKET", 1):
@@ -38,27 +41,43 @@ def train(way, rule, dtype, steps, poisoned=()):
     split = way == "split"
     spread = {"alone": zoo.alone, "ddp": zoo.ddp, "split": zoo.ddp}.get(way) or getattr(zoo, way)
     model, share = spread(zoo.network(dtype))
+    sparse, options = rule.endswith("-sparse"), RULES[rule.removesuffix("-sparse")]
     optimizer = ClippedScion(
-        zoo.groups(model), 0.01, alpha=0.3, split=split, reuse_grad=way != "alone", **RULES[rule]
+        zoo.groups(model), 0.01, alpha=0.3, split=split, reuse_grad=way != "alone", **options
     )
     seen = []
     for step in range(steps):
         optimizer.zero_grad()
-        zoo.loss(model, step, share).backward()
+        zoo.loss(model, step, share, sparse).backward()
+        if way == "alone":
+            assert resting(model) == ([8, 9, 4] if sparse else [0, 0, 0])
         if step in poisoned:
             poison(optimizer)
         optimizer.step()
         metrics = optimizer.metrics()
         assert not any(isinstance(value, DTensor) for value in metrics.values())
-        size = metrics["gap" if RULES[rule].get("constrained") else "dual_norm"]
+        size = metrics["gap" if options.get("constrained") else "dual_norm"]
         seen.append(torch.stack([size, metrics["step_factor"], metrics["group_dual_norms"].sum()]))
+    names = {"momentum", "average"} if "average" in options else {"momentum"}
     for p in model.parameters():
-        momentum = optimizer.state[p]["momentum"]
-        assert type(momentum) is (DTensor if isinstance(p, DTensor) else torch.Tensor)
-        if isinstance(p, DTensor):
-            assert momentum.placements == p.placements
+        assert set(optimizer.state[p]) == names
+        for value in optimizer.state[p].values():
+            assert type(value) is (DTensor if isinstance(p, DTensor) else torch.Tensor)
+            if isinstance(p, DTensor):
+                assert value.placements == p.placements
     whole = zoo.whole(model.named_parameters())
-    return {"weights": whole, "seen": torch.stack(seen), "skipped": float(metrics["skipped"])}
+    optimizer.eval()
+    averaged = zoo.whole(model.named_parameters())
+    optimizer.train()
+    assert all(torch.equal(whole[n], x) for n, x in zoo.whole(model.named_parameters()).items())
+    weights = whole | {f"average of {name}": x for name, x in averaged.items()}
+    return {"weights": weights, "seen": torch.stack(seen), "skipped": float(metrics["skipped"])}
+
+
+def resting(model):
+    """Return how many rows of both tables, and experts, have no gradient."""
+    parts = (model.table.weight, model.position.weight, model.experts)
+    return [int((p.grad.flatten(1) == 0).all(1).sum()) for p in parts]
 
 
 def poison(optimizer):
@@ -91,14 +110,19 @@ JOINT: list[tuple[Norm, float, float, float]] = [
 def train_joint(way, steps=6):
     """Return whole weights and figures of GGNC and both short steps in every norm."""
     found = []
-    for norm, threshold, rho, beta in JOINT:
-        for variant in (None, 1, 2):
+    for norm, threshold, least, beta in JOINT:
+        for variant, ahead in ((None, False), (None, True), (1, False), (1, True), (2, True)):
             model, share = getattr(zoo, way)(zoo.network())
             params = [model.experts] if isinstance(norm, Spectral) else list(model.parameters())
+            options = {"alpha": 0.3, "nesterov": ahead, "average": 0.3 if ahead else None}
+            # The first estimates that look ahead are nearly twice as long.
+            longer = 2.0 if ahead else 1.0
             if variant is None:
-                optimizer = GGNC(params, gamma=0.02, rho=threshold, norm=norm, alpha=0.3)
+                rho = longer * threshold
+                optimizer = GGNC(params, gamma=0.02, rho=rho, norm=norm, **options)
             else:
-                gamma, options = 0.05 / rho, {"variant": variant, "alpha": 0.3}
+                rho = longer * least
+                gamma, options["variant"] = 0.05 / rho, variant
                 optimizer = S3CG(params, gamma=gamma, rho=rho, beta=beta, norm=norm, **options)
             seen = []
             for step in range(steps):
@@ -108,6 +132,8 @@ def train_joint(way, steps=6):
                 metrics = optimizer.metrics()
                 size = metrics["dual_norm" if variant is None else "gap"]
                 seen.append(torch.stack([size, metrics["step_factor"]]))
+            if ahead:
+                optimizer.eval()
             found.append((zoo.whole(model.named_parameters()), torch.stack(seen)))
     return found
 
@@ -159,6 +185,9 @@ TWO_RANKS += [
     ("fsdp", "measured", torch.float64, 6),
     ("split", "measured", torch.float64, 6),
     ("tensor_parallel", "measured-1", torch.float64, 6, (3,)),
+    ("fsdp", "recipe-sparse", torch.float64, 6),
+    ("split", "ahead-1", torch.float64, 6),
+    ("columns", "ahead-1-sparse", torch.float64, 6, (3,)),
 ]
 
 
@@ -193,6 +222,8 @@ def test_any_number_of_ranks_trains_as_one_process(ranks, tmp_path):
     ways += ["hybrid", "mixed"] if ranks == 4 else []
     cases = [(way, rule, torch.float64, 20) for way in ways for rule in RULES]
     cases += [(f"{way}-by-one", rule, torch.float64, 8) for way in ways[1:] for rule in RULES]
+    sparse = [f"{rule}-sparse" for rule in RULES]
+    cases += [(way, rule, torch.float64, 12) for way in (*ways, "columns") for rule in sparse]
     cases += [(way, "clipped", torch.float32, 20) for way in ways]
     cases += [
         (way, "clipped", torch.float64, 8, (3, 5)) for way in ways if way not in ("ddp", "split")

@@ -30,11 +30,13 @@ EXAMPLE = Path(__file__).parent.parent.parent / "examples/fsdp2_gpt.py"
 # Another mesh for every number of ranks; the sums over ranks are taken in another order.
 WAYS = {1: "fsdp", 2: "tensor_parallel", 3: "fsdp", 4: "hybrid"}
 BEFORE, AFTER = 3, 4
+PLAIN = {"rho": 12.0}
+RECIPE = {"rho": 12.0, "nesterov": True, "average": 0.3}
 
 
-def start(rho=12.0):
+def start(options=PLAIN):
     model, share = getattr(zoo, WAYS[dist.get_world_size()])(zoo.network())
-    return model, share, ClippedScion(zoo.groups(model), 0.01, rho=rho, alpha=0.3)
+    return model, share, ClippedScion(zoo.groups(model), 0.01, alpha=0.3, **options)
 
 
 def advance(model, optimizer, steps, share):
@@ -58,63 +60,89 @@ def load(model, optimizer, folder):
     )
 
 
-def save_run(folder, rho):
-    model, share, optimizer = start(rho)
+def save_run(folder, options, in_eval):
+    model, share, optimizer = start(options)
     advance(model, optimizer, range(BEFORE), share)
+    if in_eval:
+        optimizer.eval()
     save(model, optimizer, folder / str(dist.get_world_size()))
 
 
-def resume_runs(folder, sources, rho):
+def resume_runs(folder, sources, options):
     found = {}
     for source in sources:
-        model, share, optimizer = start(rho)
+        model, share, optimizer = start(options)
         load(model, optimizer, folder / str(source))
-        advance(model, optimizer, range(BEFORE, BEFORE + AFTER), share)
-        found[source] = zoo.whole(model.named_parameters())
+        found[source] = finish(model, optimizer, share)
     return found
 
 
-def assert_unbroken(weights, steps=BEFORE + AFTER, rho=12.0):
+def finish(model, optimizer, share):
+    """Return what a loaded model holds, and goes on to, fast and averaged."""
+    loaded = zoo.whole(model.named_parameters())
+    optimizer.train()
+    advance(model, optimizer, range(BEFORE, BEFORE + AFTER), share)
+    fast = zoo.whole(model.named_parameters())
+    optimizer.eval()
+    return loaded, fast, zoo.whole(model.named_parameters())
+
+
+def assert_unbroken(weights, steps=BEFORE + AFTER, options=PLAIN, averaged=False):
     model = zoo.network()
-    optimizer = ClippedScion(zoo.groups(model), 0.01, rho=rho, alpha=0.3)
+    optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, **options)
     advance(model, optimizer, range(steps), slice(None))
+    if averaged:
+        optimizer.eval()
     for name, p in model.named_parameters():
         error = float((weights[name] - p.detach()).abs().max())
         assert error <= 1e-10, (name, error)
 
 
+def assert_finished(found, options, in_eval):
+    loaded, fast, averaged = found
+    assert_unbroken(loaded, BEFORE, options, averaged=in_eval)
+    assert_unbroken(fast, options=options)
+    assert_unbroken(averaged, options=options, averaged=True)
+
+
+CASES = [
+    (PLAIN, False, tuple(WAYS)),
+    ({"rho": "auto"}, False, (1, 2, 3)),
+    (RECIPE, False, (1, 2, 3)),
+    (RECIPE, True, (1, 2, 4)),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("rho", "numbers"), [(12.0, tuple(WAYS)), ("auto", (1, 2, 3))])
-def test_saved_on_any_number_of_ranks_and_resumed_on_any(rho, numbers, tmp_path):
+@pytest.mark.parametrize(("options", "in_eval", "numbers"), CASES)
+def test_saved_on_any_number_of_ranks_and_resumed_on_any(options, in_eval, numbers, tmp_path):
     saved = tmp_path / "saved"
     for ranks in numbers:
-        launch(save_run, ranks, tmp_path / f"save-{ranks}", saved, rho)
+        launch(save_run, ranks, tmp_path / f"save-{ranks}", saved, options, in_eval)
     for ranks in numbers:
-        for found in launch(
-            resume_runs, ranks, tmp_path / f"resume-{ranks}", saved, list(numbers), rho
-        ):
-            for weights in found.values():
-                assert_unbroken(weights, rho=rho)
+        folder = tmp_path / f"resume-{ranks}"
+        for found in launch(resume_runs, ranks, folder, saved, list(numbers), options):
+            for one in found.values():
+                assert_finished(one, options, in_eval)
 
 
 def traces():
     """Ask for the state before any step; return what that left, and where training then goes."""
     results = []
-    for constrained in (False, True):
+    for options in (PLAIN, PLAIN | {"constrained": True}, RECIPE):
         model, _ = zoo.fsdp(zoo.network())
         with torch.no_grad():
             for p in model.parameters():
                 p.mul_(30)  # outside of every ball
         before = zoo.whole(model.named_parameters())
-        optimizer = ClippedScion(
-            zoo.groups(model), 0.01, rho=12.0, alpha=0.3, constrained=constrained
-        )
+        optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, **options)
         get_optimizer_state_dict(model, optimizer)
         after = zoo.whole(model.named_parameters())
         largest = max(
             float(s["momentum"].full_tensor().abs().max()) for s in optimizer.state.values()
         )
-        lrs = {group["lr"] for group in optimizer.param_groups}
+        groups = optimizer.state_dict()["param_groups"]
+        lrs = {group["lr"] + group.get("average_steps", 0) for group in groups}
         seen = {name: float(x.sum()) for name, x in optimizer.metrics().items()}
         results.append((before, after, largest, lrs, seen))
     model, share = zoo.fsdp(zoo.network())
@@ -165,13 +193,15 @@ def refusals():
 
 
 def killed(rank, ranks, folder):
-    """Save once as a whole; then die after the data of a second save, before its metadata."""
+    """Save once as a whole, in eval mode; then die in a second save, before its metadata."""
     torch.set_num_threads(THREADS)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
-    model, share, optimizer = start()
+    model, share, optimizer = start(RECIPE)
     advance(model, optimizer, range(BEFORE), share)
+    optimizer.eval()
     save(model, optimizer, folder / f"step-{BEFORE}")
+    optimizer.train()
     advance(model, optimizer, range(BEFORE, BEFORE + 1), share)
 
     class Dying(dcp.FileSystemWriter):
@@ -183,10 +213,9 @@ def killed(rank, ranks, folder):
 
 
 def resume_last(folder):
-    model, share, optimizer = start()
+    model, share, optimizer = start(RECIPE)
     load(model, optimizer, folder)
-    advance(model, optimizer, range(BEFORE, BEFORE + AFTER), share)
-    return zoo.whole(model.named_parameters())
+    return finish(model, optimizer, share)
 
 
 def last_whole(folder):
@@ -220,7 +249,7 @@ def test_a_killed_save_resumes_from_the_last_whole_one(after_a_kill):
     assert list((folder / f"step-{BEFORE + 1}").glob("*.distcp")), "it died in the middle"
     assert whole == folder / f"step-{BEFORE}"
     for found in results:
-        assert_unbroken(found["resumed"])
+        assert_finished(found["resumed"], RECIPE, in_eval=True)
 
 
 def test_asking_for_the_state_leaves_no_trace(after_a_kill):

@@ -49,11 +49,11 @@ class Counter:
         return call
 
 
-def traffic(way, rule):
-    model, share = zoo.fsdp(zoo.network()) if way == "fsdp" else zoo.ddp(zoo.network())
-    optimizer = ClippedScion(
-        zoo.groups(model), 0.01, alpha=0.3, split=way == "split", **RULES[rule]
-    )
+def traffic(way, rule, **options):
+    spread = zoo.ddp if way == "split" else getattr(zoo, way)
+    model, share = spread(zoo.network())
+    options = {**RULES[rule], **options}
+    optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, split=way == "split", **options)
     for step in range(2):  # the first step of a constrained one reads norms once
         optimizer.zero_grad()
         zoo.loss(model, step, share).backward()
@@ -71,6 +71,10 @@ def everything():
 
 def sharded():
     return {rule: traffic("fsdp", rule) for rule in RULES}
+
+
+def across():
+    return [traffic("columns", "clipped", lazy=lazy) for lazy in (True, False)]
 
 
 def by_one():
@@ -140,6 +144,16 @@ def test_sharded(two_ranks):
 @pytest.mark.parametrize("ranks", [1, 3, 4])
 def test_sharded_over_any_number(ranks, tmp_path):
     assert_sent(ranks, launch(sharded, ranks, tmp_path / "run"))
+
+
+def test_which_parts_rest_is_one_reduction_where_a_cut_goes_across(tmp_path):
+    """8 bytes for each row of both tables, and each expert."""
+    parts = zoo.TOKENS + zoo.LENGTH + zoo.EXPERTS
+    numbers = 1 + zoo.LENGTH + 1  # entries, lines, and a stack that has an owner
+    for lazy, formula in launch(across, 2, tmp_path / "run"):
+        assert formula["all_reduce"] == (2, 4 + 8 * numbers)
+        assert lazy["all_reduce"] == (3, 4 + 8 * numbers + 8 * parts)
+        assert lazy["all_to_all_single"] == formula["all_to_all_single"]
 
 
 @needs.fsdp_on_cpu

@@ -132,6 +132,29 @@ def offloaded():
     return weights
 
 
+def evaluated(when):
+    """Look at the averaged weights between the steps; return their losses, and the last weights.
+
+    `when` says how parameters that an evaluation gathered are let go of, or that none is made.
+    """
+    policies = {"reshard_after_forward": True} if when == "by torch" else {}
+    model, share = zoo.fsdp(zoo.network(), **policies)
+    optimizer = optimizer_of(model, nesterov=True, average=1.0)
+    seen = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        zoo.loss(model, step, share).backward()
+        optimizer.step()
+        if when != "none":
+            optimizer.eval()
+            with torch.no_grad():
+                seen.append(float(zoo.loss(model, 0)))
+            if when == "by hand":
+                model.reshard()
+            optimizer.train()
+    return seen, zoo.whole(model.named_parameters())
+
+
 def flattened(use_orig_params):
     """What FSDP1's own wrapper makes of a layer, offered to the optimizer."""
     layer = torch.nn.Linear(4, 4)
@@ -155,6 +178,7 @@ def everything():
         "sixteen": {way: sixteen_bits(way) for way in WAYS},
         "mixed": mixed_precision(),
         "checkpointed": {way: checkpointed(way) for way in WAYS},
+        "evaluated": {when: evaluated(when) for when in ("none", "never", "by hand", "by torch")},
     }
 
 
@@ -240,3 +264,26 @@ def test_mixed_precision_trains(results):
     losses, types = results[0]["mixed"]
     assert types == {torch.float32}
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_an_evaluation_of_the_average_lets_go_of_what_it_gathered(results):
+    """Else FSDP2 keeps the root's averaged parameters, and the next forward trains at them."""
+    alone = zoo.network()
+    optimizer = optimizer_of(alone, nesterov=True, average=1.0)
+    wanted = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        zoo.loss(alone, step).backward()
+        optimizer.step()
+        optimizer.eval()
+        wanted.append(float(zoo.loss(alone, 0).detach()))
+        optimizer.train()
+    weights = zoo.whole(alone.named_parameters())
+    for rank in results:
+        for when in ("none", "by hand", "by torch"):
+            losses, found = rank["evaluated"][when]
+            assert losses == pytest.approx([] if when == "none" else wanted, abs=1e-10)
+            assert_same(found, weights, 1e-10)
+        _, stale = rank["evaluated"]["never"]
+        # Where torch lets go by itself, docs/distributed.md need not ask for it.
+        assert any(float((stale[name] - x).abs().max()) > 1e-4 for name, x in weights.items())

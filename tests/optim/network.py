@@ -75,3 +75,7 @@ def same(a, b):
 
 def state_of(optimizer):
     return {i: s["momentum"].clone() for i, s in enumerate(optimizer.state.values())}
+
+
+def averages(model, optimizer):
+    return {n: optimizer.state[p]["average"].clone() for n, p in model.named_parameters()}

@@ -38,6 +38,19 @@ class Row:
         return "lr" if self.layered else "gamma"
 
     @property
+    def kept(self):
+        """The names of what its state has of a parameter."""
+        return {"momentum", "average"} if "average" in self.options else {"momentum"}
+
+    def estimate(self, optimizer, p):
+        """Return what the last step of the optimizer went by, from its state and the gradient."""
+        d = optimizer.state[p]["momentum"]
+        if not self.options.get("nesterov", False):
+            return d
+        alpha = optimizer.param_groups[0]["alpha"]
+        return (1 - alpha) * d + alpha * p.grad
+
+    @property
     def constrained(self):
         return self.make is S3CG or self.options.get("constrained", False)
 
@@ -82,6 +95,20 @@ JOINT = [
         {"rho": 1.5, "beta": 2.0, "norm": Sign(False), "alpha": 0.1, "variant": 2},
         False,
         0.1,
+    ),
+    Row(
+        S3CG,
+        "s3cg-1-ahead",
+        {
+            "rho": 1.5,
+            "beta": 2.0,
+            "norm": Sign(False),
+            "alpha": 0.1,
+            "nesterov": True,
+            "average": 0.5,
+        },
+        False,
+        0.05,
     ),
 ]
 GIVEN = LAYERED + JOINT

@@ -54,27 +54,44 @@ LAYERS = {
 }
 
 
-def step(x, d, g, *, lr, alpha, rho, variant=None):
-    """Advance weights and estimates, dicts of arrays, in place; return the step factor.
+def seen(g, axis):
+    """Return 1 for the parts along an axis whose gradient has an entry that is not 0; None: all."""
+    if axis is None:
+        return 1.0
+    return np.any(g != 0, tuple(i for i in range(g.ndim) if i != axis), keepdims=True) * 1.0
 
-    `variant=None` is Algorithm 3, 1 and 2 those of Algorithm 4; `rho=None` does not clip.
+
+def step(x, d, g, *, lr, alpha, rho, variant=None, nesterov=False, layers=LAYERS, parts=()):
+    """Advance weights and momenta, dicts of arrays, in place; return the step factor.
+
+    `variant=None` is Algorithm 3, 1 and 2 those of Algorithm 4; `rho=None` does not clip. `parts`
+    names the layers whose parts along an axis rest where they have no gradient: {name: axis}.
     """
-    for name in x:
-        d[name] = (1 - alpha) * d[name] + alpha * g[name]
-    v = {name: LAYERS[name][0](d[name]) for name in x}
+    e, on = {}, {}
+    for n in x:
+        on[n] = seen(g[n], dict(parts).get(n))
+        d[n] = on[n] * ((1 - alpha) * d[n] + alpha * g[n]) + (1 - on[n]) * d[n]
+        e[n] = on[n] * ((1 - alpha) * d[n] + alpha * g[n] if nesterov else d[n])
+    v = {n: layers[n][0](e[n]) for n in x}
     if variant is None:
-        size = sum(LAYERS[n][2] * np.sum(d[n] * v[n]) for n in x)
+        size = sum(layers[n][2] * np.sum(e[n] * v[n]) for n in x)
         factor = 1.0 if rho is None else min(1.0, size / rho)
         for n in x:
-            x[n] = x[n] - lr * factor * LAYERS[n][2] * v[n]
+            x[n] = x[n] - lr * factor * layers[n][2] * v[n]
         return factor
-    w = {n: x[n] + LAYERS[n][2] * v[n] for n in x}
-    gap = sum(np.sum(d[n] * w[n]) for n in x)
+    w = {n: on[n] * (x[n] + layers[n][2] * v[n]) for n in x}
+    gap = sum(np.sum(e[n] * w[n]) for n in x)
     if rho is None:
         factor = 1.0
     else:
-        corner = max(LAYERS[n][1](w[n]) / LAYERS[n][2] for n in x) if variant == 1 else 1.0
+        corner = max(layers[n][1](w[n]) / layers[n][2] for n in x) if variant == 1 else 1.0
         factor = min(1.0, max(0.0, gap / (rho * corner**2)))
     for n in x:
         x[n] = x[n] - lr * factor * w[n]
     return factor
+
+
+def average(m, x, t, weight):
+    """Return the average after step t, from the one before and the weights."""
+    share = min(1.0, 1 / (weight * t))
+    return {n: (1 - share) * m[n] + share * x[n] for n in x}

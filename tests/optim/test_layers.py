@@ -20,7 +20,7 @@ def test_group_dual_norms_by_hand(row):
     train(model, optimizer, 4)
     for index, group in enumerate(optimizer.param_groups):
         by_hand = sum(
-            group["radius"] * float(group["norm"].dual_norm(optimizer.state[p]["momentum"]))
+            group["radius"] * float(group["norm"].dual_norm(row.estimate(optimizer, p)))
             for p in group["params"]
         )
         got = optimizer.metrics()["group_dual_norms"][index]

@@ -148,6 +148,9 @@ def test_counterexamples_table():
         (lambda: bounds.s3cg_stochastic(1, 1, **S3CG | {"rho": 9.0}, error=0), "gamma rho"),
         (lambda: momentum_error(1, alpha=1.5, sigma=1, drift=0, first_gradient=1), "alpha <= 1"),
         (lambda: momentum_error(0, alpha=0.5, sigma=1, drift=0, first_gradient=1), "n >= 1"),
+        (lambda: bounds.average_gap(3, 1.0, average=1.1), "average <= 1"),
+        (lambda: bounds.average_gap(0, 1.0, average=0.1), "n >= 1"),
+        (lambda: bounds.average_gap(3, math.nan, average=0.1), "total >= 0"),
         (lambda: bounds.backtracking_ggnc(3, 1.0, L0=1, L1=1, first=32.0), "n > log2"),
         (
             lambda: bounds.backtracking_short_step(3, 1.0, L=1, beta=1, first=32.0),
@@ -228,13 +231,15 @@ def test_momentum_error_is_met_without_noise_and_by_pure_noise():
     assert late == pytest.approx(2.0 * math.sqrt(variance))
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("n", [10**4, 10**8])
-def test_stochastic_rate_with_the_a_priori_error(n):
+def test_stochastic_rate_with_the_a_priori_error(n, nesterov):
     """All constants put in, the bound falls by 10 from n to 10^4 n: the rate n^-1/4."""
 
     def bound(n):
         alpha, gamma, rho = bounds.ggnc_stochastic_parameters(n, L0=1.0, L1=1.0)
-        late = momentum_error(10 * n, alpha=alpha, sigma=1.0, drift=gamma * rho, first_gradient=0.0)
+        constants = {"sigma": 1.0, "drift": gamma * rho, "first_gradient": 0.0}
+        late = momentum_error(10 * n, alpha=alpha, nesterov=nesterov, **constants)
         error = ggnc_error([late**2], rho=rho, zeta=1.0)
         return bounds.ggnc_stochastic(n, 1.0, gamma=gamma, rho=rho, L=1.0, error=error)
 

@@ -1,6 +1,6 @@
 """Averaged weights, in the state of the optimizer, that can change places with the fast ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -153,8 +153,37 @@ def without_figures(state_dict: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{_STEPS}={steps!r} of the saved state must be a number from 0 on")
         if not isinstance(out, bool):
             raise ValueError(f"{_OUT}={out!r} of the saved state must be True or False")
+        if (steps, out) != (groups[0].get(_STEPS, 0.0), groups[0].get(_OUT, False)):
+            raise ValueError(
+                f"the groups of the saved state differ in {_STEPS!r} or {_OUT!r}: the state is not "
+                "as it was saved"
+            )
     kept = [{k: v for k, v in g.items() if k not in (_STEPS, _OUT)} for g in groups]
     return {**state_dict, "param_groups": kept}
+
+
+def check_fast(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a state of averages in the weights that lacks the fast weights of 16 bits.
+
+    So it is read by who asked for the entries of a state that was not in eval mode.
+
+    Args:
+        state_dict: a saved state, sound but for this.
+        groups: those of the optimizer that loads it.
+
+    Raises:
+        ValueError: a parameter has no entry `fast`.
+    """
+    for saved, own in zip(state_dict["param_groups"], groups, strict=True):
+        for key, p in zip(saved["params"], own["params"], strict=True):
+            entry = state_dict["state"].get(key) or {}
+            lacks = "average" in entry and "fast" not in entry
+            if saved.get(_OUT) and p.dtype.itemsize < 4 and lacks:
+                raise ValueError(
+                    "the state was saved after eval(), and lacks the fast weights of a parameter "
+                    f"of shape {tuple(p.shape)}: save it after train(), or load it into the state "
+                    "of an optimizer that is in eval mode too"
+                )
 
 
 def scalar_dtype(like: Tensor) -> torch.dtype:

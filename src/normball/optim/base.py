@@ -15,7 +15,7 @@ from normball import parallel
 from normball._numeric import all_within, apart, host_knows
 from normball.norms import Norm
 from normball.optim import capture, checkpoint, metrics, validate
-from normball.optim.average import Average, without_figures
+from normball.optim.average import Average, check_fast, without_figures
 from normball.optim.blocks import Bundle, Roster
 from normball.optim.estimate import Estimator
 from normball.optim.geometry import Geometry, gather
@@ -189,7 +189,7 @@ class NormBallOptimizer(Optimizer):
         self._estimator.rest(bundles, grads, self._constrained)
         self._look(bundles, grads, finite)
         if self._constrained:
-            enter_ball(self._geometry, blocks, self._known.inside, finite)
+            enter_ball(self._geometry, blocks, self._known.inside, finite, self.state)
 
         free = apart(grads) if self._reuse_grad else [False] * len(grads)
         free = [own and not bundle.stacked for own, bundle in zip(free, bundles, strict=True)]
@@ -388,8 +388,9 @@ class NormBallOptimizer(Optimizer):
 
     def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Return a state as torch loads it, or raise what `load_state_dict` says."""
-        state_dict = without_figures(state_dict)
+        whole, state_dict = state_dict, without_figures(state_dict)
         groups = checkpoint.check(state_dict, self.param_groups)
+        check_fast(whole, self.param_groups)
         for group in groups:
             self._settings.check_values(group)
         self._settings.check_common(groups)

@@ -86,12 +86,14 @@ class Bundle:
     """Blocks of one group, alike but for their values, in tensors stacked along a new dimension.
 
     A single block is taken as it is, without a copy. `room` is memory of this rank's part, of the
-    dtype of the estimate and perhaps its memory, that the update may be written to. `active` says
-    which parts of this rank's part do not rest, with size 1 where they run along; None for all.
+    dtype of the estimate and perhaps its memory, that the update may be written to; `fresh` says
+    that the estimate read last may be. `active` says which parts of this rank's part do not rest,
+    with size 1 where they run along; None for all.
     """
 
     blocks: list[Block]
     room: Tensor | None = None
+    fresh: bool = False
     active: Tensor | None = None
     rows: list[Tensor] = field(default_factory=list)
     """The momenta of several blocks, as the optimizer's state has them: rows of one tensor."""

@@ -112,17 +112,17 @@ def _check_group(
 ) -> None:
     if not isinstance(saved, Mapping):
         raise ValueError(f"group {index} of the saved state is a {type(saved).__name__}, no dict")
-    if ("average" in saved) != ("average" in own):
-        with_one = "saved" if "average" in saved else "optimizer"
-        raise ValueError(
-            f"group {index}: the {with_one} has an average of the weights, and the other has none: "
-            f"build the optimizer with average={saved.get('average')!r}, as it was saved"
-        )
     missing = {"params", "norm", "radius", "lr", "alpha", "rho"} & set(own) - set(saved)
     if missing:
         raise ValueError(
             f"group {index} of the saved state lacks {sorted(missing)}: it was saved by "
             "another optimizer"
+        )
+    if ("average" in saved) != ("average" in own):
+        which, other = ("state", "optimizer")[:: 1 if "average" in saved else -1]
+        raise ValueError(
+            f"group {index}: the {which} has an average of the weights, the {other} has none: "
+            f"build the optimizer with average={saved.get('average')!r}, as the state was saved"
         )
     if "rho" in saved and "rho" not in own:
         raise ValueError(f"group {index} was saved with a rho, which this optimizer has not")

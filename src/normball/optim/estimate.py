@@ -135,7 +135,9 @@ class Estimator:
             d = self.momentum(state, bundle)
             ahead = self.nesterov and alpha < 1
             _advance(bundle, d, g.to(dtype), finite, None if ahead else bundle.room)
-            found.append(_Estimate(bundle, d, g if ahead else None, finite))
+            # One that was turned in new memory is not kept: it is turned again when it is read.
+            kept, turned = (g, False) if own else (grad, self.maximize)
+            found.append(_Estimate(bundle, d, kept if ahead else None, finite, bundle.room, turned))
         return Estimates(found)
 
     def momentum(self, state: State, bundle: Bundle) -> Tensor:
@@ -166,37 +168,56 @@ class Estimator:
         return Estimates([_Estimate(b, self.momentum(state, b), None, unknown) for b in bundles])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Estimate:
-    """What the estimate of one bundle is made from: `g` alone, `d` alone, or both to look ahead."""
+    """What the estimate of one bundle is made from: `g` alone, `d` alone, or both to look ahead.
+
+    `room` is the memory of the gradient, if it may be written to; `turned` takes `-g` for `g`.
+    """
 
     bundle: Bundle
     d: Tensor | None
     g: Tensor | None
     finite: Tensor
+    room: Tensor | None = None
+    turned: bool = False
+    _kept: Tensor | None = None
+    """The estimate, once it took the place of the gradient."""
 
     def value(self) -> Tensor:
-        """Return the estimate; it may lie in the momentum, or in the room of the bundle."""
+        """Return the estimate; it may lie in the momentum, or in the room of the bundle.
+
+        The bundle learns whether it is in new memory, so that the update needs no more.
+        """
         bundle, d, g = self.bundle, self.d, self.g
+        bundle.fresh = False
+        if self._kept is not None:
+            return self._kept
         if d is None:
             assert g is not None
             return g
         known = host_knows(self.finite)
-        if g is None or (known and not self.finite):
-            e = d
+        e = d if g is None or (known and not self.finite) else self._ahead(d, g, known)
+        if bundle.active is not None:
+            e = torch.mul(e, bundle.active.to(e.dtype), out=self.room if e is d else e)
+        if e is self.room:
+            self._kept = e
         else:
-            g = g.to(d.dtype)
-            e = torch.lerp(d, g, bundle.first.alpha, out=bundle.room)
-            if not known:
-                e = torch.where(self.finite.to(d.device), e, d, out=bundle.room)
-        if bundle.active is None:
-            return e
-        active = bundle.active.to(e.dtype)
-        return e * active if e is d else e.mul_(active)
+            bundle.fresh = e is not d
+        return e
+
+    def _ahead(self, d: Tensor, g: Tensor, known: bool) -> Tensor:
+        """Return `(1 - alpha) d + alpha g`, or `d` where not all is finite, not in its memory."""
+        new = g.to(d.dtype)
+        if self.turned:
+            new = -new if new is g else new.neg_()
+        room = new if self.room is None and new is not g else self.room
+        e = torch.lerp(d, new, self.bundle.first.alpha, out=room)
+        return e if known else torch.where(self.finite.to(d.device), e, d, out=e)
 
 
 class Estimates(Sequence[Tensor]):
-    """One estimate for every bundle, each computed when it is read: none but one need be held."""
+    """One estimate for every bundle, computed whenever it is read: none but one need be held."""
 
     def __init__(self, parts: Sequence[_Estimate]) -> None:
         self._parts = parts

@@ -11,7 +11,7 @@ from normball._numeric import as_working, inner, saturate
 from normball.norms import Norm, Sign, VectorNorm
 from normball.optim import terms
 from normball.optim.blocks import Block, Bundle, bundles_of
-from normball.optim.terms import Pool, Pooled, Term, scalar
+from normball.optim.terms import Owned, Pool, Pooled, Term, scalar
 
 
 class Geometry(ABC):
@@ -26,7 +26,7 @@ class Geometry(ABC):
 
     @abstractmethod
     def minimise(
-        self, bundles: Sequence[Bundle], estimates: Iterable[Tensor]
+        self, bundles: Sequence[Bundle], estimates: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for every bundle its part of the minimiser over the unit ball, new tensors.
 
@@ -87,7 +87,7 @@ class Layers(Geometry):
         return bundles_of(blocks)
 
     def minimise(
-        self, bundles: Sequence[Bundle], estimates: Iterable[Tensor]
+        self, bundles: Sequence[Bundle], estimates: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield `lmo_l(d_l)` and `||d_l||_l*`, one bundle after the other."""
         for bundle, d in zip(bundles, estimates, strict=True):
@@ -102,45 +102,61 @@ class Layers(Geometry):
         corner: bool,
     ) -> Iterator[tuple[int, Term]]:
         """Yield the layers that each rank computes for itself, then those of the owners."""
-        owned: list[terms.Owned] = []
-        for number, (bundle, d) in enumerate(zip(bundles, estimates, strict=True)):
-            first = bundle.first
-            norm, shape = first.norm, first.owner.shape
-            radius = first.radius if constrained else 1.0
-            x = bundle.join(bundle.params).to(d.dtype) if constrained else None
-            if corner and x is not None and bundle.active is not None:
-                x = x * bundle.active  # what rests does not go to the corner
-            cut = parallel.cut_of(first.owner)
-            if cut is not None and cut.boxes:
-                lines = norm.lines(shape)
-                if not cut.dims & lines[0] if lines else cut.dims <= norm.free(shape):
-                    yield number, terms.of_piece(norm, cut, shape, d, x, radius, corner)
-                elif lines:
-                    yield number, terms.Lines(norm, cut, shape, d, x, radius, corner)
-                else:
-                    owned.append((number, bundle, cut, d, x))
-                continue
-            if cut is None and self.split and not bundle.stacked and norm.lines(shape) is None:
-                cut = parallel.everyone(shape)
-                if cut is not None:
-                    owned.append((number, bundle, cut, d, x))
-                    continue
-            yield number, self._whole(bundle, bundle.whole(d), x, radius, corner)
+        owned: list[Owned] = []
+        for number, bundle in enumerate(bundles):
+            # In a call of its own, so that no estimate is held while the next is made.
+            found = self._term(number, bundle, estimates[number], constrained, corner, owned)
+            if found is not None:
+                yield number, found
         yield from terms.divided(owned, constrained, corner)
+
+    def _term(
+        self,
+        number: int,
+        bundle: Bundle,
+        d: Tensor,
+        constrained: bool,
+        corner: bool,
+        owned: list[Owned],
+    ) -> Term | None:
+        """Return the term of a bundle; None where an owner computes it, which `owned` then has."""
+        first = bundle.first
+        norm, shape = first.norm, first.owner.shape
+        radius = first.radius if constrained else 1.0
+        x = bundle.join(bundle.params).to(d.dtype) if constrained else None
+        if corner and x is not None and bundle.active is not None:
+            x = x * bundle.active  # what rests does not go to the corner
+        cut = parallel.cut_of(first.owner)
+        if cut is not None and cut.boxes:
+            lines = norm.lines(shape)
+            if not cut.dims & lines[0] if lines else cut.dims <= norm.free(shape):
+                return terms.of_piece(norm, cut, shape, d, x, radius, corner)
+            if lines:
+                return terms.Lines(norm, cut, shape, d, x, radius, corner)
+            owned.append((number, bundle, cut, d, x))
+            return None
+        if cut is None and self.split and not bundle.stacked and norm.lines(shape) is None:
+            cut = parallel.everyone(shape)
+            if cut is not None:
+                owned.append((number, bundle, cut, d, x))
+                return None
+        return self._whole(bundle, bundle.whole(d), x, radius, corner)
 
     def _whole(
         self, bundle: Bundle, d: Tensor, x: Tensor | None, radius: float, corner: bool
     ) -> Term:
         """Return the term of a layer that this rank holds, or gathers, all of."""
         norm, room = bundle.first.norm, bundle.room
+        room = d if room is None and bundle.fresh and not bundle.stacked else room
         product = ratio = None
         if x is not None:
             x = bundle.whole(x)
             product = inner(as_working(d), as_working(x))
-        if room is None or room.shape != d.shape:
-            ((lmo, dual),) = self.minimise([bundle], [d])
-        else:
+        saves = type(norm).lmo_and_dual_into is not Norm.lmo_and_dual_into
+        if room is not None and room.shape == d.shape and saves:
             lmo, dual = norm.lmo_and_dual_into(d, room)
+        else:
+            ((lmo, dual),) = self.minimise([bundle], [d])
         if x is not None:
             lmo.mul_(radius)
             ratio = self.ratios([bundle], [x - lmo])[0] if corner else None
@@ -176,18 +192,17 @@ class Joint(Geometry):
     def minimise(
         self,
         bundles: Sequence[Bundle],  # noqa: ARG002
-        estimates: Iterable[Tensor],
+        estimates: Sequence[Tensor],
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the blocks of `lmo(d)`, and `-<d_l, lmo_l>`, whose sum is the dual norm."""
         if not isinstance(self.norm, VectorNorm):
             yield from (self.norm.lmo_and_dual(d) for d in estimates)
             return
-        parts = list(estimates)
-        lmos, dual = self.norm.joint_lmo_and_dual(parts)
-        if len(parts) == 1:
+        lmos, dual = self.norm.joint_lmo_and_dual(estimates)
+        if len(estimates) == 1:
             yield lmos[0], dual
             return
-        for d, lmo in zip(parts, lmos, strict=True):
+        for d, lmo in zip(estimates, lmos, strict=True):
             yield lmo, saturate(-inner(as_working(d), as_working(lmo)))
 
     def terms(
@@ -214,12 +229,14 @@ class Joint(Geometry):
                 radius = bundle.first.radius if constrained else 1.0
                 yield number, Pooled(pool, reports, d, x, radius)
             return
-        wholes = (b.whole(d) for b, d in zip(bundles, estimates, strict=True))
+        wholes = estimates
+        if self._cut(bundles):
+            wholes = [b.whole(d) for b, d in zip(bundles, estimates, strict=True)]
         for number, (lmo, dual) in enumerate(self.minimise(bundles, wholes)):
             bundle, product = bundles[number], None
             if constrained:
                 lmo.mul_(bundle.first.radius)
-                d = bundle.whole(estimates[number])
+                d = wholes[number]
                 x = bundle.whole(bundle.join(bundle.params)).to(d.dtype)
                 product = inner(as_working(d), as_working(x))
             yield number, terms.Known(bundle.part(lmo), dual, product)

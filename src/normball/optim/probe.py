@@ -96,7 +96,9 @@ class SmoothnessProbe:
 
         Raises:
             ValueError: a measurement is due, and the closure left no gradient.
+            RuntimeError: the averaged weights are in the model.
         """
+        self.optimizer._check_mode()
         due = self._steps % self.every == 0
         self._steps += 1
         before = _random_state() if due else None

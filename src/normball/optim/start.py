@@ -9,6 +9,7 @@ from torch import Tensor
 
 from normball import parallel
 from normball.optim.blocks import Block, Bundle
+from normball.optim.estimate import State
 from normball.optim.geometry import Geometry, gather
 
 # How far above its radius a norm may be read, by rounding alone.
@@ -16,18 +17,24 @@ _SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 def enter_ball(
-    geometry: Geometry, blocks: Sequence[Block], inside: dict[Tensor, float], finite: Tensor
+    geometry: Geometry,
+    blocks: Sequence[Block],
+    inside: dict[Tensor, float],
+    finite: Tensor,
+    state: State,
 ) -> None:
     """Scale parameters that start outside their ball onto it, with a warning.
 
-    The first step of a parameter, also after a state was loaded or its radius became smaller, reads
-    its norm, and so waits for the device; no other does.
+    Averages, where there are some already, are scaled in the same way, by what each needs. The
+    first step of a parameter, also after a state was loaded or its radius became smaller, reads its
+    norm, and so waits for the device; no other does.
 
     Args:
         geometry: which parameters share a ball.
         blocks: those of this step.
         inside: the radius of every parameter known to be in its ball, brought up to date here.
         finite: whether the step is taken, 0-d bool.
+        state: of the optimizer.
     """
     for b in blocks:
         if b.radius > inside.get(b.owner, math.inf):
@@ -43,14 +50,27 @@ def enter_ball(
     if not balls:
         return
     parts = [block for ball in balls for block in ball]
-    points = [parallel.whole(block.param, block.owner) for block in parts]
-    ratios = gather(geometry.ratios([Bundle([block]) for block in parts], points))
-    *values, taken = torch.cat([ratios, finite.to(ratios).reshape(1)]).tolist()
+    averages = {b.owner: state.get(b.owner, {}).get("average") for b in parts}
+    means = {p: parallel.local(m) for p, m in averages.items() if m is not None}
+    sets = [[b.param for b in parts]]
+    if means:
+        sets.append([means.get(b.owner, b.param) for b in parts])
+    bundles = [Bundle([block]) for block in parts]
+    ratios = [
+        gather(geometry.ratios(bundles, map(parallel.whole, points, (b.owner for b in parts))))
+        for points in sets
+    ]
+    *values, taken = torch.cat([*ratios, finite.to(ratios[0]).reshape(1)]).tolist()
     if not taken:
         return
-    for ball, ratio in zip(balls, values, strict=True):
+    for ball, ratio in zip(balls, values[len(balls) :], strict=False):
+        if ratio > _limit(ball[0]):
+            for block in ball:
+                if block.owner in means:
+                    means[block.owner].div_(ratio)
+    for ball, ratio in zip(balls, values[: len(balls)], strict=True):
         first = ball[0]
-        if ratio > 1 + _SLACK.get(first.param.dtype, 2e-2):
+        if ratio > _limit(first):
             for block in ball:
                 block.param.div_(ratio)
             what = f"{first.name} of shape {tuple(first.owner.shape)} starts outside its ball"
@@ -62,3 +82,7 @@ def enter_ball(
                 stacklevel=6,
             )
     inside.update((block.owner, block.radius) for block in parts)
+
+
+def _limit(block: Block) -> float:
+    return 1 + _SLACK.get(block.param.dtype, 2e-2)

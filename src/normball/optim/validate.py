@@ -25,7 +25,9 @@ _ELSEWHERE = {
     "max_norm": "use rho, the threshold of the dual norm",
     "eps": "no eps is needed: the minimiser at zero is zero",
     "initial_lr": "a scheduler put it there: make new groups, by param_groups(model) for instance",
-    "nesterov": "the estimate is always the moving average of the gradients",
+    "nesterov": "pass nesterov=True to the optimizer: all groups look ahead, or none",
+    "average": "pass average=0.1 to the optimizer: all weights are averaged, or none",
+    "lazy": "pass lazy= to the optimizer: it holds for all groups",
 }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 __all__ = [
     "adagrad",
     "adagrad_gap",
+    "average_gap",
     "backtracking_ggnc",
     "backtracking_short_step",
     "ggnc",
@@ -223,12 +224,20 @@ def s3cg_stochastic_parameters(n: int, *, L: float) -> tuple[float, float, float
 
 
 def momentum_error(
-    k: int, *, alpha: float, sigma: float, drift: float, first_gradient: float
+    k: int,
+    *,
+    alpha: float,
+    sigma: float,
+    drift: float,
+    first_gradient: float,
+    nesterov: bool = False,
 ) -> float:
     """Bound `sqrt(E||d_k - g(x_k)||_2^2)` after `k` gradients, from `d_0 = 0`.
 
     `(1 - alpha)^k ||g(x_1)||_2 + (1 - alpha)/alpha drift + sigma sqrt(alpha/(2 - alpha))`. The
-    first term is what the paper's lemmas leave out.
+    first term is what the paper's lemmas leave out. For the estimate that looks ahead,
+    `(1 - alpha) d_k + alpha` times the last gradient, the first two terms shrink by `1 - alpha`,
+    and the third becomes `sigma sqrt(alpha/(2 - alpha) + 2 alpha^2 (1 - alpha))`.
 
     Args:
         k: number of gradients seen, at least 1.
@@ -236,12 +245,32 @@ def momentum_error(
         sigma: standard deviation of the unbiased noise, in the Euclidean norm.
         drift: largest change of the true gradient in one step, in the Euclidean norm.
         first_gradient: `||g(x_1)||_2`.
+        nesterov: bound the error of the estimate that looks ahead.
     """
     _check(k, alpha=alpha)
     _check_gap(sigma=sigma, drift=drift, first_gradient=first_gradient)
     _require(alpha <= 1, "alpha <= 1", alpha=alpha)
     memory = (1 - alpha) ** k * first_gradient + (1 - alpha) / alpha * drift
-    return memory + sigma * math.sqrt(alpha / (2 - alpha))
+    variance = alpha / (2 - alpha)
+    if nesterov:
+        memory *= 1 - alpha
+        variance += 2 * alpha**2 * (1 - alpha)
+    return memory + sigma * math.sqrt(variance)
+
+
+def average_gap(n: int, total: float, *, average: float) -> float:
+    """Bound `f(m_n) - inf f` of the averaged weights for a convex `f`: `min(1, 1/(c n)) total`.
+
+    Args:
+        n: number of points averaged, at least 1.
+        total: the sum of `f(x_j) - inf f` over them, or of anything that is at least as large, such
+            as Wolfe gaps.
+        average: `c`, in (0, 1].
+    """
+    _check(n, average=average)
+    _check_gap(total=total)
+    _require(average <= 1, "average <= 1", average=average)
+    return min(1.0, 1 / (average * n)) * total
 
 
 # -- step sizes that know no constants -------------------------------------------------------------
