@@ -15,7 +15,7 @@ else:
             try:
                 return import_module(name).Callback
             except ModuleNotFoundError as error:
-                if error.name != name.split(".")[0]:
+                if error.name not in ("lightning", *names):
                     raise
         raise ModuleNotFoundError(
             "normball.lightning needs Lightning: pip install lightning", name="lightning"
@@ -36,8 +36,8 @@ class AverageWeights(Callback):
     bit. After `fit` the module holds the averaged weights, which `test`, `predict` and `validate`
     then use; they leave weights alone that were loaded from a checkpoint.
 
-    A `ModelCheckpoint` with both `save_weights_only` and `every_n_train_steps` asks no callback: in
-    the middle of an epoch it saves the fast weights.
+    A `ModelCheckpoint` with `save_weights_only` asks no callback: within an epoch
+    (`every_n_train_steps`, `train_time_interval`) it saves the fast weights.
     """
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
