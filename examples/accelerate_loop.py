@@ -1,4 +1,4 @@
-"""The digits with Accelerate: gradient accumulation, schedule, saving and resuming.
+"""The digits with Accelerate: gradient accumulation, averaged weights, saving and resuming.
 
     python examples/accelerate_loop.py --out runs/accelerate
     python examples/accelerate_loop.py --out runs/accelerate --resume
@@ -8,7 +8,6 @@ docs/howto/accelerate.md explains the settings.
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from real_data import accuracy, cnn, digits
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LinearLR
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from normball import ClippedScion, param_groups
@@ -43,33 +42,38 @@ def main() -> None:
     )
     train, test = digits()
     model = cnn()
-    optimizer = ClippedScion(param_groups(model), lr=2**-5, rho=16.0, alpha=0.5)
+    optimizer = ClippedScion(
+        param_groups(model), lr=2**-5, rho=16.0, alpha=0.5, nesterov=True, average=0.1
+    )
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True)
-    steps = math.ceil(len(loader) / options.accumulate)
-    scheduler = LinearLR(optimizer, 1.0, 0.0, total_iters=options.epochs * steps)
-    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
+    file, first = options.out / "state", 0
     if options.resume:
-        accelerator.load_state(str(options.out / "state"))
-    done = scheduler.scheduler.last_epoch // steps
-    for epoch in range(done, options.stop_after or options.epochs):
+        accelerator.load_state(str(file))
+        first = int((file / "epoch").read_text())
+    for epoch in range(first, options.stop_after or options.epochs):
         loader.set_epoch(epoch)
+        optimizer.train()  # the fast weights back into the model
         total = 0.0
         for x, y in loader:
             with accelerator.accumulate(model):
                 loss = F.cross_entropy(model(x), y)
                 accelerator.backward(loss)  # no clip_grad_norm_: the threshold is inside
                 optimizer.step()
-                scheduler.step()
                 optimizer.zero_grad()
             total += float(loss.detach()) / len(loader)
-        accelerator.save_state(str(options.out / "state"))
+        optimizer.eval()  # the averaged weights into the model, also for the checkpoint
+        accelerator.save_state(str(file))
+        if accelerator.is_main_process:
+            (file / "epoch").write_text(str(epoch + 1))
         seen = optimizer.optimizer.metrics()
         accelerator.print(
             f"epoch {epoch + 1}: loss {total:.3f}, dual norm {float(seen['dual_norm']):.1f}, "
             f"clipped {float(seen['clipped_share']):.0%}"
         )
     inner = accelerator.unwrap_model(model)
+    update_bn(loader, inner)  # its statistics were those of the fast weights
     accelerator.print(f"test accuracy {accuracy(inner, test):.3f}")
     accelerator.save(inner.state_dict(), options.out / "final.pt")
 

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from real_data import Windows
+from torch.utils.data import Subset
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -30,6 +31,21 @@ class ClippedTrainer(Trainer):
         seen = getattr(self.optimizer, "optimizer", self.optimizer).metrics()
         seen = {name: float(seen[name]) for name in ("dual_norm", "clipped_share")}
         super().log(logs | seen, *args, **kwargs)
+
+
+class AverageWeights(TrainerCallback):
+    """Saved models, and the one at the end, have the averaged weights.
+
+    The Trainer itself calls `optimizer.eval()` before it evaluates, and `train()` before it goes
+    on, but nothing before it saves.
+    """
+
+    def on_step_end(self, _, __, control, optimizer, **___):
+        """Put the averaged weights into the model where it is saved next."""
+        if control.should_save or control.should_training_stop:
+            optimizer.eval()
+
+    on_epoch_end = on_step_end
 
 
 class StopAfter(TrainerCallback):
@@ -64,23 +80,32 @@ def main() -> None:
     )  # fmt: skip
     plan = param_groups(model)
     print(plan)
+    text = Windows(options.text)
+    held_out = range(0, len(text), 10)
     trainer = ClippedTrainer(
         model=model,
         args=TrainingArguments(
             output_dir=str(options.out),
             max_steps=options.steps,
             per_device_train_batch_size=16,
-            lr_scheduler_type="linear",
-            warmup_steps=10,
+            lr_scheduler_type="constant",  # the average stands in for a decay
             max_grad_norm=0,  # the threshold is inside the optimizer
             save_steps=options.save_every,
+            eval_strategy="steps",
+            eval_steps=options.save_every,
+            load_best_model_at_end=True,
             logging_steps=5,
             report_to="none",
             use_cpu=True,
             disable_tqdm=True,
         ),
-        train_dataset=Windows(options.text),
-        optimizer_cls_and_kwargs=(ClippedScion, {"params": plan, "lr": 4e-3, "rho": 40.0}),
+        train_dataset=Subset(text, [i for i in range(len(text)) if i % 10]),
+        eval_dataset=Subset(text, held_out),
+        optimizer_cls_and_kwargs=(
+            ClippedScion,
+            {"params": plan, "lr": 4e-3, "rho": 40.0, "nesterov": True, "average": 0.1},
+        ),
+        callbacks=[AverageWeights()],
     )
     if options.stop_after is not None:
         trainer.add_callback(StopAfter(options.stop_after))

@@ -1,4 +1,4 @@
-"""The digits with Lightning: a module, its optimizer and schedule, checkpoints and resuming.
+"""The digits with Lightning: averaged weights, validation, checkpoints and resuming.
 
     python examples/lightning_digits.py --out runs/lightning
     python examples/lightning_digits.py --out runs/lightning --resume
@@ -15,10 +15,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from real_data import accuracy, cnn, digits
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LinearLR
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from normball import ClippedScion, param_groups
+from normball.lightning import AverageWeights
 
 
 class Digits(lightning.LightningModule):
@@ -36,20 +37,21 @@ class Digits(lightning.LightningModule):
         self.log("loss", loss, on_step=False, on_epoch=True)
         return loss
 
+    def validation_step(self, batch, _):
+        """Log the accuracy of the averaged weights."""
+        x, y = batch
+        self.log("accuracy", (self.net(x).argmax(1) == y).float().mean())
+
     def on_train_epoch_end(self):
         """Log what the optimizer saw, once an epoch."""
         seen = self.optimizers().optimizer.metrics()
         self.log_dict({name: seen[name] for name in ("dual_norm", "clipped_share", "skipped")})
 
     def configure_optimizers(self):
-        """Return the optimizer, and a schedule that moves at every step."""
-        optimizer = ClippedScion(param_groups(self), lr=self.lr, rho=self.rho, alpha=0.5)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        """Return the optimizer; the average stands in for a schedule."""
+        return ClippedScion(
+            param_groups(self), lr=self.lr, rho=self.rho, alpha=0.5, nesterov=True, average=0.1
+        )
 
 
 class StopAfter(lightning.Callback):
@@ -77,7 +79,8 @@ def main() -> None:
     # This sampler's order depends on the epoch alone, so that a resumed run finds its place.
     sampler = DistributedSampler(train, num_replicas=1, rank=0, drop_last=True)
     loader = DataLoader(train, batch_size=64, sampler=sampler, drop_last=True)
-    callbacks = [ModelCheckpoint(options.out, save_last=True, save_top_k=0)]
+    held_out = DataLoader(test, batch_size=len(test))
+    callbacks = [AverageWeights(), ModelCheckpoint(options.out, save_last=True, save_top_k=0)]
     if options.stop_after is not None:
         callbacks.append(StopAfter(options.stop_after))
     trainer = lightning.Trainer(
@@ -92,9 +95,11 @@ def main() -> None:
         enable_model_summary=False,
     )
     model = Digits()
-    trainer.fit(model, loader, ckpt_path=options.out / "last.ckpt" if options.resume else None)
+    last = options.out / "last.ckpt" if options.resume else None
+    trainer.fit(model, loader, held_out, ckpt_path=last)
     for name, value in sorted(trainer.logged_metrics.items()):
         print(f"{name} {float(value):.3f}")
+    update_bn(loader, model.net)  # its statistics were those of the fast weights
     print(f"test accuracy {accuracy(model.net, test):.3f}")
     torch.save(model.net.state_dict(), options.out / "final.pt")
 

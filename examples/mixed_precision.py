@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from real_data import accuracy, cnn, digits
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LinearLR
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from normball import ClippedScion, param_groups
@@ -36,14 +36,15 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, test = digits()
     model = cnn().to(device)
-    optimizer = ClippedScion(param_groups(model), lr=2**-5, rho=16.0, alpha=0.5)
+    optimizer = ClippedScion(
+        param_groups(model), lr=2**-5, rho=16.0, alpha=0.5, nesterov=True, average=0.1
+    )
     order = torch.Generator().manual_seed(0)
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True, generator=order)
-    scheduler = LinearLR(optimizer, 1.0, 0.0, total_iters=options.epochs * len(loader))
     # bf16 has the range of fp32 and needs no scaler: this one then does nothing.
     scaler = torch.amp.GradScaler(device, enabled=options.precision == "fp16")
 
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
+    parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
     first = 0
     if options.resume:
         saved = torch.load(file, weights_only=True)
@@ -63,7 +64,6 @@ def main() -> None:
             # rho keeps its unit. No clip_grad_norm_: the threshold is inside.
             scaler.step(optimizer)
             scaler.update()
-            scheduler.step()
             total += float(loss.detach()) / len(loader)
         seen = optimizer.metrics()
         print(
@@ -72,6 +72,8 @@ def main() -> None:
         )
         saved = {name: part.state_dict() for name, part in parts.items()}
         torch.save(saved | {"order": order.get_state(), "epoch": epoch + 1}, file)
+    optimizer.eval()  # the averaged weights into the model
+    update_bn(loader, model, device)  # its statistics were those of the fast weights
     print(f"test accuracy {accuracy(model.cpu(), test):.3f}")
     torch.save(model.state_dict(), options.out / "final.pt")
 

@@ -1,7 +1,7 @@
-"""An exponential moving average of the weights, evaluated beside the weights themselves.
+"""Averaged weights in place of a schedule, and beside them the weights that train.
 
-    python examples/weight_averaging.py --out runs/ema
-    python examples/weight_averaging.py --out runs/ema --resume
+    python examples/weight_averaging.py --out runs/average
+    python examples/weight_averaging.py --out runs/average --resume
 
 docs/howto/weight-averaging.md explains the settings.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from real_data import accuracy, cnn, digits
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from normball import ClippedScion, param_groups
 
 
 def main() -> None:
-    """Train at a fixed step, where an average pays most, and save a checkpoint every epoch."""
+    """Train at a fixed step, look at both weights every epoch, and save a checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=12)
@@ -32,12 +32,12 @@ def main() -> None:
     torch.manual_seed(0)
     train, test = digits()
     model = cnn()
-    # Batch norm's running statistics are averaged along with the weights.
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.95), use_buffers=True)
-    optimizer = ClippedScion(param_groups(model), lr=2**-5, rho=16.0, alpha=0.5)
+    optimizer = ClippedScion(
+        param_groups(model), lr=2**-5, rho=16.0, alpha=0.5, nesterov=True, average=0.1
+    )
     order = torch.Generator().manual_seed(0)
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True, generator=order)
-    parts = {"model": model, "averaged": averaged, "optimizer": optimizer}
+    parts = {"model": model, "optimizer": optimizer}
     first = 0
     if options.resume:
         saved = torch.load(file, weights_only=True)
@@ -46,21 +46,24 @@ def main() -> None:
         order.set_state(saved["order"])
         first = saved["epoch"]
     for epoch in range(first, options.stop_after or options.epochs):
+        optimizer.train()  # the fast weights back into the model
         total = 0.0
         for x, y in loader:
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)
             loss.backward()
             optimizer.step()
-            averaged.update_parameters(model)  # after the step
             total += float(loss.detach()) / len(loader)
+        fast = accuracy(model, test)
+        optimizer.eval()  # the averaged weights into the model
+        update_bn(loader, model)  # its statistics were those of the fast weights
         print(
-            f"epoch {epoch + 1}: loss {total:.3f}, test accuracy {accuracy(model, test):.3f}, "
-            f"averaged {accuracy(averaged, test):.3f}"
+            f"epoch {epoch + 1}: loss {total:.3f}, test accuracy {fast:.3f}, "
+            f"averaged {accuracy(model, test):.3f}"
         )
         saved = {name: part.state_dict() for name, part in parts.items()}
         torch.save(saved | {"order": order.get_state(), "epoch": epoch + 1}, file)
-    torch.save(averaged.module.state_dict(), options.out / "final.pt")
+    torch.save(model.state_dict(), options.out / "final.pt")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("norms", "polar", "theory", "plot", "live", "groups")
+PACKAGES = ("norms", "polar", "theory", "plot", "live", "groups", "lightning")
 
 
 def public_names() -> set[str]:

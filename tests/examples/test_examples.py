@@ -94,6 +94,7 @@ def test_lightning_trains_and_resumes(tmp_path):
     assert len(found) == 4
     assert found[-1] < 0.2 * found[0]
     assert {"dual_norm", "clipped_share", "skipped"} <= set(logged[0].split(","))
+    assert float(re.search(r"^accuracy ([\d.]+)", printed, re.M)[1]) > 0.95  # in validation
     run("lightning_digits.py", "--out", tmp_path / "cut", "--epochs", 4, "--stop-after", 2)
     run("lightning_digits.py", "--out", tmp_path / "cut", "--epochs", 4, "--resume")
     assert_equal(tmp_path / "full/final.pt", tmp_path / "cut/final.pt")
@@ -109,6 +110,7 @@ def test_hugging_face_trainer_trains_and_resumes(tmp_path):
     found = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     assert found[-1] < 0.6 * found[0]
     assert all("dual_norm" in entry for entry in state["log_history"] if "loss" in entry)
+    assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [20, 40]
     run("hf_trainer.py", "--out", tmp_path / "cut", "--stop-after", 25, *options)
     run("hf_trainer.py", "--out", tmp_path / "cut", "--resume", *options)
     model = "final/model.safetensors"

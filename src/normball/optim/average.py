@@ -104,7 +104,8 @@ class Average:
                 raise RuntimeError(
                     f"a parameter of shape {tuple(p.shape)} was written to since eval(), in the "
                     "place of its average: call train() before loading or changing weights, or "
-                    "load_state_dict() with the optimizer's state that belongs to them"
+                    "load_state_dict() with the optimizer's state that belongs to them; to go on "
+                    "from these weights, make a new optimizer"
                 )
         for p in found:
             entry = state[p]
