@@ -35,7 +35,7 @@ TABLE: Place = ("embedding", Column(transposed=True), 1.0)
 FRAMED_TABLE: Place = ("embedding", Transposed(Column(transposed=True)), 1.0)
 INPUT: Place = ("input", Spectral(scale="input"), 1.0)
 INPUT_CONV: Place = ("input", SpectralConv(scale="input"), 1.0)
-OUTPUT: Place = ("output", Sign(), 200.0)
+OUTPUT: Place = ("output", Sign(), 32.0)
 HIDDEN: Place = ("hidden", Spectral(), 5.0)
 CONV: Place = ("hidden", SpectralConv(), 5.0)
 
@@ -160,7 +160,7 @@ CASES = [
             "0.weight": ("input", Transposed(SpectralConv(scale="input")), 1.0),
             "1.weight": hidden(Transposed(Blocks(SpectralConv(), 2, dim=1))),
             "2.weight": hidden(Transposed(SpectralConv())),
-            "3.weight": ("output", Transposed(Blocks(Sign(), 2, dim=1)), 200.0),
+            "3.weight": ("output", Transposed(Blocks(Sign(), 2, dim=1)), 32.0),
         },
         on(2, 2, 5),
     ),
@@ -356,7 +356,7 @@ CASES = [
             "0.bias": BIAS,
             "1.weight": hidden(Transposed(Spectral())),
             "1.bias": BIAS,
-            "2.weight": ("output", Transposed(Sign()), 200.0),
+            "2.weight": ("output", Transposed(Sign()), 32.0),
             "2.bias": BIAS,
         },
         on(2, 3),

@@ -66,7 +66,7 @@ def test_later_entries_win_and_settings_add_up():
     name = "2.weight"
     settings = {"*.weight": {"norm": Sign(), "radius": 2}, "2.*": {"radius": 3}}
     assert rows_of(model, settings)[name] == ("hidden", Sign(), 3.0)
-    assert rows_of(model, settings | {name: "output"})[name] == ("output", Sign(), 200.0)
+    assert rows_of(model, settings | {name: "output"})[name] == ("output", Sign(), 32.0)
     later = {name: "output", "*.weight": {"radius": 3}}
     assert rows_of(model, later)[name] == ("output", Sign(), 3.0)
 

@@ -14,7 +14,7 @@ def test_the_table_is_aligned_and_keeps_long_names():
     lines = str(plan).splitlines()
     assert repr(plan) == str(plan)
     assert len(lines) == 5
-    assert lines[1].startswith("a" * 90 + ".weight  (2, 3)  output  Sign()  200     last layer")
+    assert lines[1].startswith("a" * 90 + ".weight  (2, 3)  output  Sign()  32      last layer")
     roles = ("role", "output", "bias", "vector", "bias")
     assert len({line.index(f"  {role} ") for line, role in zip(lines, roles, strict=True)}) == 1
     assert all(line == line.rstrip() for line in lines)

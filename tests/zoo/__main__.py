@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from tests.zoo.models import ZOO
-from tests.zoo.train import LR, RHO, STEPS, train
+from tests.zoo.train import STEPS, train
 
 SEEDS = (0, 1, 2)
 
@@ -18,8 +18,8 @@ SEEDS = (0, 1, 2)
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    setting = {"lr": LR, "rho": RHO, "steps": STEPS, "torch": torch.__version__}
-    setting |= {"transformers": transformers.__version__, "machine": platform.machine()}
+    setting = {"lr": 2**-6, "rho": "auto", "output_radius": 32, "steps": STEPS}
+    setting |= {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.machine()}
     print("| model | what it has | parameters | trained | unplaced | loss before | after | fall |")
     print("|---|---|---|---|---|---|---|---|")
     for entry in ZOO:

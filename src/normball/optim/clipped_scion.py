@@ -80,9 +80,9 @@ class ClippedScion(NormBallOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float,
+        lr: float = 2**-6,
         *,
-        rho: float | Literal["auto"],
+        rho: float | Literal["auto"] = "auto",
         alpha: float = 0.1,
         constrained: bool = False,
         variant: int = 2,
