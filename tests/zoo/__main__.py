@@ -19,7 +19,11 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     setting = {"lr": 2**-6, "rho": "auto", "output_radius": 32, "steps": STEPS}
-    setting |= {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.machine()}
+    setting |= {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
+    }
     print("| model | what it has | parameters | trained | unplaced | loss before | after | fall |")
     print("|---|---|---|---|---|---|---|---|")
     for entry in ZOO:

@@ -40,8 +40,8 @@ def param_groups(
         radius: of hidden layers and of vectors but biases, in units of their norms.
         input_radius: of the first layer, of embedding tables, and of biases, which are tables of
             one row.
-        output_radius: of the last layer. In a step of length 1/64, the default of `ClippedScion`, 32
-            moves an output by at most a half where the inputs have root mean square 1.
+        output_radius: of the last layer. A step of length 1/64, the default of `ClippedScion`, then
+            moves an output by at most a half where inputs have root mean square 1.
         polar: the polar factor of every spectral norm that a rule chooses; by default `Auto()`.
         overrides: what holds for some parameters instead: a pattern of names (as in `fnmatch`) or a
             module type, to a dict with some of `norm`, `radius`, `lr` and `alpha`, or to one of the
