@@ -107,11 +107,15 @@ JOINT: list[tuple[Norm, float, float, float]] = [
 ]
 
 
+# GGNC and the variants of the short step, and whether they look ahead.
+STEPS = ((None, False), (None, True), (1, False), (1, True), (2, True))
+
+
 def train_joint(way, steps=6):
     """Return whole weights and figures of GGNC and both short steps in every norm."""
     found = []
     for norm, threshold, least, beta in JOINT:
-        for variant, ahead in ((None, False), (None, True), (1, False), (1, True), (2, True)):
+        for variant, ahead in STEPS:
             model, share = getattr(zoo, way)(zoo.network())
             params = [model.experts] if isinstance(norm, Spectral) else list(model.parameters())
             options = {"alpha": 0.3, "nesterov": ahead, "average": 0.3 if ahead else None}
@@ -140,7 +144,7 @@ def train_joint(way, steps=6):
 
 def assert_joint(found, alone):
     """Within `TOLERANCE`; where the minimiser takes a square root, within that of rounding."""
-    norms = [norm for norm, *_ in JOINT for _ in range(3)]
+    norms = [norm for norm, *_ in JOINT for _ in STEPS]
     for norm, (weights, seen), (wanted, there) in zip(norms, found, alone, strict=True):
         assert float(there[:, 1].min()) < 1, "the threshold must matter"
         tolerance = torch.finfo(torch.float64).eps ** 0.5 if norm == Lp(3.0) else TOLERANCE

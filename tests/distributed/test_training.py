@@ -26,8 +26,8 @@ ALPHA = 0.25  # of gradients in bfloat16, the momentum is then exact in float32
 WAYS = ("ddp", "fsdp")
 
 
-def optimizer_of(model, alpha=0.3):
-    return ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=alpha)
+def optimizer_of(model, alpha=0.3, **options):
+    return ClippedScion(zoo.groups(model), 0.01, rho=12.0, alpha=alpha, **options)
 
 
 def momenta(model, optimizer):
