@@ -226,3 +226,20 @@ def test_small_tables_together_are_tables_one_by_one(lazy):
         two.step()
         for p, q in zip(ours, theirs, strict=True):
             assert torch.allclose(p, q, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_rests_is_not_on_the_way_to_the_corner(count):
+    """A row on the edge rests; the other is near its corner, so `||w||` is small. Also stacked."""
+    norm = {"norm": Column(transposed=True), "radius": 1.0}
+    tables = [nn.Parameter(torch.tensor([[1.0, 1.0], [0.9, 0.9]]).double()) for _ in range(count)]
+    options = {"rho": 4.0, "alpha": 1.0, "constrained": True, "variant": 1}
+    optimizer = ClippedScion([{"params": tables, **norm}], 0.5, **options)
+    for p in tables:
+        p.grad = torch.tensor([[0.0, 0.0], [-1.0, -1.0]]).double()
+    optimizer.step()
+    # w = 0.9 - 1 in both entries: the gap is 0.2 for each table, ||w|| = 0.1.
+    assert float(optimizer.metrics()["gap"]) == pytest.approx(0.2 * count)
+    assert float(optimizer.metrics()["step_factor"]) == pytest.approx(1.0)
+    for p in tables:
+        assert torch.allclose(p, torch.tensor([[1.0, 1.0], [0.95, 0.95]]).double())
