@@ -140,7 +140,7 @@ def train_joint(way, steps=6):
 
 def assert_joint(found, alone):
     """Within `TOLERANCE`; where the minimiser takes a square root, within that of rounding."""
-    norms = [norm for norm, *_ in JOINT for _ in range(3)]
+    norms = [norm for norm, *_ in JOINT for _ in range(len(alone) // len(JOINT))]
     for norm, (weights, seen), (wanted, there) in zip(norms, found, alone, strict=True):
         assert float(there[:, 1].min()) < 1, "the threshold must matter"
         tolerance = torch.finfo(torch.float64).eps ** 0.5 if norm == Lp(3.0) else TOLERANCE
