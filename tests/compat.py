@@ -121,7 +121,7 @@ def try_one(version, interpreter, wheel, folder, home):
     found, running = call(python, "-W", "ignore", "-c", about).stdout.split()
     step_log, log = folder / f"{found}-step.log", folder / f"{found}.log"
     step = call(python, "-I", "-W", "ignore", "tests/step.py", home, log=step_log)
-    pinned = (ROOT / "requirements-dev.lock").read_text().splitlines()
+    pinned = (ROOT / "requirements-dev.lock").read_text("utf-8").splitlines()
     call(*pip, *[line for line in pinned if line.partition("==")[0] in NEEDS])
     installed, report = time.monotonic() - started, home / "report.xml"
     tests = call(

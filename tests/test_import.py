@@ -10,9 +10,9 @@ import pytest
 
 from normball.cli import NEEDED
 
-EXTRAS = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"][
-    "optional-dependencies"
-]
+EXTRAS = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))[
+    "project"
+]["optional-dependencies"]
 
 
 def blocked(*but: str) -> str:
