@@ -109,9 +109,11 @@ class Float32(torch.overrides.TorchFunctionMode):
     """Take out the cast to bfloat16 of torch's own Newton-Schulz."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.bfloat16:
+        kwargs = kwargs or {}
+        # By a method of that name, or since torch 2.15 by an argument.
+        if func is torch.Tensor.bfloat16 or kwargs.get("dtype") is torch.bfloat16:
             return args[0].clone()
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 @needs.muon
