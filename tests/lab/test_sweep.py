@@ -114,9 +114,9 @@ def test_a_plan_is_run_in_processes_and_every_row_is_kept(tmp_path: Path) -> Non
 
 
 def test_a_failing_run_is_named_with_its_cause() -> None:
-    # `configure` would refuse it.
-    broken = replace(config("clipped-scion", lr=0.1, seed=6), variant=3)
-    with pytest.raises(WorkerError, match=r"(?s)step 0.1, seed 6.*Traceback.*variant=3"):
+    # `configure` would give it a threshold.
+    broken = replace(config("scion", lr=0.1, seed=6), optimizer="clipped-scion")
+    with pytest.raises(WorkerError, match=r"(?s)step 0.1, seed 6.*Traceback.*rho"):
         list(run_all([broken], 1))
 
 

@@ -113,7 +113,8 @@ def _scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
 
 
 def _clipped_scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    options = _given(config, "alpha", "constrained", "rho", "variant")
+    # A run without a threshold is a mistake here, not one whose threshold is measured.
+    options = _given(config, "alpha", "constrained", "variant") | {"rho": config.rho}
     return ClippedScion(_groups(model, config), lr=config.lr, **options)
 
 
