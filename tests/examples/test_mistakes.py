@@ -42,8 +42,9 @@ def one_rho_of_two() -> None:
 
 
 MISTAKES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
-    ("no rho", lambda: ClippedScion(param_groups(net()), lr=0.01), TypeError, "'rho'"),
-    ("no lr", lambda: ClippedScion(param_groups(net()), rho=1.0), TypeError, "'lr'"),
+    ("rho a word", lambda: ClippedScion(param_groups(net()), rho="best"), ValueError, '"auto"'),
+    ("average", lambda: ClippedScion(param_groups(net()), average=2.0), ValueError,
+     "average=2.0 must lie in (0, 1]"),
     ("lr a list in a tensor", lambda: make(net().parameters(), lr=torch.tensor([0.1])), ValueError,
      "lr is a tensor of the shape (1,): use a 0-d tensor"),
     ("lr a string", lambda: make(net().parameters(), lr="1e-3"), TypeError, "plain number"),
