@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent
 # The oldest that the package asks for, what GPU machines often have, the pinned one, the newest.
-DEFAULT = ("2.6.0:3.11", "2.11.0:3.12", "2.13.0:3.14", "newest:3.13")
+DEFAULT = ("2.6.0:3.11", "2.11.0:3.12", "2.13.0:3.11", "newest:3.13")
 NEEDS = ("cvxpy", "hypothesis", "numpy", "pytest", "pytest-xdist", "scipy")
 TESTS = (
     *("tests/norms", "tests/polar", "tests/groups", "tests/optim"),
