@@ -30,8 +30,10 @@ def main() -> None:
     train, test = digits()
     plain = cnn()
     model = torch.compile(plain, backend=options.backend)
-    plan = param_groups(model)  # the same names, with or without the compiler's prefix
-    assert plan.rows == param_groups(plain).rows
+    plan = param_groups(
+        model, output_radius=200
+    )  # the same names, with or without the compiler's prefix
+    assert plan.rows == param_groups(plain, output_radius=200).rows
     optimizer = ClippedScion(plan, lr=2**-5, rho=16.0, alpha=0.5)
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True)
     scheduler = LinearLR(optimizer, 1.0, 0.0, total_iters=options.epochs * len(loader))

@@ -139,7 +139,7 @@ def main() -> None:
     for block in model.blocks:
         fully_shard(block)
     fully_shard(model)
-    optimizer = ClippedScion(param_groups(model), lr=options.lr, rho=options.rho)
+    optimizer = ClippedScion(param_groups(model, output_radius=200), lr=options.lr, rho=options.rho)
     training = Training(model, optimizer)
     found = last_whole(options.out)
     if found is not None:

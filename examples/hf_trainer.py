@@ -78,7 +78,7 @@ def main() -> None:
             bos_token_id=1, eos_token_id=2,
         )
     )  # fmt: skip
-    plan = param_groups(model)
+    plan = param_groups(model, output_radius=200)
     print(plan)
     text = Windows(options.text)
     held_out = range(0, len(text), 10)

@@ -50,7 +50,12 @@ class Digits(lightning.LightningModule):
     def configure_optimizers(self):
         """Return the optimizer; the average stands in for a schedule."""
         return ClippedScion(
-            param_groups(self), lr=self.lr, rho=self.rho, alpha=0.5, nesterov=True, average=0.1
+            param_groups(self, output_radius=200),
+            lr=self.lr,
+            rho=self.rho,
+            alpha=0.5,
+            nesterov=True,
+            average=0.1,
         )
 
 

@@ -37,7 +37,12 @@ def main() -> None:
     train, test = digits()
     model = cnn().to(device)
     optimizer = ClippedScion(
-        param_groups(model), lr=2**-5, rho=16.0, alpha=0.5, nesterov=True, average=0.1
+        param_groups(model, output_radius=200),
+        lr=2**-5,
+        rho=16.0,
+        alpha=0.5,
+        nesterov=True,
+        average=0.1,
     )
     order = torch.Generator().manual_seed(0)
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True, generator=order)

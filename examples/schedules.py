@@ -55,7 +55,7 @@ def main() -> None:
     torch.manual_seed(0)
     train, test = digits()
     model = cnn()
-    optimizer = ClippedScion(param_groups(model), lr=LR, rho=16.0, alpha=0.5)
+    optimizer = ClippedScion(param_groups(model, output_radius=200), lr=LR, rho=16.0, alpha=0.5)
     order = torch.Generator().manual_seed(0)
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True, generator=order)
     scheduler = schedule(options.schedule, optimizer, options.epochs * len(loader))
