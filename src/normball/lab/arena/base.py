@@ -25,8 +25,9 @@ class ArenaTask:
         build: the network, from torch's global generator.
         batch: a mini-batch for training; the generator is the only source of chance.
         loss: the mean loss of a mini-batch, 0-d.
-        measure: a model in evaluation mode and ``"choose"`` or ``"judge"``: the score first, then
-            what else is worth knowing.
+        measure: a model in evaluation mode, ``"choose"`` or ``"judge"``, and whether all of that
+            half is wanted or a part that will do for a curve: the score first, then what else is
+            worth knowing.
         needs: the sets of ``stock`` that it reads.
     """
 
@@ -37,7 +38,7 @@ class ArenaTask:
     build: Callable[[], nn.Module]
     batch: Callable[[torch.Generator], Batch]
     loss: Callable[[nn.Module, Batch], Tensor]
-    measure: Callable[[nn.Module, str], Scores]
+    measure: Callable[[nn.Module, str, bool], Scores]
     needs: tuple[str, ...]
     near: float = 0.02
     points: bool = False

@@ -13,6 +13,7 @@ from normball.lab.models.cnn import small_cnn
 from normball.lab.models.vit import ViT
 
 _CHUNK = 500
+_FEW = 1000
 _NOISE = 0.5
 # Mean and deviation of the pixels, 0 to 16 and 0 to 255.
 _SCALES = {"digits": (4.88, 6.02), "fashion": (72.94, 90.02)}
@@ -33,10 +34,10 @@ def _cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def _errors(name: str, model: nn.Module, part: str) -> Scores:
+def _errors(name: str, model: nn.Module, part: str, whole: bool) -> Scores:
     data, wrong, loss = stock(name), 0, 0.0
-    count = len(data[f"{part}_y"])
-    for x, y in chunks(_CHUNK, data[f"{part}_x"], data[f"{part}_y"]):
+    count = len(data[f"{part}_y"]) if whole else _FEW
+    for x, y in chunks(_CHUNK, data[f"{part}_x"][:count], data[f"{part}_y"][:count]):
         logits = model(_scaled(name, x))
         wrong += int((logits.argmax(1) != y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
@@ -52,8 +53,8 @@ def _squared(model: nn.Module, batch: Batch) -> Tensor:
     return F.mse_loss(model(batch[0]), batch[1])
 
 
-def _remaining(model: nn.Module, part: str) -> Scores:
-    clean = _scaled("fashion", stock("fashion")[f"{part}_x"][:1000])
+def _remaining(model: nn.Module, part: str, whole: bool) -> Scores:
+    clean = _scaled("fashion", stock("fashion")[f"{part}_x"][: _FEW if whole else _FEW // 2])
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(len(part)))
     total = sum(
         float(F.mse_loss(model(x + _NOISE * n), x)) * len(x)
@@ -91,7 +92,7 @@ TASKS = (
         "fashion",
         96,
         about="a ResNet with batch norm (16, 32 and 64 channels) on 8,000 images of "
-        "Fashion-MNIST, batch 96; 2,500 and 2,500 held out",
+        "Fashion-MNIST, batch 96; 5,000 and 5,000 held out",
         steps=200,
         build=partial(ResNet, channels=1, classes=10),
     ),
@@ -99,10 +100,10 @@ TASKS = (
         "vit",
         "fashion",
         64,
-        about="a vision transformer (3 blocks, width 64, patches of 4 x 4, RMSNorm) on 8,000 "
-        "images of Fashion-MNIST, batch 64; 2,500 and 2,500 held out",
+        about="a vision transformer (3 blocks, width 64, patches of 7 x 7, RMSNorm) on 8,000 "
+        "images of Fashion-MNIST, batch 64; 5,000 and 5,000 held out",
         steps=300,
-        build=partial(ViT, channels=1, size=28, classes=10, patch=4, dim=64, depth=3, heads=4),
+        build=partial(ViT, channels=1, size=28, classes=10, patch=7, dim=64, depth=3, heads=4),
     ),
     ArenaTask(
         name="denoise",

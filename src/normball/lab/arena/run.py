@@ -13,6 +13,7 @@ from normball.lab.arena.base import ArenaTask, Scores
 from normball.lab.arena.tasks import find
 
 POINTS = 12
+HALVES = ("judge", "choose")
 _STATISTICS_BATCHES = 10
 
 MakeOptimizer = Callable[[nn.Module, int], Any]
@@ -32,8 +33,8 @@ def run(
 ) -> dict[str, Any]:
     """Train a task's network once, on one thread.
 
-    Network and mini-batches depend on the seed alone. The curve is measured on the half for
-    judging, with an optimizer's averaged weights where it has some; the statistics of batch norm
+    Network and mini-batches depend on the seed alone. The curve is measured on a part of
+    the half for judging, with an optimizer's averaged weights where it has some; the statistics of batch norm
     are then gathered anew for them.
 
     Args:
@@ -109,15 +110,15 @@ def _train(
         seconds += time.process_time() - started
         if step + 1 in marks:
             with _measured(task, model, optimizer, seed):
-                judged = task.measure(model, "judge")
+                seen = task.measure(model, "judge", False)
                 if step + 1 == steps:
-                    chosen = task.measure(model, "choose")
-            curve.append((step + 1, next(iter(judged.values()))))
+                    judged, chosen = (task.measure(model, half, True) for half in HALVES)
+            curve.append((step + 1, _first(seen)))
     last = losses[-max(1, len(losses) // 10) :]
     whole = bool(chosen) and all(math.isfinite(value) for value in judged.values())
     return {
-        "score": next(iter(judged.values())) if whole else math.inf,
-        "choose": next(iter(chosen.values())) if whole else math.inf,
+        "score": _first(judged) if whole else math.inf,
+        "choose": _first(chosen) if whole else math.inf,
         "scores": judged if whole else {},
         "curve": curve,
         "loss": sum(last) / len(last),
@@ -125,6 +126,10 @@ def _train(
         "seconds": seconds,
         "state_bytes": _state_bytes(optimizer),
     }
+
+
+def _first(scores: Scores) -> float:
+    return next(iter(scores.values()))
 
 
 @contextmanager

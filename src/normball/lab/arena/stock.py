@@ -100,9 +100,9 @@ def _fashion() -> Arrays:
 
     data = load_fashion_mnist()
     train = _shuffled(len(data.train_y))[:8000]
-    test = _shuffled(len(data.test_y))[:5000]
+    test = _shuffled(len(data.test_y))
     found = {"train_x": data.train_x.numpy()[train], "train_y": data.train_y.numpy()[train]}
-    for part, rows in (("choose", test[:2500]), ("judge", test[2500:])):
+    for part, rows in (("choose", test[:5000]), ("judge", test[5000:])):
         found[f"{part}_x"] = data.test_x.numpy()[rows]
         found[f"{part}_y"] = data.test_y.numpy()[rows]
     return found

@@ -13,7 +13,7 @@ from normball.lab.arena.stock import stock
 from normball.lab.models.gpt import GPT
 
 _WINDOW = 64
-_HELD_OUT = 128
+_ALL, _FEW = 320, 96  # windows
 _CHUNK = 32
 # The most frequent words of the vocabulary, of whose occurrences a context is common.
 _COMMON = 256
@@ -50,12 +50,13 @@ def _surprise(model: nn.Module, batch: Batch) -> Tensor:
     return torch.cat(found)
 
 
-def _mean(name: str, length: int, count: int, model: nn.Module, part: str) -> Scores:
-    return {"loss": float(_surprise(model, _held_out(name, part, length, count)).mean())}
+def _mean(name: str, length: int, model: nn.Module, part: str, whole: bool) -> Scores:
+    batch = _held_out(name, part, length, _ALL if whole else _FEW)
+    return {"loss": float(_surprise(model, batch).mean())}
 
 
-def _by_context(model: nn.Module, part: str) -> Scores:
-    batch = _held_out("words", part, 32, 256)
+def _by_context(model: nn.Module, part: str, whole: bool) -> Scores:
+    batch = _held_out("words", part, 32, _ALL if whole else _FEW)
     surprise, common = _surprise(model, batch), (batch[0] > 0) & (batch[0] <= _COMMON)
     return {
         "loss": float(surprise.mean()),
@@ -73,7 +74,7 @@ def _language(
         batch=partial(_batch, data, size, length),
         loss=_loss,
         **{  # type: ignore[arg-type]
-            "measure": partial(_mean, data, length, _HELD_OUT),
+            "measure": partial(_mean, data, length),
             "needs": (data,),
             **options,
         },
