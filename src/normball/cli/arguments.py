@@ -38,6 +38,7 @@ SmoothnessFolder = Annotated[
 ]
 CurveFolder = Annotated[Path | None, _text("DIR", "Folder for the picture.")]
 Iterations = Annotated[str, _text("N", "Steps of every run, at least 100.")]
+ArenaFolder = Annotated[Path, _text("DIR", "Folder for the rules, the runs and the page.")]
 RatesFolder = Annotated[Path, _text("DIR", "Folder for the table and the figures.")]
 TensorBoard = Annotated[Path | None, _text("DIR", "Folder for TensorBoard's scalars.")]
 FigureName = Annotated[str, typer.Argument(metavar="FIGURE", help="fig1 to fig11.")]

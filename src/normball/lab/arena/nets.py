@@ -138,7 +138,8 @@ class _GPT2Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, length, dim = x.shape
         parts = self.qkv(self.norm1(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*parts, is_causal=True)
+        query, key, value = parts.unbind()
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.mix(mixed.transpose(1, 2).reshape(n, length, dim))
         return x + self.down(F.gelu(self.up(self.norm2(x))))  # type: ignore[no-any-return]
 

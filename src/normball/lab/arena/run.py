@@ -33,9 +33,9 @@ def run(
 ) -> dict[str, Any]:
     """Train a task's network once, on one thread.
 
-    Network and mini-batches depend on the seed alone. The curve is measured on a part of
-    the half for judging, with an optimizer's averaged weights where it has some; the statistics of batch norm
-    are then gathered anew for them.
+    Network and mini-batches depend on the seed alone. The curve is measured on a part of the half
+    for judging, with an optimizer's averaged weights where it has some; the statistics of batch
+    norm are then gathered anew for them.
 
     Args:
         task: a key of ``TASKS``.
@@ -169,6 +169,8 @@ def _gather_statistics(task: ArenaTask, model: nn.Module, seed: int) -> None:
 
 
 def _state_bytes(optimizer: Any) -> int:
-    states = [state for one in getattr(optimizer, "parts", [optimizer]) for state in one.state.values()]
+    states = [
+        state for one in getattr(optimizer, "parts", [optimizer]) for state in one.state.values()
+    ]
     tensors = [x for state in states for x in state.values() if isinstance(x, torch.Tensor)]
     return sum(x.numel() * x.element_size() for x in tensors if x.dim())

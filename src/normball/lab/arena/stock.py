@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from normball.lab.errors import LabError
@@ -18,7 +20,8 @@ VARIABLE = "NORMBALL_ARENA"
 VERSION = 1
 PARTS = ("train", "choose", "judge")
 
-Arrays = dict[str, np.ndarray]  # type: ignore[type-arg]
+Array = NDArray[Any]
+Arrays = dict[str, Array]
 
 
 def folder() -> Path:
@@ -62,7 +65,7 @@ def stock(name: str) -> Mapping[str, Tensor]:
 
 def _write(path: Path, arrays: Arrays) -> None:
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,13 +75,14 @@ def _write(path: Path, arrays: Arrays) -> None:
         raise LabError(f"cannot write {path}: {error.strerror}.") from error
 
 
-def _shuffled(count: int) -> np.ndarray:  # type: ignore[type-arg]
+def _shuffled(count: int) -> Array:
     return np.random.default_rng(0).permutation(count)
 
 
 def _parts(arrays: Arrays, sizes: tuple[int, int, int]) -> Arrays:
     """Cut shuffled rows into the parts."""
-    found, start = {}, 0
+    found: Arrays = {}
+    start = 0
     order = _shuffled(len(next(iter(arrays.values()))))
     for part, size in zip(PARTS, sizes, strict=True):
         rows = order[start : start + size]
@@ -108,7 +112,7 @@ def _fashion() -> Arrays:
     return found
 
 
-def _stream(tokens: np.ndarray, vocabulary: int) -> Arrays:  # type: ignore[type-arg]
+def _stream(tokens: Array, vocabulary: int) -> Arrays:
     """Nine tenths to train on, and the rest in two halves."""
     ends = (int(0.9 * len(tokens)), int(0.95 * len(tokens)), len(tokens))
     kind = np.uint8 if vocabulary <= 256 else np.uint16
@@ -160,7 +164,9 @@ def _diamonds() -> Arrays:
     for key in "xy":
         mean, deviation = found[f"train_{key}"].mean(0), found[f"train_{key}"].std(0)
         for part in PARTS:
-            found[f"{part}_{key}"] = ((found[f"{part}_{key}"] - mean) / deviation).astype(np.float32)
+            found[f"{part}_{key}"] = ((found[f"{part}_{key}"] - mean) / deviation).astype(
+                np.float32
+            )
     return found
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normball.lab.arena.base import ArenaTask, Batch, Scores
+from normball.lab.arena.base import ArenaTask, Batch, Scores, chunks
 from normball.lab.arena.nets import GPT2, Recurrent, WordModel, with_lora
 from normball.lab.arena.stock import stock
 from normball.lab.models.gpt import GPT
@@ -45,7 +45,7 @@ def _surprise(model: nn.Module, batch: Batch) -> Tensor:
     """The cross-entropy of every token, shape ``(n, length)``."""
     found = [
         F.cross_entropy(model(x).transpose(1, 2), y, reduction="none")
-        for x, y in zip(*(t.split(_CHUNK) for t in batch), strict=True)
+        for x, y in chunks(_CHUNK, *batch)
     ]
     return torch.cat(found)
 
@@ -126,7 +126,8 @@ def train_base() -> dict[str, Tensor]:
                 3e-3 * min(1.0, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
             )
             optimizer.zero_grad()
-            _loss(model, _batch("pairs", 16, _WINDOW, chance)).backward()
+            loss = _loss(model, _batch("pairs", 16, _WINDOW, chance))
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     finally:
         torch.set_num_threads(threads)

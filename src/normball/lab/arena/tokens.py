@@ -42,9 +42,7 @@ def apply_pairs(text: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np
     return tokens
 
 
-def _merge(
-    tokens: NDArray[np.int64], pair: NDArray[np.int64], token: int
-) -> NDArray[np.int64]:
+def _merge(tokens: NDArray[np.int64], pair: NDArray[np.int64], token: int) -> NDArray[np.int64]:
     at = np.flatnonzero((tokens[:-1] == pair[0]) & (tokens[1:] == pair[1]))
     if pair[0] == pair[1]:  # of a row of equal tokens, every other one begins a pair
         begins = np.r_[True, np.diff(at) != 1]
