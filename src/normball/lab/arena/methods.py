@@ -213,7 +213,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "AdamW",
                 "torch's; betas 0.9 and 0.95, decay 0.1 on matrices, warm-up of 5 % and cosine; "
                 "its step is tuned",
-                2e-3,
+                4e-3,
                 2.0,
                 _adamw,
                 cosine,
@@ -223,7 +223,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "schedule-free AdamW",
                 "package schedulefree; its betas, decay 0.1 on matrices, warm-up of 5 %; its step "
                 "is tuned",
-                5e-3,
+                1e-2,
                 2.0,
                 _schedule_free,
             ),
@@ -243,7 +243,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "torch's Muon on hidden matrices and kernels, its steps matched to AdamW's, and "
                 "AdamW on the rest; decay 0.1, warm-up of 5 % and cosine; the step of both is "
                 "tuned",
-                2e-3,
+                8e-3,
                 2.0,
                 _muon,
                 cosine,
@@ -253,7 +253,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "SOAP",
                 "package pytorch-optimizer; its settings, no preconditioner for a side over 1,024, "
                 "warm-up of 5 % and cosine; its step is tuned",
-                3e-3,
+                6e-3,
                 2.0,
                 _soap,
                 cosine,

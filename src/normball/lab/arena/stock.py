@@ -104,9 +104,9 @@ def _fashion() -> Arrays:
 
     data = load_fashion_mnist()
     train = _shuffled(len(data.train_y))[:8000]
-    test = _shuffled(len(data.test_y))
+    choose, judge = np.array_split(_shuffled(len(data.test_y)), 2)
     found = {"train_x": data.train_x.numpy()[train], "train_y": data.train_y.numpy()[train]}
-    for part, rows in (("choose", test[:5000]), ("judge", test[5000:])):
+    for part, rows in (("choose", choose), ("judge", judge)):
         found[f"{part}_x"] = data.test_x.numpy()[rows]
         found[f"{part}_y"] = data.test_y.numpy()[rows]
     return found
@@ -163,10 +163,10 @@ def _diamonds() -> Arrays:
     found = _parts({"x": x, "y": y}, (40_000, 6_970, 6_970))
     for key in "xy":
         mean, deviation = found[f"train_{key}"].mean(0), found[f"train_{key}"].std(0)
+        scale = np.where(deviation > 0, deviation, 1)
         for part in PARTS:
-            found[f"{part}_{key}"] = ((found[f"{part}_{key}"] - mean) / deviation).astype(
-                np.float32
-            )
+            scaled = (found[f"{part}_{key}"] - mean) / scale
+            found[f"{part}_{key}"] = scaled.astype(np.float32)
     return found
 
 

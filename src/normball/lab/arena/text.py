@@ -148,7 +148,7 @@ TASKS = (
         "pairs",
         about="GPT-2's form (3 blocks, width 64, LayerNorm, biases, learned positions, a head of "
         "its own) on 1,024 byte pairs of Shakespeare's plays, 16 windows of 64",
-        steps=250,
+        steps=450,
         build=_gpt2,
     ),
     _language(

