@@ -48,5 +48,8 @@ PagePath = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="The page; DIR/index.html by default.")
 ]
 DataName = Annotated[
-    str, typer.Argument(metavar="DATA", help="fashion-mnist, cifar10, shakespeare or gpt2-tokens.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="fashion-mnist, cifar10, shakespeare, gpt2-tokens, pydataset."
+    ),
 ]

@@ -19,7 +19,7 @@ _DECAY = 0.1
 _BETAS = (0.9, 0.95)
 _WARM_UP = 0.05
 _ROOT = math.sqrt(10)
-# The step that the documentation recommends with the radii of param_groups.
+# The default step of ClippedScion, which belongs to the radii of param_groups.
 _LR = 2.0**-6
 
 
@@ -157,15 +157,15 @@ def _scion(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
 
 
 def _decay(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
-    return ClippedScion(param_groups(model), lr=value, rho="auto", nesterov=True)
+    return ClippedScion(param_groups(model), lr=value, nesterov=True)
 
 
 def _anytime(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
-    return ClippedScion(param_groups(model), lr=value, rho="auto", nesterov=True, average=0.1)
+    return ClippedScion(param_groups(model), lr=value, nesterov=True, average=0.1)
 
 
 def _untuned(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
-    return _anytime(model, _LR, steps)
+    return ClippedScion(param_groups(model), nesterov=True, average=0.1)
 
 
 @dataclass(frozen=True)
@@ -270,8 +270,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "decay",
                 "Clipped Scion, decay",
-                "look-ahead, rho auto, the radii of param_groups, straight decay; its step is "
-                "tuned",
+                "look-ahead, straight decay, all else by default; its step is tuned",
                 _LR,
                 2.0,
                 _decay,
@@ -281,8 +280,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "anytime",
                 "Clipped Scion, anytime",
-                "look-ahead, average 0.1, rho auto, the radii of param_groups, a fixed step, which "
-                "is tuned",
+                "look-ahead, average 0.1, a fixed step, all else by default; its step is tuned",
                 _LR,
                 2.0,
                 _anytime,
@@ -291,7 +289,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "untuned",
                 "Clipped Scion, untuned",
-                "look-ahead, average 0.1, and all else by default; nothing is tuned",
+                "look-ahead, average 0.1, a fixed step, all by default; nothing is tuned",
                 _LR,
                 1.0,
                 _untuned,
