@@ -20,7 +20,7 @@ _TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*([smh])")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Four tasks, two settings, two seeds: ten minutes.")
+    bool, typer.Option("--quick", help="Six tasks, two settings, two seeds: ten minutes.")
 ]
 Tasks = Annotated[
     str | None, typer.Option(metavar="A,B", help="In this sitting, these tasks only.")
