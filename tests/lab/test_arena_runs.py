@@ -296,6 +296,22 @@ def test_every_method_trains(method: str, task: str, monkeypatch: pytest.MonkeyP
     assert result["state_bytes"] > 0
 
 
+@pytest.mark.usefixtures("sets")
+def test_the_state_is_counted_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure(monkeypatch, 1)
+    numbers = sum(p.numel() for p in TASKS["digits"].build().parameters())
+
+    def state(method: str) -> int:
+        found = METHODS[method]
+        make = lambda model, steps: found.make(model, found.value(0), steps)  # noqa: E731
+        return one_run("digits", make, 0, 0.005)["state_bytes"]
+
+    assert state("adamw") == 8 * numbers
+    assert state("scion") == 4 * numbers
+    assert state("anytime") == 8 * numbers
+    assert state("soap") > 8 * numbers + 4 * 512**2  # a square for each side, in lists
+
+
 def test_muon_sees_kernels_as_matrices_and_leaves_the_rest_to_adamw() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(

@@ -55,8 +55,9 @@ def draw_curves(standing: Standing) -> str:
             )
             shown += [mean[-1], mean[len(steps) // 3]]
         if shown:  # the start, and what goes astray, would hide the rest
-            low, high = min(shown), max(shown)
-            axes.set_ylim(low - 0.05 * (high - low), min(high, 3 * low) + 0.05 * (high - low))
+            low = min(shown)
+            high = max(min(max(shown), 3 * low), 1.05 * low)
+            axes.set_ylim(low - 0.1 * (high - low), high)
         axes.set(title=standing.task, xlabel="step", ylabel=TASKS[standing.task].unit)
 
     return _picture(draw, 5.4)

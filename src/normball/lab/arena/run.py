@@ -169,8 +169,15 @@ def _gather_statistics(task: ArenaTask, model: nn.Module, seed: int) -> None:
 
 
 def _state_bytes(optimizer: Any) -> int:
-    states = [
-        state for one in getattr(optimizer, "parts", [optimizer]) for state in one.state.values()
-    ]
-    tensors = [x for state in states for x in state.values() if isinstance(x, torch.Tensor)]
+    parts = getattr(optimizer, "parts", [optimizer])
+    tensors = [x for part in parts for state in part.state.values() for x in _tensors(state)]
     return sum(x.numel() * x.element_size() for x in tensors if x.dim())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested dictionaries and lists."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(entry)
