@@ -1,8 +1,10 @@
 """The arena's sets in small, made up but learnable, and rows by hand."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from normball.lab.arena import stock
 from normball.lab.arena.record import Result, Row, Run
@@ -88,3 +90,8 @@ def row(
         state_bytes=8,
     )
     return Row(Run(task, method, value, seed), result, {"torch": "2.13"}, "A box", None)
+
+
+def measure(monkeypatch: pytest.MonkeyPatch, points: int) -> None:
+    """Let runs be measured so often."""
+    monkeypatch.setattr(sys.modules["normball.lab.arena.run"], "POINTS", points)
