@@ -54,6 +54,7 @@ def test_the_map_has_every_public_name():
 def test_python_in_the_pages_runs(page, tmp_path, monkeypatch):
     """The blocks of a page run one after the other, and print what the text after them says."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NORMBALL_DATA", str(tmp_path))
     names, printed = {}, ""
     text = (ROOT / page).read_text(encoding="utf-8")
     for language, body in re.findall(r"^```(python|text)\n(.*?)^```", text, re.S | re.M):

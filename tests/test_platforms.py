@@ -47,23 +47,30 @@ COMMANDS = [
     "rates --out rates --n 100 --seeds 0 --jobs 1",
     "fetch shakespeare",
     "report runs",
+    "arena --quick --out arena --jobs 1 --budget 0s",
 ]
 WITH_WORKERS = [
     "compare digits --out compared --seeds 0 --lr 2^-5 --adam-lr 0.01 --epochs 1 --jobs 1",
     "sweep digits --out swept --optimizers scion --seeds 0,1 --lr 2^-5 --epochs 1 --jobs 2",
     "reproduce fig1 --out figure --jobs 1",
     "rates --out rates --n 100 --seeds 0 --jobs 2",
+    "arena --quick --out arena --jobs 2",
 ]
 RUN = """
 import sys
 from normball.cli import app
 from normball.cli.commands import reproduce
+from normball.cli.commands import arena
 from normball.lab import fetch
+from normball.lab.arena.protocol import Protocol
 from normball.lab.reproduce import read_experiment
 from tests.lab.test_reproduce import FIGURE, PART
 
 SMALL = PART | {"seeds": 1, "settings": {"epochs": 1}, "claims": []}
 fetch.SOURCES = {"shakespeare": (lambda folder: {"plays/text.txt": b"To be."},)}
+arena.quick_rules = lambda: Protocol(
+    ("digits",), ("adamw", "muon", "untuned"), 1, 0, judge=(0,), budget=0.02
+)
 figure = FIGURE | dict.fromkeys(("cpu", "gpu", "paper"), SMALL)
 reproduce.load_experiment = lambda name, scale: read_experiment(name, scale, figure)
 

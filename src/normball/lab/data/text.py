@@ -1,6 +1,7 @@
 """Shakespeare, or any text: characters, or the byte pairs of GPT-2."""
 
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -41,17 +42,8 @@ def load_shakespeare(
     Raises:
         LabError: if there is no text, it is not UTF-8, or too short.
     """
-    root = data_root()
-    path = next((root / name for name in TEXTS if (root / name).is_file()), None)
-    if path is None:
-        raise missing(
-            "text", f"run `normball fetch shakespeare`, or put a text file there as {TEXTS[0]}"
-        )
-    try:
-        text = read_bytes(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise foreign(path, f"it is not UTF-8 ({error.reason} at byte {error.start})") from None
-    tokens, vocabulary = _byte_pairs(text) if byte_pairs else _characters(text)
+    path, text = read_text()
+    tokens, vocabulary = _byte_pairs(text) if byte_pairs else characters(text)
     split = int(len(tokens) * _TRAIN_SHARE)
     if len(tokens) - split <= window:
         raise foreign(path, f"{len(tokens)} tokens are too few for windows of {window}")
@@ -68,7 +60,30 @@ def load_shakespeare(
     )
 
 
-def _characters(text: str) -> tuple[Tensor, int]:
+def read_text() -> tuple[Path, str]:
+    """The text and its file, the first of ``TEXTS`` that is there.
+
+    Raises:
+        LabError: if there is none, or it is not UTF-8.
+    """
+    root = data_root()
+    path = next((root / name for name in TEXTS if (root / name).is_file()), None)
+    if path is None:
+        raise missing(
+            "text", f"run `normball fetch shakespeare`, or put a text file there as {TEXTS[0]}"
+        )
+    try:
+        return path, read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise foreign(path, f"it is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def characters(text: str) -> tuple[Tensor, int]:
+    """A text as numbers of its characters in their order, int32, and how many differ.
+
+    Args:
+        text: any text.
+    """
     known = {character: index for index, character in enumerate(sorted(set(text)))}
     return torch.tensor([known[character] for character in text], dtype=torch.int32), len(known)
 

@@ -1,0 +1,94 @@
+"""``normball arena``."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from normball.cli.arguments import ArenaFolder, Jobs
+from normball.cli.commands.shared import plain_console, processes
+from normball.lab.arena.methods import METHODS
+from normball.lab.arena.page import write_page
+from normball.lab.arena.protocol import declare, select, whole
+from normball.lab.arena.protocol import quick as quick_rules
+from normball.lab.arena.record import Row, read_record
+from normball.lab.arena.work import work
+from normball.lab.errors import LabError
+from normball.lab.rows import open_folder
+
+_TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*([smh])")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Six tasks, two settings, two seeds: ten minutes.")
+]
+Tasks = Annotated[
+    str | None, typer.Option(metavar="A,B", help="In this sitting, these tasks only.")
+]
+Methods = Annotated[
+    str | None, typer.Option(metavar="A,B", help="In this sitting, these methods only.")
+]
+Budget = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Begin no run after 90s, 60m or 3h.")
+]
+
+
+def arena(
+    out: ArenaFolder,
+    quick: Quick = False,
+    tasks: Tasks = None,
+    methods: Methods = None,
+    budget: Budget = None,
+    jobs: Jobs = None,
+) -> None:
+    """Tune optimizers of all families alike on ten small tasks, and judge them on fresh seeds.
+
+    About three hours on two cores, in as many sittings as you like: the rules are written down
+    before the first run, finished runs are kept, and what was stopped goes on when it is started
+    again. The page is written at the end of every sitting.
+    """
+    rules = quick_rules() if quick else whole()
+    some_tasks = select(tasks, rules.tasks, "task")
+    some_methods = select(methods, rules.methods, "method")
+    seconds = None if budget is None else parse_time(budget)
+    count = processes(jobs)
+    console = plain_console()
+
+    def say(row: Row) -> None:
+        run, result = row.run, row.result
+        label = METHODS[run.method].label
+        console.print(
+            f"{run.task}, {label}, {run.value:g}, seed {run.seed}: {result.score:.4g} "
+            f"in {result.seconds:.1f} s",
+            soft_wrap=True,
+        )
+
+    with open_folder(out) as folder:
+        declare(rules, folder.path)
+        try:
+            over = work(rules, folder.path, some_tasks, some_methods, count, seconds, say)
+        except KeyboardInterrupt:
+            console.print(
+                f"Interrupted: {len(read_record(folder.path))} runs are kept in {folder.path}. "
+                "The same command goes on from there.",
+                soft_wrap=True,
+            )
+            raise typer.Exit(130) from None
+        page = write_page(rules, read_record(folder.path), folder.path)
+    console.print("All runs are there." if over else "Time is up: the same command goes on.")
+    console.print(f"The page: {page}", soft_wrap=True)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a time such as ``90s``, ``60m`` or ``3h``.
+
+    Args:
+        text: what the user wrote.
+
+    Raises:
+        LabError: if it is no such time.
+    """
+    found = _TIME.fullmatch(text.strip())
+    if found is None:
+        raise LabError(f"--budget must be a time such as 90s, 60m or 3h, got {text!r}.")
+    return float(found[1]) * _UNITS[found[2]]

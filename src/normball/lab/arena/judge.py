@@ -1,0 +1,306 @@
+"""Verdicts of the arena: paired intervals, ranks, a performance profile, and times to a goal."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from types import MappingProxyType
+
+from scipy import stats  # type: ignore[import-untyped]
+
+from normball.lab.arena.choose import chosen, pending, tried
+from normball.lab.arena.methods import METHODS
+from normball.lab.arena.protocol import Claim, Protocol
+from normball.lab.arena.record import Result, Row
+from normball.lab.arena.tasks import TASKS
+
+GOAL = "adamw"
+_MUON = "muon"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean difference over seeds.
+
+    Attributes:
+        mean: of the differences.
+        half: half the width of Student's interval; infinite for one seed.
+    """
+
+    mean: float
+    half: float
+
+    @property
+    def below(self) -> bool:
+        """Whether the whole interval is below 0."""
+        return self.mean + self.half < 0
+
+    @property
+    def above(self) -> bool:
+        """Whether the whole interval is above 0."""
+        return self.mean - self.half > 0
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float], level: float) -> Interval:
+    """Student's interval of the mean of ``ours - theirs``, seed by seed.
+
+    Args:
+        ours: scores, one for each seed.
+        theirs: likewise, of the same seeds. Infinite ones are runs that diverged: the interval is
+            then wholly on one side, and says nothing where both have such runs.
+        level: of the interval, two-sided.
+    """
+    lost, won = (not all(map(math.isfinite, side)) for side in (ours, theirs))
+    if lost or won:
+        if lost and won:
+            return Interval(0.0, math.inf)
+        return Interval(math.inf if lost else -math.inf, 0.0)
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    count = len(differences)
+    if count < 2:
+        return Interval(fmean(differences), math.inf)
+    quantile = float(stats.t.ppf((1 + level) / 2, count - 1))
+    return Interval(fmean(differences), quantile * stdev(differences) / math.sqrt(count))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method on a task, on the judging seeds.
+
+    Attributes:
+        method: its name.
+        value: the setting that was chosen.
+        tried: how many settings were run.
+        edge: whether the chosen one is at an edge of those.
+        results: one for each seed, in the protocol's order.
+    """
+
+    method: str
+    value: float
+    tried: int
+    edge: bool
+    results: tuple[Result, ...]
+
+    @property
+    def scores(self) -> list[float]:
+        """Final scores."""
+        return [result.score for result in self.results]
+
+    @property
+    def mean(self) -> float:
+        """Mean final score."""
+        return fmean(self.scores)
+
+    def other(self, name: str) -> float:
+        """The mean of another measurement; NaN where a run has none.
+
+        Args:
+            name: such as ``"loss"``.
+        """
+        return fmean(result.scores.get(name, math.nan) for result in self.results)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the methods stand on a task.
+
+    Attributes:
+        task: its name.
+        entries: by method, the best mean score first.
+        complete: whether every method of the protocol is among them.
+    """
+
+    task: str
+    entries: Mapping[str, Entry]
+    complete: bool
+
+    @property
+    def best(self) -> Entry | None:
+        """The tuned method with the best mean score."""
+        return next((e for e in self.entries.values() if METHODS[e.method].tuned), None)
+
+
+def stand(protocol: Protocol, rows: Sequence[Row], task: str) -> Standing:
+    """Where the methods stand on a task; those with runs to come are left out.
+
+    Args:
+        protocol: the rules.
+        rows: the finished runs.
+        task: its name.
+    """
+    found = []
+    for method in protocol.methods:
+        own = [row for row in rows if (row.run.task, row.run.method) == (task, method)]
+        value = chosen(protocol, own, task, method)
+        if value is None or pending(protocol, own, task, method):
+            continue
+        settings = list(tried(protocol, own, task, method))
+        by_seed = {row.run.seed: row.result for row in own if row.run.value == value}
+        results = tuple(by_seed[seed] for seed in protocol.judge)
+        edge = len(settings) > 1 and value in (settings[0], settings[-1])
+        found.append(Entry(method, value, len(settings), edge, results))
+    found.sort(key=lambda entry: entry.mean)
+    complete = len(found) == len(protocol.methods)
+    return Standing(task, MappingProxyType({entry.method: entry for entry in found}), complete)
+
+
+def against(standing: Standing, ours: str, theirs: str, level: float) -> Interval:
+    """The paired interval of two methods on a task.
+
+    Args:
+        standing: the task.
+        ours: a method.
+        theirs: another one.
+        level: of the interval.
+    """
+    entries = standing.entries
+    return paired(entries[ours].scores, entries[theirs].scores, level)
+
+
+def reach(result: Result, goal: float) -> tuple[float, float]:
+    """Steps and seconds until a curve is at a goal, straight between its points.
+
+    Args:
+        result: of a run.
+        goal: a score.
+
+    Returns:
+        Infinite ones where it never is; the first point's if it is there already.
+    """
+    before: tuple[int, float] | None = None
+    for step, score in result.curve:
+        if score <= goal:
+            steps = float(step)
+            if before is not None:
+                share = (before[1] - goal) / (before[1] - score)
+                steps = before[0] + share * (step - before[0])
+            return steps, result.seconds * steps / result.steps
+        before = (step, score)
+    return math.inf, math.inf
+
+
+def time_to_goal(standing: Standing, method: str) -> tuple[float, float]:
+    """Mean steps and seconds to AdamW's tuned final score on the same seed.
+
+    Both are infinite where it is not reached on every seed.
+
+    Args:
+        standing: a task on which AdamW stands.
+        method: one that stands too.
+    """
+    pairs = zip(standing.entries[method].results, standing.entries[GOAL].results, strict=True)
+    times = [
+        reach(result, other.curve[-1][1]) if other.curve else (math.inf, math.inf)
+        for result, other in pairs
+    ]
+    return fmean(steps for steps, _ in times), fmean(seconds for _, seconds in times)
+
+
+def ranks(standings: Sequence[Standing]) -> dict[str, list[float]]:
+    """Every method's places, 1 for the best mean score, on the tasks where all stand.
+
+    Args:
+        standings: of all tasks.
+
+    Returns:
+        A place for each such task; equal scores share the mean of their places.
+    """
+    found: dict[str, list[float]] = {}
+    for standing in standings:
+        if standing.complete:
+            means = {method: entry.mean for method, entry in standing.entries.items()}
+            for method, place in zip(means, stats.rankdata(list(means.values())), strict=True):
+                found.setdefault(method, []).append(float(place))
+    return found
+
+
+def profile(times: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[float, float]]]:
+    """A performance profile: the share of tasks on which a method is within a factor of the best.
+
+    Args:
+        times: of every method, one for each task, infinite where the goal is not reached.
+
+    Returns:
+        For every method the corners ``(factor, share)``, rising; none where it reaches no goal.
+    """
+    best = [min(column) for column in zip(*times.values(), strict=True)]
+    found = {}
+    for method, own in times.items():
+        factors = sorted(a / b for a, b in zip(own, best, strict=True) if math.isfinite(a))
+        found[method] = [(factor, (i + 1) / len(best)) for i, factor in enumerate(factors)]
+    return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, judged.
+
+    Attributes:
+        claim: what was claimed.
+        held: tasks on which it holds.
+        judged: tasks on which it could be judged.
+    """
+
+    claim: Claim
+    held: tuple[str, ...]
+    judged: tuple[str, ...]
+
+    @property
+    def outcome(self) -> str:
+        """``"holds"`` or ``"fails"``, or ``"undecided"`` where nothing could be judged."""
+        if not self.judged:
+            return "undecided"
+        return "holds" if len(self.held) >= self.claim.needed(len(self.judged)) else "fails"
+
+
+def verdicts(protocol: Protocol, standings: Sequence[Standing]) -> list[Verdict]:
+    """Every claim of the protocol, on the tasks on which all methods stand.
+
+    Args:
+        protocol: the rules.
+        standings: of all tasks.
+    """
+    judged = [standing for standing in standings if standing.complete]
+    names = tuple(standing.task for standing in judged)
+    found = []
+    for claim in protocol.claims:
+        if {claim.method, GOAL, _MUON} <= set(protocol.methods):
+            test = TESTS[claim.kind]
+            held = tuple(s.task for s in judged if test(s, s.entries[claim.method], protocol.level))
+            found.append(Verdict(claim, held, names))
+    return found
+
+
+def _first(standing: Standing, entry: Entry, level: float) -> bool:
+    best = standing.best
+    return best is None or entry is best or not paired(entry.scores, best.scores, level).above
+
+
+def _beats_adamw(standing: Standing, entry: Entry, level: float) -> bool:
+    return against(standing, entry.method, GOAL, level).below
+
+
+def _beats_muon(standing: Standing, entry: Entry, level: float) -> bool:
+    return against(standing, entry.method, _MUON, level).below
+
+
+def _no_worse_than_muon(standing: Standing, entry: Entry, level: float) -> bool:
+    return not against(standing, entry.method, _MUON, level).above
+
+
+def _near(standing: Standing, entry: Entry, level: float) -> bool:  # noqa: ARG001
+    best, task = standing.best, TASKS[standing.task]
+    if best is None:
+        return False
+    return entry.mean <= (best.mean + task.near if task.points else best.mean * (1 + task.near))
+
+
+TESTS: Mapping[str, Callable[[Standing, Entry, float], bool]] = MappingProxyType(
+    {
+        "first": _first,
+        "beats-adamw": _beats_adamw,
+        "beats-muon": _beats_muon,
+        "no-worse-than-muon": _no_worse_than_muon,
+        "near": _near,
+    }
+)

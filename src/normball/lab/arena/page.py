@@ -1,0 +1,228 @@
+"""The arena's page and its summary."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from normball.lab.arena.charts import draw_curves, draw_profile
+from normball.lab.arena.judge import (
+    GOAL,
+    Entry,
+    Interval,
+    Standing,
+    Verdict,
+    against,
+    paired,
+    ranks,
+    stand,
+    time_to_goal,
+    verdicts,
+)
+from normball.lab.arena.methods import METHODS
+from normball.lab.arena.protocol import RULE, Protocol
+from normball.lab.arena.record import Row
+from normball.lab.arena.tasks import TASKS
+from normball.lab.files import write_whole
+
+PAGE, SUMMARY = "arena.html", "arena.md"
+_RIVALS = ("adamw", "muon")
+_CLAIM_TITLES = ("method", "claim", "verdict", "tasks", "not on")
+
+
+def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
+    """Write the page and the summary of what is there so far.
+
+    Args:
+        protocol: the rules.
+        rows: the finished runs.
+        folder: takes the files.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        LabError: if a file cannot be written.
+    """
+    content = _content(protocol, rows)
+    write_whole(folder / SUMMARY, _summary(content).encode())
+    environment = Environment(
+        loader=PackageLoader("normball.lab"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("arena.html.j2").render(content)
+    return write_whole(folder / PAGE, text.encode())
+
+
+def _content(protocol: Protocol, rows: Sequence[Row]) -> dict[str, Any]:
+    standings = [stand(protocol, rows, name) for name in protocol.tasks]
+    begun = [standing for standing in standings if standing.entries]
+    times = _times(standings)
+    return {
+        "rule": RULE,
+        "choose": protocol.choose,
+        "seeds": ", ".join(map(str, protocol.judge)),
+        "level": f"{100 * protocol.level:g}",
+        "unfinished": [s.task for s in standings if not s.complete],
+        "claim_titles": _CLAIM_TITLES,
+        "claims": [_verdict(verdict) for verdict in verdicts(protocol, standings)],
+        "ranks": _ranks(standings),
+        "profile": draw_profile(times) if times else None,
+        "tasks": [_task(protocol, standing) for standing in begun],
+        "curves": [(s.task, draw_curves(s)) for s in begun],
+        "methods": [(METHODS[name].label, METHODS[name].about) for name in protocol.methods],
+        "facts": _facts(rows),
+    }
+
+
+def _facts(rows: Sequence[Row]) -> dict[str, str]:
+    packages = {", ".join(f"{k} {v}" for k, v in row.versions.items()) for row in rows}
+    hours = sum(row.result.seconds for row in rows) / 3600
+    return {
+        "runs": f"{len(rows)}, {hours:.1f} hours of processor time in training",
+        "machine": "; ".join(sorted({row.machine for row in rows})),
+        "versions": "; ".join(sorted(packages)),
+        "commit": "; ".join(sorted({row.commit or "not recorded" for row in rows})),
+    }
+
+
+def _times(standings: Sequence[Standing]) -> dict[str, list[float]]:
+    """Steps to the goal on every task that is finished."""
+    found: dict[str, list[float]] = {}
+    for standing in standings:
+        if standing.complete and GOAL in standing.entries:
+            for method in standing.entries:
+                found.setdefault(method, []).append(time_to_goal(standing, method)[0])
+    return found
+
+
+def _task(protocol: Protocol, standing: Standing) -> dict[str, Any]:
+    task, entries = TASKS[standing.task], list(standing.entries.values())
+    measured = [name for entry in entries for result in entry.results for name in result.scores]
+    # The first one is the score itself.
+    others = list(dict.fromkeys(measured))[1:]
+    rivals = [name for name in _RIVALS if name in standing.entries]
+    return {
+        "name": task.name,
+        "about": task.about,
+        "steps": max(1, round(protocol.budget * task.steps)),
+        "complete": standing.complete,
+        "titles": [
+            "method",
+            "setting",
+            "of how many",
+            f"score, {task.unit}",
+            "seeds",
+            *others,
+            *(f"less {METHODS[name].label}" for name in rivals),
+            "less the best tuned",
+            "steps to AdamW's",
+            "seconds to it",
+            "seconds in all",
+            "state, kB",
+        ],
+        "lines": [
+            {
+                "ours": METHODS[entry.method].ours,
+                "words": _words(protocol, standing, entry, others, rivals),
+            }
+            for entry in entries
+        ],
+    }
+
+
+def _words(
+    protocol: Protocol,
+    standing: Standing,
+    entry: Entry,
+    others: Sequence[str],
+    rivals: Sequence[str],
+) -> list[str]:
+    best, goal = standing.best, (math.inf, math.inf)
+    if GOAL in standing.entries:
+        goal = time_to_goal(standing, entry.method)
+    tuned = METHODS[entry.method].tuned
+    distance = ""
+    if best is not None and best is not entry:
+        distance = _interval(paired(entry.scores, best.scores, protocol.level))
+    count = len(entry.results)
+    return [
+        METHODS[entry.method].label,
+        f"{entry.value:g}" if tuned else "-",
+        f"{entry.tried}{', at the edge' if entry.edge else ''}" if tuned else "none",
+        _number(entry.mean),
+        ", ".join(map(_number, entry.scores)),
+        *(_number(entry.other(name)) for name in others),
+        *(
+            ""
+            if rival == entry.method
+            else _interval(against(standing, entry.method, rival, protocol.level))
+            for rival in rivals
+        ),
+        distance,
+        f"{goal[0]:.0f}" if math.isfinite(goal[0]) else "never",
+        f"{goal[1]:.1f}" if math.isfinite(goal[1]) else "never",
+        f"{sum(result.seconds for result in entry.results) / count:.1f}",
+        f"{max(result.state_bytes for result in entry.results) / 1000:.0f}",
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "diverged"
+
+
+def _interval(found: Interval) -> str:
+    if not math.isfinite(found.mean):
+        return "diverged"
+    half = f" ± {found.half:.2g}" if math.isfinite(found.half) else ""
+    return f"{found.mean:+.3g}{half}{' *' if found.below or found.above else ''}"
+
+
+def _ranks(standings: Sequence[Standing]) -> list[tuple[str, str, str]]:
+    found = sorted(ranks(standings).items(), key=lambda pair: sum(pair[1]))
+    return [
+        (METHODS[name].label, f"{sum(own) / len(own):.2f}", ", ".join(f"{x:g}" for x in own))
+        for name, own in found
+    ]
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    claim, judged = verdict.claim, len(verdict.judged)
+    words = (
+        METHODS[claim.method].label,
+        claim.text,
+        verdict.outcome,
+        f"{len(verdict.held)} of {judged}, {claim.needed(judged)} needed",
+        ", ".join(task for task in verdict.judged if task not in verdict.held),
+    )
+    return {"outcome": verdict.outcome, "words": words}
+
+
+def _summary(content: dict[str, Any]) -> str:
+    """The tables as Markdown."""
+    parts = ["# The arena\n", f"{content['rule']}\n"]
+    parts.append(f"Choosing seed {content['choose']}, judging seeds {content['seeds']}.\n")
+    if content["unfinished"]:
+        parts.append(f"Not finished: {', '.join(content['unfinished'])}.\n")
+    parts += ["## Claims\n", _table(_CLAIM_TITLES, [v["words"] for v in content["claims"]])]
+    parts += ["## Ranks\n", _table(("method", "mean rank", "by task"), content["ranks"])]
+    for task in content["tasks"]:
+        parts.append(f"## {task['name']}\n\nIn {task['steps']} steps: {task['about']}.\n")
+        parts.append(_table(task["titles"], [line["words"] for line in task["lines"]]))
+    parts.append(
+        f"Differences are paired over seeds, with Student's {content['level']} % interval; * marks "
+        "those clear of 0. Seconds are processor time of training.\n"
+    )
+    parts += ["## Methods\n", *(f"- {label}: {about}.\n" for label, about in content["methods"])]
+    parts += ["## Facts\n", *(f"- {name}: {text}\n" for name, text in content["facts"].items())]
+    return "\n".join(parts)
+
+
+def _table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(titles)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (titles, rule, *lines))

@@ -1,0 +1,183 @@
+"""One run: a task, an optimizer and a seed, and what came out."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from normball.lab.arena.base import ArenaTask, Scores
+from normball.lab.arena.tasks import find
+
+POINTS = 12
+HALVES = ("judge", "choose")
+_STATISTICS_BATCHES = 10
+
+MakeOptimizer = Callable[[nn.Module, int], Any]
+"""Takes the model and the number of steps; returns what has ``step``, ``zero_grad`` and groups."""
+Schedule = Callable[[float], float]
+"""The share of the run that is done to a factor of every group's ``lr``."""
+
+
+def run(
+    task: str,
+    make_optimizer: MakeOptimizer,
+    seed: int,
+    budget: float = 1.0,
+    *,
+    schedule: Schedule | None = None,
+    on_step: Callable[[int, float, Any], None] | None = None,
+) -> dict[str, Any]:
+    """Train a task's network once, on one thread.
+
+    Network and mini-batches depend on the seed alone. The curve is measured on a part of the half
+    for judging, with an optimizer's averaged weights where it has some; the statistics of batch
+    norm are then gathered anew for them.
+
+    Args:
+        task: a key of ``TASKS``.
+        make_optimizer: what trains; where it has ``eval`` and ``train``, they are called around
+            every measurement.
+        seed: of the network's start and of the mini-batches.
+        budget: factor of the task's number of steps.
+        schedule: the factor of every group's ``lr`` over the run; None leaves ``lr`` alone.
+        on_step: called after each backward pass, before the step, with the step's number from 0,
+            the loss and the optimizer.
+
+    Returns:
+        ``score`` and ``choose``, the final score (low is good, infinite where the run diverged) on
+        the halves for judging and for choosing; ``scores``, everything measured there; ``curve``,
+        pairs of steps and scores; ``loss``, the mean training loss of the last tenth; ``steps``;
+        ``seconds`` of processor time in training, and ``state_bytes`` of the optimizer.
+
+    Raises:
+        LabError: if the task is unknown, or its data are missing.
+    """
+    found = find(task)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = found.build()
+            return _train(
+                found, model, make_optimizer, seed, max(1, round(budget * found.steps)),
+                schedule, on_step,
+            )  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(
+    task: ArenaTask,
+    model: nn.Module,
+    make_optimizer: MakeOptimizer,
+    seed: int,
+    steps: int,
+    schedule: Schedule | None,
+    on_step: Callable[[int, float, Any], None] | None,
+) -> dict[str, Any]:
+    optimizer = make_optimizer(model, steps)
+    chance = torch.Generator().manual_seed(seed)
+    first = [group["lr"] for group in optimizer.param_groups]
+    marks = {round(steps * point / POINTS) for point in range(1, POINTS + 1)} - {0}
+    curve: list[tuple[int, float]] = []
+    losses: list[float] = []
+    judged: Scores = {}
+    chosen: Scores = {}
+    seconds = 0.0
+    model.train()
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    for step in range(steps):
+        batch = task.batch(chance)
+        started = time.process_time()
+        if schedule is not None:
+            for group, lr in zip(optimizer.param_groups, first, strict=True):
+                group["lr"] = lr * schedule(step / steps)
+        optimizer.zero_grad()
+        loss = task.loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            break
+        if on_step is not None:
+            on_step(step, losses[-1], optimizer)
+        optimizer.step()
+        seconds += time.process_time() - started
+        if step + 1 in marks:
+            with _measured(task, model, optimizer, seed):
+                seen = task.measure(model, "judge", False)
+                if step + 1 == steps:
+                    judged, chosen = (task.measure(model, half, True) for half in HALVES)
+            curve.append((step + 1, _first(seen)))
+    last = losses[-max(1, len(losses) // 10) :]
+    whole = bool(chosen) and all(math.isfinite(value) for value in judged.values())
+    return {
+        "score": _first(judged) if whole else math.inf,
+        "choose": _first(chosen) if whole else math.inf,
+        "scores": judged if whole else {},
+        "curve": curve,
+        "loss": sum(last) / len(last),
+        "steps": len(losses),
+        "seconds": seconds,
+        "state_bytes": _state_bytes(optimizer),
+    }
+
+
+def _first(scores: Scores) -> float:
+    return next(iter(scores.values()))
+
+
+@contextmanager
+def _measured(task: ArenaTask, model: nn.Module, optimizer: Any, seed: int) -> Iterator[None]:
+    """The model as it is to be judged; afterwards as it trains."""
+    averages = hasattr(optimizer, "eval")
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if averages:
+        optimizer.eval()
+        _gather_statistics(task, model, seed)
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train()
+    if averages:
+        optimizer.train()
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name])
+
+
+def _gather_statistics(task: ArenaTask, model: nn.Module, seed: int) -> None:
+    """Give batch norms the mean statistics of some training batches under the present weights."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean
+    chance = torch.Generator().manual_seed(seed + 1_000_000)
+    model.train()
+    with torch.no_grad():
+        for _ in range(_STATISTICS_BATCHES):
+            model(task.batch(chance)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _state_bytes(optimizer: Any) -> int:
+    parts = getattr(optimizer, "parts", [optimizer])
+    tensors = [x for part in parts for state in part.state.values() for x in _tensors(state)]
+    return sum(x.numel() * x.element_size() for x in tensors if x.dim())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested dictionaries and lists."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(entry)
