@@ -1,6 +1,7 @@
 """The arena's methods and record: what was stopped goes on."""
 
 import json
+import os
 import math
 import signal
 import subprocess
@@ -204,7 +205,11 @@ def test_a_killed_sitting_leaves_whole_rows_and_no_workers(sets: Path, tmp_path:
         f"    work(RULES, Path({str(tmp_path)!r}), RULES.tasks, RULES.methods, 1)\n"
     )
     (tmp_path / "go.py").write_text(script)
-    process = subprocess.Popen([sys.executable, str(tmp_path / "go.py")], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "go.py")],
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     wait_for(lambda: (tmp_path / RECORD).exists() or process.poll() is not None)
     process.kill()
     assert process.wait() == -signal.SIGKILL
