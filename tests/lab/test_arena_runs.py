@@ -1,8 +1,8 @@
 """The arena's methods and record: what was stopped goes on."""
 
 import json
-import os
 import math
+import os
 import signal
 import subprocess
 import sys
