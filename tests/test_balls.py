@@ -32,7 +32,7 @@ def test_init_puts_every_weight_on_its_sphere():
     assert torch.allclose(kernel @ kernel.T, scale**2 * torch.eye(8, dtype=kernel.dtype))
     linear = net[2].weight.detach()
     assert torch.allclose(linear @ linear.T, 25 * torch.eye(8, dtype=linear.dtype))
-    assert torch.allclose(net[4].weight.abs(), torch.tensor(200 / 8, dtype=torch.float64))
+    assert torch.allclose(net[4].weight.abs(), torch.tensor(32 / 8, dtype=torch.float64))
     assert torch.allclose(net[0].weight.norm(dim=1) / math.sqrt(6), torch.ones(9).double())
     assert torch.equal(net[3].weight, gain)
     for layer in (net[1], net[2], net[3], net[4]):
@@ -44,7 +44,7 @@ def test_init_puts_every_weight_on_its_sphere():
         assert done[name][0] == "on the sphere"
         assert done[name][1] == pytest.approx(1)
     assert len(report) == 9
-    assert "4.weight  (5, 8)     200" in str(report)
+    assert "4.weight  (5, 8)     32" in str(report)
 
 
 def test_init_is_repeatable_and_can_start_the_output_at_zero():
