@@ -47,7 +47,6 @@ def main() -> None:
         lr=2**-5,
         rho=16.0,
         alpha=0.5,
-        nesterov=True,
         average=0.1,
     )
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True)

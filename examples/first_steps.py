@@ -7,7 +7,7 @@ from normball import ClippedScion, param_groups
 
 x, y = map(torch.tensor, load_digits(return_X_y=True))
 model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
-optimizer = ClippedScion(param_groups(model), nesterov=True)
+optimizer = ClippedScion(param_groups(model))
 for step in range(101):
     loss = torch.nn.functional.cross_entropy(model(x.float() / 16), y)
     optimizer.zero_grad()

@@ -103,7 +103,7 @@ def main() -> None:
         eval_dataset=Subset(text, held_out),
         optimizer_cls_and_kwargs=(
             ClippedScion,
-            {"params": plan, "lr": 4e-3, "rho": 40.0, "nesterov": True, "average": 0.1},
+            {"params": plan, "lr": 4e-3, "rho": 40.0, "average": 0.1},
         ),
         callbacks=[AverageWeights()],
     )

@@ -54,7 +54,6 @@ class Digits(lightning.LightningModule):
             lr=self.lr,
             rho=self.rho,
             alpha=0.5,
-            nesterov=True,
             average=0.1,
         )
 

@@ -37,7 +37,6 @@ def main() -> None:
         lr=2**-5,
         rho=16.0,
         alpha=0.5,
-        nesterov=True,
         average=0.1,
     )
     order = torch.Generator().manual_seed(0)

@@ -94,4 +94,4 @@ def row(
 
 def measure(monkeypatch: pytest.MonkeyPatch, points: int) -> None:
     """Let runs be measured so often."""
-    monkeypatch.setattr(sys.modules["normball.lab.arena.run"], "POINTS", points)
+    monkeypatch.setattr(sys.modules["normball.lab.arena.training"], "POINTS", points)

@@ -93,7 +93,7 @@ def test_averages_are_judged_and_training_goes_on_as_if_nothing_had_been(
 def test_statistics_of_batch_norm_are_those_of_the_judged_weights() -> None:
     """An optimizer whose evaluation weights are 0 leaves norms that saw zeros only."""
     from normball.lab.arena.base import ArenaTask
-    from normball.lab.arena.run import _measured
+    from normball.lab.arena.training import _measured
 
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 

@@ -58,12 +58,14 @@ class Row:
         return self.name
 
 
+PLAIN = {"nesterov": False}
+SHORT = {**PLAIN, "rho": 1.5, "constrained": True}
 LAYERED = [
-    Row(Scion, "scion"),
-    Row(Scion, "scion-constrained", {"constrained": True}),
-    Row(ClippedScion, "clipped", {"rho": 1.5}),
-    Row(ClippedScion, "short-step-1", {"rho": 1.5, "constrained": True, "variant": 1}),
-    Row(ClippedScion, "short-step-2", {"rho": 1.5, "constrained": True, "variant": 2}),
+    Row(Scion, "scion", PLAIN),
+    Row(Scion, "scion-constrained", {**PLAIN, "constrained": True}),
+    Row(ClippedScion, "clipped", {**PLAIN, "rho": 1.5}),
+    Row(ClippedScion, "short-step-1", {**SHORT, "variant": 1}),
+    Row(ClippedScion, "short-step-2", {**SHORT, "variant": 2}),
     Row(ClippedScion, "recipe", {"rho": 1.5, "nesterov": True, "average": 0.1}),
     Row(Scion, "scion-ahead", {"nesterov": True, "average": 0.3, "constrained": True}),
     Row(
@@ -113,9 +115,9 @@ JOINT = [
 ]
 GIVEN = LAYERED + JOINT
 MEASURED = [
-    Row(ClippedScion, "measured", {"rho": "auto"}, learns_at=0.1),
-    Row(ClippedScion, "measured-1", {"rho": "auto", "constrained": True, "variant": 1}),
-    Row(ClippedScion, "measured-2", {"rho": "auto", "constrained": True}),
+    Row(ClippedScion, "measured", {**PLAIN, "rho": "auto"}, learns_at=0.1),
+    Row(ClippedScion, "measured-1", {**SHORT, "rho": "auto", "variant": 1}),
+    Row(ClippedScion, "measured-2", {**SHORT, "rho": "auto"}),
     Row(ClippedScion, "measured-ahead", {"rho": "auto", "nesterov": True, "average": 0.1}),
 ]  # the threshold is measured
 OPTIMIZERS = GIVEN + MEASURED

@@ -83,7 +83,8 @@ def test_euclidean_layers_in_the_max_product_clip_by_the_sum_of_norms():
 def test_sign_is_signsgd_with_a_moving_average():
     p = nn.Parameter(torch.randn(6, 4, dtype=torch.float64))
     q, average = p.detach().clone(), torch.zeros(6, 4, dtype=torch.float64)
-    optimizer = Scion([{"params": [p], "norm": Sign(normalized=False)}], 0.01, alpha=0.3)
+    group = {"params": [p], "norm": Sign(normalized=False)}
+    optimizer = Scion([group], 0.01, alpha=0.3, nesterov=False)
     for _ in range(20):
         p.grad = torch.randn_like(p)
         average = 0.7 * average + 0.3 * p.grad
@@ -117,16 +118,16 @@ class Float32(torch.overrides.TorchFunctionMode):
 
 
 @needs.muon
+@pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("shape", [(24, 16), (16, 24), (16, 16)])
-def test_spectral_is_muon(shape):
-    """The direction of torch.optim.Muon without Nesterov and decay, the same Newton-Schulz."""
+def test_spectral_is_muon(shape, nesterov):
+    """The direction of torch.optim.Muon without decay, the same Newton-Schulz."""
     lr, momentum = 0.02, 0.9
     a = nn.Parameter(torch.randn(shape))
     b = copy.deepcopy(a)
-    ours = Scion(
-        [{"params": [a], "norm": Spectral("plain", NewtonSchulz(steps=5))}], lr, alpha=1 - momentum
-    )
-    muon = torch.optim.Muon([b], lr, momentum=momentum, nesterov=False, weight_decay=0)
+    group = {"params": [a], "norm": Spectral("plain", NewtonSchulz(steps=5))}
+    ours = Scion([group], lr, alpha=1 - momentum, nesterov=nesterov)
+    muon = torch.optim.Muon([b], lr, momentum=momentum, nesterov=nesterov, weight_decay=0)
     for _ in range(5):
         grad = torch.randn(shape)
         a.grad, b.grad = grad.clone(), grad.clone()
@@ -150,7 +151,8 @@ def test_alpha_one_needs_no_state():
 def test_a_linear_problem_steps_by_hand():
     """On one weight the rule is arithmetic: D = r|d|, x moves lr min(1, D / rho) r."""
     p = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = ClippedScion([{"params": [p], "radius": 3.0}], 0.1, rho=6.0, alpha=0.5)
+    group = {"params": [p], "radius": 3.0}
+    optimizer = ClippedScion([group], 0.1, rho=6.0, alpha=0.5, nesterov=False)
     F.mse_loss(p, torch.zeros(1, dtype=torch.float64)).backward()  # gradient 4
     optimizer.step()  # d = 2, D = 6: just not clipped
     assert p.item() == pytest.approx(2 - 0.1 * 1 * 3)

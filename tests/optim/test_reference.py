@@ -41,7 +41,7 @@ def shrink_into_balls(model):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_hundred_steps(case):
     options, variant = CASES[case]
-    options = {"alpha": 0.1, "lr": 0.02, **options}
+    options = {"alpha": 0.1, "lr": 0.02, "nesterov": False, **options}
     model = build()
     shrink_into_balls(model)
     optimizer = (ClippedScion if "rho" in options else Scion)(groups(model), **options)
@@ -63,7 +63,7 @@ def test_a_hundred_steps(case):
                 alpha=options["alpha"],
                 rho=options.get("rho"),
                 variant=variant,
-                nesterov=options.get("nesterov", False),
+                nesterov=options["nesterov"],
             )
         )
         m = reference.average(m, x, i + 1, weight) if weight else x

@@ -99,7 +99,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_hundred_steps(case, lazy):
     options, variant = CASES[case]
-    options = {"alpha": 0.2, "lr": 0.03, "lazy": lazy, **options}
+    options = {"alpha": 0.2, "lr": 0.03, "lazy": lazy, "nesterov": False, **options}
     model = build()
     optimizer = (ClippedScion if "rho" in options else Scion)(groups(model), **options)
     x = {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
@@ -119,7 +119,7 @@ def test_a_hundred_steps(case, lazy):
                 alpha=options["alpha"],
                 rho=options.get("rho"),
                 variant=variant,
-                nesterov=options.get("nesterov", False),
+                nesterov=options["nesterov"],
                 layers=LAYERS,
                 parts=PARTS if lazy else {},
             )

@@ -91,7 +91,8 @@ def test_it_follows_its_formulas(kind):
     options = KINDS[kind]
     variant = options.get("variant", 2) if options else None
     model, other = build(), build()
-    optimizer = ClippedScion(groups(model), lr, rho="auto", alpha=alpha, **options)
+    plain = {"alpha": alpha, "nesterov": False}
+    optimizer = ClippedScion(groups(model), lr, rho="auto", **plain, **options)
     if options:  # inside the ball, where the reference starts
         with torch.no_grad():
             for p, q in zip(model.parameters(), other.parameters(), strict=True):

@@ -40,7 +40,7 @@ def train(entry: Entry, seed: int) -> Outcome:
     torch.manual_seed(seed)
     model = entry.build().train()
     plan = param_groups(model)
-    optimizer = ClippedScion(plan, nesterov=True)
+    optimizer = ClippedScion(plan)
     wanted = [p for p in model.parameters() if p.requires_grad]
     placed = {id(p) for group in plan for _, p in group["params"]}
     losses: list[Tensor] = []

@@ -16,6 +16,8 @@ from normball.lab.models import find_model
 from normball.lab.tasks import ScionSettings, Task, build_model, find_task
 
 _RADII = ("input_radius", "radius", "output_radius")
+# The lab runs the paper's methods.
+_OF_THE_PAPER = {"nesterov": False}
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,19 @@ def _groups(model: nn.Module, config: RunConfig) -> Any:
 
 
 def _scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    options = _given(config, "alpha", "constrained")
+    options = _given(config, "alpha", "constrained") | _OF_THE_PAPER
     return Scion(_groups(model, config), lr=config.lr, **options)
 
 
 def _clipped_scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     # A run without a threshold is a mistake here, not one whose threshold is measured.
-    options = _given(config, "alpha", "constrained", "variant") | {"rho": config.rho}
+    options = _given(config, "alpha", "constrained", "variant") | _OF_THE_PAPER
+    options["rho"] = config.rho
     return ClippedScion(_groups(model, config), lr=config.lr, **options)
 
 
 def _clipped_scion_auto(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    options = _given(config, "alpha", "constrained", "variant")
+    options = _given(config, "alpha", "constrained", "variant") | _OF_THE_PAPER
     return ClippedScion(_groups(model, config), lr=config.lr, rho="auto", **options)
 
 

@@ -19,12 +19,14 @@ from normball.optim.threshold import MeasuredThreshold, slopes, split_state
 class ClippedScion(NormBallOptimizer):
     r"""Steepest descent below a threshold of the dual norm, norm-ball steps above it.
 
-    With `d_l <- (1 - alpha) d_l + alpha g_l`, `v_l = -lmo_l(d_l)`, and sums over all layers:
+    With `d_l <- (1 - alpha) d_l + alpha g_l`, the estimate `e_l = (1 - alpha) d_l + alpha g_l` that
+    looks ahead (`nesterov=False`: `e_l = d_l`, as in the paper), `v_l = -lmo_l(e_l)`, and sums over
+    all layers:
 
     - unconstrained (Algorithm 3 of arXiv 2506.01913): `x_l <- x_l - lr min(1, D / rho) r_l v_l`,
-      `D = sum_l r_l ||d_l||_l*`;
+      `D = sum_l r_l ||e_l||_l*`;
     - constrained (Algorithm 4): `x_l <- x_l - lr clip(G / rho', 0, 1) (x_l + r_l v_l)`,
-      `G = sum_l <d_l, x_l + r_l v_l>`, with `rho' = rho` for variant 2 (the paper's 4 is folded
+      `G = sum_l <e_l, x_l + r_l v_l>`, with `rho' = rho` for variant 2 (the paper's 4 is folded
       into `rho`) and `rho' = rho max_l (||x_l + r_l v_l||_l / r_l)^2` for variant 1.
 
     In the paper's symbols `lr = gamma rho`. `rho -> 0` gives `Scion`; a `rho` above every `D`
@@ -49,8 +51,8 @@ class ClippedScion(NormBallOptimizer):
             short step. A layer that starts outside is scaled onto it at the first step, with a
             warning.
         variant: 1 or 2, of the constrained step; 1 also needs the norm of every layer.
-        nesterov: look ahead: the minimiser and `D` or `G` are those of
-            `(1 - alpha) d_l + alpha g_l` with the new `d_l`, which is kept as ever.
+        nesterov: look ahead: the minimiser and `D` or `G` are those of `e_l`; only `d_l` is kept.
+            The paper's methods have False.
         average: weight in (0, 1] of a running average of the weights, over about the last `average`
             of all steps so far; None keeps none. `eval()` puts it into the model, `train()` takes
             the fast weights back. 0.1 serves runs of any length, without a schedule.
@@ -86,7 +88,7 @@ class ClippedScion(NormBallOptimizer):
         alpha: float = 0.1,
         constrained: bool = False,
         variant: int = 2,
-        nesterov: bool = False,
+        nesterov: bool = True,
         average: float | None = None,
         lazy: bool = True,
         maximize: bool = False,

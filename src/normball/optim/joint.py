@@ -63,7 +63,8 @@ class GGNC(_JointOptimizer):
         rho: threshold of the dual norm, positive.
         norm: an object of `normball.norms`. `RMS` counts the entries that have a gradient.
         alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
-        nesterov, average, maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
+        nesterov: as in `ClippedScion`; False, as in the paper, unless it is asked for.
+        average, maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
 
     Raises:
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
@@ -119,7 +120,8 @@ class S3CG(_JointOptimizer):
             have a gradient at every step.
         alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
         variant: 1 or 2.
-        nesterov, average, maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
+        nesterov: as in `ClippedScion`; False, as in the paper, unless it is asked for.
+        average, maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
 
     Raises:
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.

@@ -13,7 +13,8 @@ from normball.optim.settings import Settings
 class Scion(NormBallOptimizer):
     r"""Stochastic conditional gradient over a product of norm balls, without clipping.
 
-    With `d_l <- (1 - alpha) d_l + alpha g_l` and `v_l = -lmo_l(d_l)`:
+    With `d_l <- (1 - alpha) d_l + alpha g_l`, the estimate `e_l = (1 - alpha) d_l + alpha g_l` that
+    looks ahead (`nesterov=False`: `e_l = d_l`, as published) and `v_l = -lmo_l(e_l)`:
 
     - unconstrained (uSCG): `x_l <- x_l - lr r_l v_l`;
     - constrained (SCG): `x_l <- (1 - lr) x_l - lr r_l v_l`, which keeps `||x_l||_l <= r_l`.
@@ -29,8 +30,8 @@ class Scion(NormBallOptimizer):
         alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
         constrained: keep every layer in its ball of radius `r_l`: weight decay tied to the step. A
             layer that starts outside is scaled onto it at the first step, with a warning.
-        nesterov: look ahead: the minimiser and the dual norm are those of
-            `(1 - alpha) d_l + alpha g_l` with the new `d_l`, which is kept as ever.
+        nesterov: look ahead: the minimiser and the dual norm are those of `e_l`; only `d_l` is
+            kept. The published method has False.
         average: weight in (0, 1] of a running average of the weights, over about the last `average`
             of all steps so far; None keeps none. `eval()` puts it into the model, `train()` takes
             the fast weights back. 0.1 serves runs of any length, without a schedule.
@@ -62,7 +63,7 @@ class Scion(NormBallOptimizer):
         *,
         alpha: float = 0.1,
         constrained: bool = False,
-        nesterov: bool = False,
+        nesterov: bool = True,
         average: float | None = None,
         lazy: bool = True,
         maximize: bool = False,

@@ -171,7 +171,7 @@ def reach(result: Result, goal: float) -> tuple[float, float]:
     for step, score in result.curve:
         if score <= goal:
             steps = float(step)
-            if before is not None:
+            if before is not None and math.isfinite(before[1]):
                 share = (before[1] - goal) / (before[1] - score)
                 steps = before[0] + share * (step - before[0])
             return steps, result.seconds * steps / result.steps

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normball import ClippedScion, Scion, param_groups
-from normball.lab.arena.run import Schedule
+from normball.lab.arena.training import Schedule
 from normball.lab.errors import LabError, unknown
 
 _DECAY = 0.1
@@ -138,9 +138,8 @@ def _prodigy(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
         from prodigyopt import Prodigy
     except ModuleNotFoundError:
         raise _lacks("prodigyopt") from None
-    options = {"weight_decay": 0.01, "use_bias_correction": True, "safeguard_warmup": True}
     with redirect_stdout(StringIO()):  # it prints what its settings mean
-        return Prodigy(_trained(model), lr=1.0, d_coef=value, **options)
+        return Prodigy(_trained(model), lr=1.0, d_coef=value, weight_decay=0.01)
 
 
 def _soap(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
@@ -153,19 +152,19 @@ def _soap(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
 
 
 def _scion(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
-    return Scion(param_groups(model), lr=value, nesterov=True)
+    return Scion(param_groups(model), lr=value)
 
 
 def _decay(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
-    return ClippedScion(param_groups(model), lr=value, nesterov=True)
+    return ClippedScion(param_groups(model), lr=value)
 
 
 def _anytime(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
-    return ClippedScion(param_groups(model), lr=value, nesterov=True, average=0.1)
+    return ClippedScion(param_groups(model), lr=value, average=0.1)
 
 
 def _untuned(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
-    return ClippedScion(param_groups(model), nesterov=True, average=0.1)
+    return ClippedScion(param_groups(model), average=0.1)
 
 
 @dataclass(frozen=True)
@@ -230,8 +229,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "prodigy",
                 "Prodigy",
-                "package prodigyopt; step 1, decay 0.01, bias correction, safeguarded warm-up, "
-                "cosine; d_coef is tuned",
+                "package prodigyopt; step 1, decay 0.01, cosine without warm-up; d_coef is tuned",
                 1.0,
                 2.0,
                 _prodigy,
@@ -261,7 +259,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "scion",
                 "Scion",
-                "look-ahead, the radii of param_groups, straight decay; its step is tuned",
+                "the radii of param_groups, straight decay; its step is tuned",
                 _LR,
                 2.0,
                 _scion,
@@ -270,7 +268,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "decay",
                 "Clipped Scion, decay",
-                "look-ahead, straight decay, all else by default; its step is tuned",
+                "straight decay, all else by default; its step is tuned",
                 _LR,
                 2.0,
                 _decay,
@@ -280,7 +278,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "anytime",
                 "Clipped Scion, anytime",
-                "look-ahead, average 0.1, a fixed step, all else by default; its step is tuned",
+                "average 0.1, a fixed step, all else by default; its step is tuned",
                 _LR,
                 2.0,
                 _anytime,
@@ -289,7 +287,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method(
                 "untuned",
                 "Clipped Scion, untuned",
-                "look-ahead, average 0.1, a fixed step, all by default; nothing is tuned",
+                "average 0.1, a fixed step, all else by default; nothing is tuned",
                 _LR,
                 1.0,
                 _untuned,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from normball.lab.arena.methods import METHODS
-from normball.lab.arena.run import POINTS
 from normball.lab.arena.tasks import TASKS
+from normball.lab.arena.training import POINTS
 from normball.lab.errors import LabError
 from normball.lab.files import write_whole
 
@@ -84,7 +84,7 @@ class Protocol:
     settings: int = 5
     extensions: int = 3
     choose: int = 100
-    judge: tuple[int, ...] = (0, 1, 2)
+    judge: tuple[int, ...] = (0, 1, 2, 3, 4)
     budget: float = 1.0
     level: float = 0.95
     claims: tuple[Claim, ...] = CLAIMS

@@ -13,9 +13,9 @@ from normball.lab.arena.choose import pending
 from normball.lab.arena.methods import find_method
 from normball.lab.arena.protocol import Protocol
 from normball.lab.arena.record import Result, Row, Run, append, read_record
-from normball.lab.arena.run import run
 from normball.lab.arena.stock import stock
 from normball.lab.arena.tasks import find
+from normball.lab.arena.training import run
 from normball.lab.errors import WorkerError
 from normball.lab.machine import describe_commit, describe_machine, versions
 
@@ -125,7 +125,9 @@ def work(
                 busy[pool.submit(make_row, one, protocol.budget)] = one
             if not busy:
                 return not next_runs(protocol, rows, tasks, methods, (), 1)
-            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+            done = wait(busy, return_when=FIRST_COMPLETED).done
+            # One that failed comes last: what ended beside it is kept.
+            for future in sorted(done, key=lambda one: one.exception() is not None):
                 del busy[future]
                 row = future.result()
                 append(folder, row)

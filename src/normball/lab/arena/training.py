@@ -34,8 +34,8 @@ def run(
     """Train a task's network once, on one thread.
 
     Network and mini-batches depend on the seed alone. The curve is measured on a part of the half
-    for judging, with an optimizer's averaged weights where it has some; the statistics of batch
-    norm are then gathered anew for them.
+    for judging, with an optimizer's averaged weights where it has some. The statistics of batch
+    norm are gathered anew for every measurement, whatever the optimizer.
 
     Args:
         task: a key of ``TASKS``.
@@ -139,15 +139,15 @@ def _measured(task: ArenaTask, model: nn.Module, optimizer: Any, seed: int) -> I
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if averages:
         optimizer.eval()
-        _gather_statistics(task, model, seed)
+    _gather_statistics(task, model, seed)
     model.eval()
     with torch.no_grad():
         yield
     model.train()
     if averages:
         optimizer.train()
-        for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name])
+    for name, buffer in model.named_buffers():
+        buffer.copy_(kept[name])
 
 
 def _gather_statistics(task: ArenaTask, model: nn.Module, seed: int) -> None:
