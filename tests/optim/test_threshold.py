@@ -1,6 +1,7 @@
 """The threshold that is measured, against its formulas with every direction kept."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -49,7 +50,10 @@ class Rule:
         self.looks += 1
 
     def rho(self, size):
-        return size / 0.01 if self.gamma is None else self.lr / self.gamma
+        longest = min(1, (50 / (self.steps + 1)) ** 0.5)
+        shortest = longest / 4 * min(1, (self.steps + 1) / 5)
+        wanted = np.inf if self.gamma is None else self.lr / self.gamma
+        return np.clip(wanted, size / longest, size / shortest)
 
     def took(self, factor, square, u, size):
         self.steps += 1
@@ -142,6 +146,25 @@ def test_a_first_step_of_nothing_is_forgotten(first):
     )
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.9])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_steps_lie_between_two_lengths(alpha, scale):
+    """On a slope, which does not curve, and in a valley narrower than a step is long."""
+    for steep in (False, True):
+        x = torch.nn.Parameter(torch.ones(5, dtype=torch.float64))
+        group = {"params": [x], "norm": Euclidean()}
+        optimizer = ClippedScion([group], 0.1, rho="auto", alpha=alpha)
+        for k in range(1, 400):
+            before = x.detach().clone()
+            x.grad = scale * (before if steep else torch.ones_like(before))
+            optimizer.step()
+            longest = 0.1 * min(1.0, math.sqrt(50 / k))
+            length = float((x.detach() - before).norm())
+            assert length <= longest * (1 + 1e-12)
+            assert length >= longest / 4 * min(1.0, k / 5) * (1 - 1e-12)
+        assert steep or length == pytest.approx(longest)
+
+
 def test_a_number_in_every_group_ends_it():
     model, other = build(), build()
     optimizer = ClippedScion(groups(model), 0.05, rho="auto")
@@ -193,7 +216,8 @@ def test_smaller_steps_of_a_group_count_as_such():
     for _ in range(16):
         a.grad, b.grad = 3 * a.detach(), 8 * b.detach()
         optimizer.step()
-    assert float(optimizer.param_groups[0]["rho"]) == pytest.approx(0.4 * (3 + 8 / 4), rel=1e-4)
+    curvature = optimizer.state_dict()["param_groups"][0]["curvature"][-2]
+    assert curvature == pytest.approx(3 + 8 / 4, rel=1e-4)
 
 
 def test_refusals():

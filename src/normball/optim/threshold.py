@@ -15,8 +15,12 @@ from normball.optim.terms import Known, Term, scalar, settle
 
 # How often a step is looked at, and how many of the first ones all are.
 _EVERY, _START = 5, 20
-# The first step's share of `lr`, and the largest growth of the step size from look to look.
-_FIRST, _GROWTH = 0.01, 2.0
+# The largest growth of the step size from look to look.
+_GROWTH = 2.0
+# The longest step is `lr` for so many steps, and then falls with the square root of their number.
+_LEVEL = 50
+# No step is shorter than the longest one over this; in the first few, than a part of that.
+_SPREAD, _RISE = 4.0, 5
 # The weight of what is known in the averages of a look, about ten of them long.
 _WEIGHT = 0.9
 # `L` follows this quantile of the averages, by at most so much (in its logarithm) a look, and by
@@ -40,9 +44,14 @@ class MeasuredThreshold:
 
     after `k` steps from `d_0 = 0`. That is too much: `d` is long along `u` by its own noise, the
     more so the shorter the step, and older than the step. So `L` is half of a low quantile of
-    running averages. The start is careful: a first step of a hundredth of `lr`, a look after every
-    step, `L` the latest average, and a step size that at most doubles from look to look. Nothing
-    of this is proved; `docs/tuning.md` says what it gave.
+    running averages. At the start there is a look after every step, `L` is the latest average, and
+    the step size at most doubles from look to look.
+
+    What is measured holds between two limits. A step is at most `lr min(1, sqrt(50 / k))` long, as
+    stochastic methods need whose end nobody knows, and at least a quarter of that, over the first
+    five steps rising from a twentieth: what curves most is not what has to be learned, and a step
+    in a norm ball moves no layer far. Nothing of this is proved; `docs/tuning.md` says what it
+    gave.
 
     Constrained, `u` is the way `w` to the corner, `t` the share of it that was taken, and slopes
     are gaps; in variant 1 `L` counts by `||w||^2`.
@@ -122,10 +131,13 @@ class MeasuredThreshold:
         self._size = size
         self._square = torch.ones_like(size) if corner is None else corner.to(size).square()
         self._stats = self._stats.to(size)
-        gamma = self._stats[7]
-        # Until something is known, a step of a small share.
-        first = size / torch.where(self._square == 0, 1, self._square) / _FIRST
-        rho = torch.where(gamma > 0, lr / gamma, first)
+        count, gamma = self._stats[2] + 1, self._stats[7]
+        most = (_LEVEL / count).clamp(max=1).sqrt()
+        least = most * (count / _RISE).clamp(max=1) / _SPREAD
+        # The share of `lr` is this over `rho`.
+        unit = size / torch.where(self._square == 0, 1, self._square)
+        rho = torch.where(gamma > 0, lr / gamma, torch.inf)
+        rho = torch.minimum(torch.maximum(rho, unit / most), unit / least)
         limits = torch.finfo(torch.float32)
         self.rho = rho.nan_to_num(nan=limits.max).clamp(limits.tiny, limits.max)
         return self.rho
