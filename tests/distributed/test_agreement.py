@@ -117,7 +117,8 @@ def train_joint(way, steps=6):
     for norm, threshold, least, beta in JOINT:
         for variant, ahead in STEPS:
             model, share = getattr(zoo, way)(zoo.network())
-            params = [model.experts] if isinstance(norm, Spectral) else list(model.parameters())
+            last = "experts" if isinstance(norm, Spectral) else ""
+            params = [p for name, p in model.named_parameters() if name.endswith(last)]
             options = {"alpha": 0.3, "nesterov": ahead, "average": 0.3 if ahead else None}
             # The first estimates that look ahead are nearly twice as long.
             longer = 2.0 if ahead else 1.0
