@@ -88,7 +88,9 @@ def poison(optimizer):
         for p in group["params"]:
             part = p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad
             if part.numel():
-                part.view(-1)[0] = float("nan")
+                # The last entry is in the last rank's part: before torch 2.13 some gradients come
+                # whole to all ranks, and each reads its own part.
+                part.view(-1)[-1] = float("nan")
                 return
 
 

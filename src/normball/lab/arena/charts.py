@@ -63,6 +63,34 @@ def draw_curves(standing: Standing) -> str:
     return _picture(draw, 5.4)
 
 
+def draw_settings(standing: Standing) -> str:
+    """Scores on the choosing seed by setting, as an address of an SVG.
+
+    Args:
+        standing: the task.
+    """
+
+    def draw(axes: Axes) -> None:
+        best = [min(entry.tried.values()) for entry in standing.entries.values() if entry.tried]
+        for method, entry in standing.entries.items():
+            shown = {x: y for x, y in entry.tried.items() if math.isfinite(y)}
+            if len(shown) > 1:
+                places = [value / METHODS[method].centre for value in shown]
+                label = METHODS[method].label
+                axes.plot(places, list(shown.values()), "o-", color=COLOURS[method], label=label)
+        axes.set_xscale("log", base=2)
+        if best and min(best) > 0:  # what goes astray would hide the rest
+            low = min(best)
+            axes.set_ylim(0.98 * low, min(axes.get_ylim()[1], 2 * low))
+        axes.set(
+            title=standing.task,
+            xlabel="setting over the one that is recommended",
+            ylabel=TASKS[standing.task].unit,
+        )
+
+    return _picture(draw, 5.4)
+
+
 def draw_profile(times: Mapping[str, Sequence[float]]) -> str:
     """The performance profile, as an address of an SVG.
 

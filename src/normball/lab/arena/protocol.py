@@ -140,6 +140,18 @@ def quick() -> Protocol:
     )
 
 
+def demo() -> Protocol:
+    """What one wants to see first: nothing tuned beside AdamW with its best step and a decay."""
+    near = "within 2 % of the loss, or 1 point of accuracy, of tuned AdamW and of its own best step"
+    return Protocol(
+        tasks=("digits", "chars"),
+        methods=("adamw", "anytime", "untuned"),
+        extensions=0,
+        judge=(0, 1, 2),
+        claims=(Claim("near", near, "untuned", 1.0),),
+    )
+
+
 def declare(protocol: Protocol, folder: Path) -> None:
     """Write the rules into a folder, or see that the same are there.
 
