@@ -146,7 +146,6 @@ def demo() -> Protocol:
     return Protocol(
         tasks=("digits", "chars"),
         methods=("adamw", "anytime", "untuned"),
-        extensions=0,
         judge=(0, 1, 2),
         claims=(Claim("near", near, "untuned", 1.0),),
     )
