@@ -195,8 +195,11 @@ def test_claims_are_counted_task_by_task() -> None:
 def test_the_demo_holds_nothing_tuned_against_what_is() -> None:
     rules = replace(demo(), tasks=("chars",), judge=(0,))
     values = {method: rules.grid(method) for method in rules.methods}
-    rows = [row(m, value, 100, 1.0) for m in ("adamw", "anytime") for value in values[m]]
-    rows += [row(m, values[m][0], 0, score) for m, score in (("adamw", 1.0), ("anytime", 0.9))]
+    rows = []
+    for method, best in (("adamw", 1.0), ("anytime", 0.9)):
+        tuning = zip(values[method], (2.0, 1.5, 1.0, 1.5, 2.0), strict=True)
+        rows += [row(method, value, 100, score) for value, score in tuning]
+        rows.append(row(method, values[method][2], 0, best))
     for score, outcome in ((0.95, "fails"), (0.91, "holds")):  # 2 % above .9 is .918
         lines = brief(rules, [*rows, row("untuned", values["untuned"][0], 0, score)])
         assert lines[0].startswith("chars, nats: Clipped Scion, anytime 0.9; ")
@@ -239,6 +242,8 @@ def test_the_page_says_who_stands_where(tmp_path) -> None:
         assert "Clipped Scion, untuned" in text
         assert "Not finished" not in text
     assert page.count("data:image/svg+xml") == 3
+    assert (tmp_path / "chars.svg").read_bytes().startswith(b"<?xml")
+    assert (tmp_path / "profile.svg").exists()
     assert "| Clipped Scion, untuned | - | none | 1.03 | 1.03, 1.03 | -0.97" in summary
     assert "| AdamW | 2.00 | 2 |" in summary
     write_page(rules, rows[:-1], tmp_path)

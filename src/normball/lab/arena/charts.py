@@ -33,8 +33,8 @@ COLOURS: Mapping[str, str] = MappingProxyType(
 _WIDEST = 4.0
 
 
-def draw_curves(standing: Standing) -> str:
-    """Scores by step, means over seeds and their range, as an address of an SVG.
+def draw_curves(standing: Standing) -> bytes:
+    """Scores by step, means over seeds and their range, as an SVG.
 
     Args:
         standing: the task.
@@ -63,8 +63,8 @@ def draw_curves(standing: Standing) -> str:
     return _picture(draw, 5.4)
 
 
-def draw_settings(standing: Standing) -> str:
-    """Scores on the choosing seed by setting, as an address of an SVG.
+def draw_settings(standing: Standing) -> bytes:
+    """Scores on the choosing seed by setting, as an SVG.
 
     Args:
         standing: the task.
@@ -91,8 +91,8 @@ def draw_settings(standing: Standing) -> str:
     return _picture(draw, 5.4)
 
 
-def draw_profile(times: Mapping[str, Sequence[float]]) -> str:
-    """The performance profile, as an address of an SVG.
+def draw_profile(times: Mapping[str, Sequence[float]]) -> bytes:
+    """The performance profile, as an SVG.
 
     Args:
         times: steps to the goal, of every method one for each task.
@@ -116,7 +116,16 @@ def draw_profile(times: Mapping[str, Sequence[float]]) -> str:
     return _picture(draw, 6.6)
 
 
-def _picture(draw: Callable[[Axes], None], wide: float) -> str:
+def address(picture: bytes) -> str:
+    """A picture as the address of an image, so that a page needs no other file.
+
+    Args:
+        picture: an SVG.
+    """
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"
+
+
+def _picture(draw: Callable[[Axes], None], wide: float) -> bytes:
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(wide, 4.2), layout="constrained")
         FigureCanvasAgg(figure)
@@ -127,4 +136,4 @@ def _picture(draw: Callable[[Axes], None], wide: float) -> str:
             axes.legend(fontsize=7)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from normball.lab.arena.charts import draw_curves, draw_profile, draw_settings
+from normball.lab.arena.charts import address, draw_curves, draw_profile, draw_settings
 from normball.lab.arena.judge import (
     GOAL,
     Entry,
@@ -33,7 +33,7 @@ _CLAIM_TITLES = ("method", "claim", "verdict", "tasks", "not on")
 
 
 def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
-    """Write the page and the summary of what is there so far.
+    """Write the page, the summary, and the pictures that others may show, of what is there so far.
 
     Args:
         protocol: the rules.
@@ -47,6 +47,11 @@ def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
         LabError: if a file cannot be written.
     """
     content = _content(protocol, rows)
+    pictures = {f"{name}.svg": picture for name, picture in content["settings"]}
+    if content["profile"] is not None:
+        pictures["profile.svg"] = content["profile"]
+    for name, picture in pictures.items():
+        write_whole(folder / name, picture)
     write_whole(folder / SUMMARY, _summary(content).encode())
     environment = Environment(
         loader=PackageLoader("normball.lab"),
@@ -55,6 +60,7 @@ def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["address"] = address
     text = environment.get_template("arena.html.j2").render(content)
     return write_whole(folder / PAGE, text.encode())
 
