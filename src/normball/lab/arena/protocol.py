@@ -84,7 +84,7 @@ class Protocol:
     settings: int = 5
     extensions: int = 3
     choose: int = 100
-    judge: tuple[int, ...] = (0, 1, 2, 3, 4)
+    judge: tuple[int, ...] = (10, 11, 12, 13, 14)
     budget: float = 1.0
     level: float = 0.95
     claims: tuple[Claim, ...] = CLAIMS
