@@ -20,7 +20,8 @@ $(STAMP): pyproject.toml requirements-dev.lock
 	touch $@
 
 demo: setup
-	$(BIN)/normball compare digits --out $(RUNS)/digits
+	$(BIN)/normball fetch shakespeare
+	$(BIN)/normball arena --demo --out $(RUNS)/demo
 
 lint: setup
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ CASES = {
     "step": cases.steps,
     "stock": cases.stock,
     "clipping": cases.clipping,
+    "recipe": cases.recipe,
     "small": cases.small,
     "memory": lambda _: cases.memory(),
     "factor": cases.factors,

@@ -12,7 +12,7 @@ from benchmarks import floor, peers, work
 from benchmarks.memory import Live
 from normball import ClippedScion, Scion
 from normball.norms import RMS
-from normball.polar import SVD, Eigh, NewtonSchulz, Nonic, Polar, PolarExpress
+from normball.polar import SVD, Auto, Eigh, NewtonSchulz, Nonic, Polar, PolarExpress
 
 Row = dict[str, Any]
 
@@ -87,10 +87,23 @@ def clipping(rounds: int) -> Iterator[Row]:
     from normball.norms import Spectral
 
     def plain(params: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return Scion([{"params": params, "norm": Spectral("rms", Eigh())}], 1e-3, constrained=False)
+        return Scion([{"params": params, "norm": Spectral("rms", Eigh())}], 1e-3)
 
     makes = {"without": plain, "with": peers.scion(Eigh())}
     yield from _times({"case": "clipping", "work": "a"}, work.WORKS["a"], makes, rounds, "without")
+
+
+def recipe(rounds: int) -> Iterator[Row]:
+    """What the look-ahead and the averaged weights add to the step of the paper."""
+    first = "the paper's"
+    makes = {
+        first: peers.scion(Auto(), nesterov=False),
+        "looking ahead": peers.scion(Auto()),
+        "and averaging": peers.scion(Auto(), average=0.1),
+    }
+    yield from _times(
+        {"case": "recipe", "work": "a"}, work.WORKS["a"], makes, rounds, "the paper's"
+    )
 
 
 def small(rounds: int) -> Iterator[Row]:

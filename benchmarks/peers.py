@@ -52,7 +52,7 @@ def eager() -> Iterator[None]:
         yield
 
 
-def scion(polar: Polar, rho: float = 1.0, *, reuse_grad: bool = False) -> Make:
+def scion(polar: Polar, rho: float = 1.0, **options: Any) -> Make:
     """Ours: the spectral norm on matrices, the sign on the embedding."""
 
     def make(params: Params) -> Optimizer:
@@ -61,7 +61,7 @@ def scion(polar: Polar, rho: float = 1.0, *, reuse_grad: bool = False) -> Make:
         groups = [{"params": hidden, "norm": Spectral("rms", polar)}]
         if embedding:
             groups.append({"params": embedding, "norm": Sign()})
-        return ClippedScion(groups, 1e-3, rho=rho, reuse_grad=reuse_grad)
+        return ClippedScion(groups, 1e-3, rho=rho, **options)
 
     return make
 

@@ -1,17 +1,44 @@
-"""What the site changes in the pages: links that lead out of docs/ become plain names."""
+"""What the site changes in the pages: it holds pictures from outside docs/, and no other file.
 
+Links to such files lead to the repository where `repo_url` names one; else they become plain names.
+"""
+
+import os
 import re
+from pathlib import Path
 from typing import Any
 
-_OUTSIDE = re.compile(
-    r"(?<!!)\[([^\]]+)\]\((?:\.\./)+(?:tests|src|results|benchmarks|examples|[A-Z]+)[^)]*\)"
-)
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+_OUTSIDE = r"(?:\.\./)+((?:tests|src|results|benchmarks|examples|[A-Z]+)[^)]*)"
+_PICTURE = re.compile(rf"(!\[[^\]]*\])\({_OUTSIDE}\)")
+_LINK = re.compile(rf"(?<!!)\[([^\]]+)\]\({_OUTSIDE}\)")
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Leave the words of a link to a file that the site does not hold.
+def on_files(files: Files, config: Any, **_: Any) -> Files:
+    """Take in the pictures that pages show from outside docs/.
+
+    Args:
+        files: of the site.
+        config: of the site.
+    """
+    texts = [Path(file.abs_src_path).read_text("utf-8") for file in files.documentation_pages()]
+    for path in sorted({found[1] for text in texts for found in _PICTURE.findall(text)}):
+        files.append(File(path, str(ROOT), config.site_dir, use_directory_urls=False))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
+    """Point at what the site holds, and at the repository for the rest.
 
     Args:
         markdown: a page's text.
+        page: the page.
+        config: of the site.
     """
-    return _OUTSIDE.sub(r"\1", markdown)
+    up = os.path.relpath(".", Path(page.file.src_uri).parent)
+    markdown = _PICTURE.sub(rf"\1({up}/\2)", markdown)
+    if config.repo_url:
+        return _LINK.sub(rf"[\1]({config.repo_url.rstrip('/')}/blob/HEAD/\2)", markdown)
+    return _LINK.sub(r"\1", markdown)

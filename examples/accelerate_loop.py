@@ -42,13 +42,7 @@ def main() -> None:
     )
     train, test = digits()
     model = cnn()
-    optimizer = ClippedScion(
-        param_groups(model, output_radius=200),
-        lr=2**-5,
-        rho=16.0,
-        alpha=0.5,
-        average=0.1,
-    )
+    optimizer = ClippedScion(param_groups(model), average=0.1)
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 

@@ -78,7 +78,7 @@ def main() -> None:
             bos_token_id=1, eos_token_id=2,
         )
     )  # fmt: skip
-    plan = param_groups(model, output_radius=200)
+    plan = param_groups(model)
     print(plan)
     text = Windows(options.text)
     held_out = range(0, len(text), 10)
@@ -103,7 +103,7 @@ def main() -> None:
         eval_dataset=Subset(text, held_out),
         optimizer_cls_and_kwargs=(
             ClippedScion,
-            {"params": plan, "lr": 4e-3, "rho": 40.0, "average": 0.1},
+            {"params": plan, "average": 0.1},
         ),
         callbacks=[AverageWeights()],
     )

@@ -25,9 +25,8 @@ from normball.lightning import AverageWeights
 class Digits(lightning.LightningModule):
     """A network for the digits, trained by Clipped Scion."""
 
-    def __init__(self, lr: float = 2**-5, rho: float = 16.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.lr, self.rho = lr, rho
         self.net = cnn()
 
     def training_step(self, batch, _):
@@ -49,13 +48,7 @@ class Digits(lightning.LightningModule):
 
     def configure_optimizers(self):
         """Return the optimizer; the average stands in for a schedule."""
-        return ClippedScion(
-            param_groups(self, output_radius=200),
-            lr=self.lr,
-            rho=self.rho,
-            alpha=0.5,
-            average=0.1,
-        )
+        return ClippedScion(param_groups(self), average=0.1)
 
 
 class StopAfter(lightning.Callback):

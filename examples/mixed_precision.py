@@ -36,13 +36,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, test = digits()
     model = cnn().to(device)
-    optimizer = ClippedScion(
-        param_groups(model, output_radius=200),
-        lr=2**-5,
-        rho=16.0,
-        alpha=0.5,
-        average=0.1,
-    )
+    optimizer = ClippedScion(param_groups(model), average=0.1)
     order = torch.Generator().manual_seed(0)
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True, generator=order)
     # bf16 has the range of fp32 and needs no scaler: this one then does nothing.

@@ -32,13 +32,7 @@ def main() -> None:
     torch.manual_seed(0)
     train, test = digits()
     model = cnn()
-    optimizer = ClippedScion(
-        param_groups(model, output_radius=200),
-        lr=2**-5,
-        rho=16.0,
-        alpha=0.5,
-        average=0.1,
-    )
+    optimizer = ClippedScion(param_groups(model), average=0.1)
     order = torch.Generator().manual_seed(0)
     loader = DataLoader(train, batch_size=64, shuffle=True, drop_last=True, generator=order)
     parts = {"model": model, "optimizer": optimizer}

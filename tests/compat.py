@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parent.parent
 # The oldest that the package asks for, what GPU machines often have, the pinned one, the newest.
 DEFAULT = ("2.6.0:3.11", "2.11.0:3.12", "2.13.0:3.11", "newest:3.13")
-NEEDS = ("cvxpy", "hypothesis", "numpy", "pytest", "pytest-xdist", "scipy")
+NEEDS = ("cvxpy", "hypothesis", "matplotlib", "numpy", "pytest", "pytest-xdist", "rich", "scipy")
 TESTS = (
     *("tests/norms", "tests/polar", "tests/groups", "tests/optim"),
     *("tests/test_balls.py", "tests/test_steps.py", "tests/test_import.py"),

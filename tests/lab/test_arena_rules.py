@@ -19,8 +19,8 @@ from normball.lab.arena.judge import (
     verdicts,
 )
 from normball.lab.arena.methods import METHODS
-from normball.lab.arena.page import write_page
-from normball.lab.arena.protocol import Claim, Protocol, declare, quick, select, whole
+from normball.lab.arena.page import brief, write_page
+from normball.lab.arena.protocol import Claim, Protocol, declare, demo, quick, select, whole
 from normball.lab.arena.record import Row
 from normball.lab.errors import LabError
 from tests.lab.arena import row
@@ -89,7 +89,7 @@ def test_the_grid_grows_so_often_and_no_more() -> None:
     assert judged == pytest.approx(32e-3)
     standing = stand(RULES, [*rows, *(row("adamw", judged, seed, 1.0) for seed in (0, 1))], "chars")
     assert standing.entries["adamw"].edge
-    assert standing.entries["adamw"].tried == 5
+    assert len(standing.entries["adamw"].tried) == 5
 
 
 def test_what_diverges_is_not_chosen_and_what_is_not_tuned_is_judged_at_once() -> None:
@@ -192,6 +192,20 @@ def test_claims_are_counted_task_by_task() -> None:
     assert {v.outcome for v in verdicts(half, [])} == {"undecided"}
 
 
+def test_the_demo_holds_nothing_tuned_against_what_is() -> None:
+    rules = replace(demo(), tasks=("chars",), judge=(0,))
+    values = {method: rules.grid(method) for method in rules.methods}
+    rows = []
+    for method, best in (("adamw", 1.0), ("anytime", 0.9)):
+        tuning = zip(values[method], (2.0, 1.5, 1.0, 1.5, 2.0), strict=True)
+        rows += [row(method, value, 100, score) for value, score in tuning]
+        rows.append(row(method, values[method][2], 0, best))
+    for score, outcome in ((0.95, "fails"), (0.91, "holds")):  # 2 % above .9 is .918
+        lines = brief(rules, [*rows, row("untuned", values["untuned"][0], 0, score)])
+        assert lines[0].startswith("chars, nats: Clipped Scion, anytime 0.9; ")
+        assert lines[1].endswith(f"It {outcome} ({int(outcome == 'holds')} of 1 tasks).")
+
+
 @pytest.mark.parametrize(("share", "needed"), [(7 / 8, 9), (6 / 8, 8), (4 / 8, 5), (1.0, 10)])
 def test_shares_of_eight_tasks_are_rounded_up(share: float, needed: int) -> None:
     assert Claim("near", "", "untuned", share).needed(10) == needed
@@ -227,7 +241,9 @@ def test_the_page_says_who_stands_where(tmp_path) -> None:
         assert "diverged" in text
         assert "Clipped Scion, untuned" in text
         assert "Not finished" not in text
-    assert page.count("data:image/svg+xml") == 2
+    assert page.count("data:image/svg+xml") == 3
+    assert (tmp_path / "chars.svg").read_bytes().startswith(b"<?xml")
+    assert (tmp_path / "profile.svg").exists()
     assert "| Clipped Scion, untuned | - | none | 1.03 | 1.03, 1.03 | -0.97" in summary
     assert "| AdamW | 2.00 | 2 |" in summary
     write_page(rules, rows[:-1], tmp_path)

@@ -249,6 +249,7 @@ def test_the_command_declares_runs_and_reports(
     ("argv", "message"),
     [
         (["--budget", "60"], "--budget must be a time such as 90s, 60m or 3h, got '60'"),
+        (["--quick", "--demo"], "--quick and --demo are different rules"),
         (["--tasks", "digit"], "no task 'digit' in this arena"),
         (["--methods", "sgd"], "no method 'sgd' in this arena"),
         (["--jobs", "0"], "--jobs must be 1 or more"),

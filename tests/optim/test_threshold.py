@@ -43,7 +43,8 @@ class Rule:
             self.level = latest
         elif latest / 2 < self.level:
             pace = max(2 / (self.looks - 19), 0.2)
-            self.level = max(latest / 2, self.level * np.exp(-0.9 * pace))
+            fall = 0.9 * pace if self.looks < 40 else 0.5 / self.looks
+            self.level = max(latest / 2, self.level * np.exp(-fall))
         else:
             self.level *= np.exp(0.1 * 0.2)
         self.gamma = min(1 / self.level, 2 * self.gamma)
@@ -91,7 +92,7 @@ def follow(model, lr, alpha, variant, steps):
 @slack
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_follows_its_formulas(kind):
-    lr, alpha, steps = 0.05, 0.3, 75
+    lr, alpha, steps = 0.05, 0.3, 175
     options = KINDS[kind]
     variant = options.get("variant", 2) if options else None
     model, other = build(), build()

@@ -26,6 +26,8 @@ _WEIGHT = 0.9
 # `L` follows this quantile of the averages, by at most so much (in its logarithm) a look, and by
 # more in the first looks after the start: at most `_HASTE` over their number.
 _QUANTILE, _PACE, _HASTE = 0.1, 0.2, 2.0
+# After so many looks `L` falls by at most this over their number (in its logarithm) a look.
+_SETTLED, _DRIFT = 40, 0.5
 # An average below this share of the slope is mostly noise.
 _LEAST = 1e-3
 # The part of a measured curvature that is taken for one once the start is over.
@@ -45,7 +47,8 @@ class MeasuredThreshold:
     after `k` steps from `d_0 = 0`. That is too much: `d` is long along `u` by its own noise, the
     more so the shorter the step, and older than the step. So `L` is half of a low quantile of
     running averages. At the start there is a look after every step, `L` is the latest average, and
-    the step size at most doubles from look to look.
+    the step size at most doubles from look to look. Later `L` may rise as ever but fall only as one
+    over the root of the number of looks: noise hides the curvature more and more.
 
     What is measured holds between two limits. A step is at most `lr min(1, sqrt(50 / k))` long, as
     stochastic methods need whose end nobody knows, and at least a quarter of that, over the first
@@ -113,7 +116,8 @@ class MeasuredThreshold:
         latest = torch.maximum(turned, _LEAST * slope) / moved
         latest = torch.where(count < _START, latest, _TRIM * latest)
         pace = (_HASTE / (count - _START + 1)).clamp(min=_PACE)
-        lower = torch.maximum(latest, level * ((_QUANTILE - 1) * pace).exp())
+        fall = torch.where(count < _SETTLED, (1 - _QUANTILE) * pace, _DRIFT / count)
+        lower = torch.maximum(latest, level * (-fall).exp())
         later = torch.where(latest < level, lower, level * math.exp(_QUANTILE * _PACE))
         level = torch.where(count < _START, latest, later)
         gamma = torch.minimum(1 / level, _GROWTH * gamma)

@@ -8,8 +8,9 @@ import typer
 from normball.cli.arguments import ArenaFolder, Jobs
 from normball.cli.commands.shared import plain_console, processes
 from normball.lab.arena.methods import METHODS
-from normball.lab.arena.page import write_page
+from normball.lab.arena.page import brief, write_page
 from normball.lab.arena.protocol import declare, select, whole
+from normball.lab.arena.protocol import demo as demo_rules
 from normball.lab.arena.protocol import quick as quick_rules
 from normball.lab.arena.record import Row, read_record
 from normball.lab.arena.work import work
@@ -22,6 +23,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 Quick = Annotated[
     bool, typer.Option("--quick", help="Six tasks, two settings, two seeds: ten minutes.")
 ]
+Demo = Annotated[bool, typer.Option("--demo", help="Two tasks, AdamW and ours: three minutes.")]
 Tasks = Annotated[
     str | None, typer.Option(metavar="A,B", help="In this sitting, these tasks only.")
 ]
@@ -36,6 +38,7 @@ Budget = Annotated[
 def arena(
     out: ArenaFolder,
     quick: Quick = False,
+    demo: Demo = False,
     tasks: Tasks = None,
     methods: Methods = None,
     budget: Budget = None,
@@ -47,7 +50,9 @@ def arena(
     before the first run, finished runs are kept, and what was stopped goes on when it is started
     again. The page is written at the end of every sitting.
     """
-    rules = quick_rules() if quick else whole()
+    if quick and demo:
+        raise LabError("--quick and --demo are different rules: choose one.")
+    rules = quick_rules() if quick else demo_rules() if demo else whole()
     some_tasks = select(tasks, rules.tasks, "task")
     some_methods = select(methods, rules.methods, "method")
     seconds = None if budget is None else parse_time(budget)
@@ -74,7 +79,10 @@ def arena(
                 soft_wrap=True,
             )
             raise typer.Exit(130) from None
-        page = write_page(rules, read_record(folder.path), folder.path)
+        rows = read_record(folder.path)
+        page = write_page(rules, rows, folder.path)
+    for line in brief(rules, rows):
+        console.print(line, soft_wrap=True)
     console.print("All runs are there." if over else "Time is up: the same command goes on.")
     console.print(f"The page: {page}", soft_wrap=True)
 

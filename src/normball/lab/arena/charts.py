@@ -33,8 +33,8 @@ COLOURS: Mapping[str, str] = MappingProxyType(
 _WIDEST = 4.0
 
 
-def draw_curves(standing: Standing) -> str:
-    """Scores by step, means over seeds and their range, as an address of an SVG.
+def draw_curves(standing: Standing) -> bytes:
+    """Scores by step, means over seeds and their range, as an SVG.
 
     Args:
         standing: the task.
@@ -63,8 +63,36 @@ def draw_curves(standing: Standing) -> str:
     return _picture(draw, 5.4)
 
 
-def draw_profile(times: Mapping[str, Sequence[float]]) -> str:
-    """The performance profile, as an address of an SVG.
+def draw_settings(standing: Standing) -> bytes:
+    """Scores on the choosing seed by setting, as an SVG.
+
+    Args:
+        standing: the task.
+    """
+
+    def draw(axes: Axes) -> None:
+        best = [min(entry.tried.values()) for entry in standing.entries.values() if entry.tried]
+        for method, entry in standing.entries.items():
+            shown = {x: y for x, y in entry.tried.items() if math.isfinite(y)}
+            if len(shown) > 1:
+                places = [value / METHODS[method].centre for value in shown]
+                label = METHODS[method].label
+                axes.plot(places, list(shown.values()), "o-", color=COLOURS[method], label=label)
+        axes.set_xscale("log", base=2)
+        if best and min(best) > 0:  # what goes astray would hide the rest
+            low = min(best)
+            axes.set_ylim(0.98 * low, min(axes.get_ylim()[1], 2 * low))
+        axes.set(
+            title=standing.task,
+            xlabel="setting over the one that is recommended",
+            ylabel=TASKS[standing.task].unit,
+        )
+
+    return _picture(draw, 5.4)
+
+
+def draw_profile(times: Mapping[str, Sequence[float]]) -> bytes:
+    """The performance profile, as an SVG.
 
     Args:
         times: steps to the goal, of every method one for each task.
@@ -88,7 +116,16 @@ def draw_profile(times: Mapping[str, Sequence[float]]) -> str:
     return _picture(draw, 6.6)
 
 
-def _picture(draw: Callable[[Axes], None], wide: float) -> str:
+def address(picture: bytes) -> str:
+    """A picture as the address of an image, so that a page needs no other file.
+
+    Args:
+        picture: an SVG.
+    """
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"
+
+
+def _picture(draw: Callable[[Axes], None], wide: float) -> bytes:
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(wide, 4.2), layout="constrained")
         FigureCanvasAgg(figure)
@@ -99,4 +136,4 @@ def _picture(draw: Callable[[Axes], None], wide: float) -> str:
             axes.legend(fontsize=7)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()

@@ -70,16 +70,20 @@ class Entry:
     Attributes:
         method: its name.
         value: the setting that was chosen.
-        tried: how many settings were run.
-        edge: whether the chosen one is at an edge of those.
+        tried: scores on the choosing seed and half by setting, rising; empty if none was chosen.
         results: one for each seed, in the protocol's order.
     """
 
     method: str
     value: float
-    tried: int
-    edge: bool
+    tried: Mapping[float, float]
     results: tuple[Result, ...]
+
+    @property
+    def edge(self) -> bool:
+        """Whether the chosen setting is at an edge of those that were run."""
+        settings = list(self.tried)
+        return len(settings) > 1 and self.value in (settings[0], settings[-1])
 
     @property
     def scores(self) -> list[float]:
@@ -134,11 +138,10 @@ def stand(protocol: Protocol, rows: Sequence[Row], task: str) -> Standing:
         value = chosen(protocol, own, task, method)
         if value is None or pending(protocol, own, task, method):
             continue
-        settings = list(tried(protocol, own, task, method))
+        settings = tried(protocol, own, task, method)
         by_seed = {row.run.seed: row.result for row in own if row.run.value == value}
         results = tuple(by_seed[seed] for seed in protocol.judge)
-        edge = len(settings) > 1 and value in (settings[0], settings[-1])
-        found.append(Entry(method, value, len(settings), edge, results))
+        found.append(Entry(method, value, settings, results))
     found.sort(key=lambda entry: entry.mean)
     complete = len(found) == len(protocol.methods)
     return Standing(task, MappingProxyType({entry.method: entry for entry in found}), complete)
@@ -264,8 +267,8 @@ def verdicts(protocol: Protocol, standings: Sequence[Standing]) -> list[Verdict]
     names = tuple(standing.task for standing in judged)
     found = []
     for claim in protocol.claims:
-        if {claim.method, GOAL, _MUON} <= set(protocol.methods):
-            test = TESTS[claim.kind]
+        rival, test = TESTS[claim.kind]
+        if {claim.method, rival or claim.method} <= set(protocol.methods):
             held = tuple(s.task for s in judged if test(s, s.entries[claim.method], protocol.level))
             found.append(Verdict(claim, held, names))
     return found
@@ -295,12 +298,13 @@ def _near(standing: Standing, entry: Entry, level: float) -> bool:  # noqa: ARG0
     return entry.mean <= (best.mean + task.near if task.points else best.mean * (1 + task.near))
 
 
-TESTS: Mapping[str, Callable[[Standing, Entry, float], bool]] = MappingProxyType(
+# Against which method, if it is one, and the test.
+TESTS: Mapping[str, tuple[str | None, Callable[[Standing, Entry, float], bool]]] = MappingProxyType(
     {
-        "first": _first,
-        "beats-adamw": _beats_adamw,
-        "beats-muon": _beats_muon,
-        "no-worse-than-muon": _no_worse_than_muon,
-        "near": _near,
+        "first": (None, _first),
+        "beats-adamw": (GOAL, _beats_adamw),
+        "beats-muon": (_MUON, _beats_muon),
+        "no-worse-than-muon": (_MUON, _no_worse_than_muon),
+        "near": (None, _near),
     }
 )

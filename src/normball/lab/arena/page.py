@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from normball.lab.arena.charts import draw_curves, draw_profile
+from normball.lab.arena.charts import address, draw_curves, draw_profile, draw_settings
 from normball.lab.arena.judge import (
     GOAL,
     Entry,
@@ -33,7 +33,7 @@ _CLAIM_TITLES = ("method", "claim", "verdict", "tasks", "not on")
 
 
 def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
-    """Write the page and the summary of what is there so far.
+    """Write the page, the summary, and the pictures that others may show, of what is there so far.
 
     Args:
         protocol: the rules.
@@ -47,6 +47,11 @@ def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
         LabError: if a file cannot be written.
     """
     content = _content(protocol, rows)
+    pictures = {f"{name}.svg": picture for name, picture in content["settings"]}
+    if content["profile"] is not None:
+        pictures["profile.svg"] = content["profile"]
+    for name, picture in pictures.items():
+        write_whole(folder / name, picture)
     write_whole(folder / SUMMARY, _summary(content).encode())
     environment = Environment(
         loader=PackageLoader("normball.lab"),
@@ -55,6 +60,7 @@ def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["address"] = address
     text = environment.get_template("arena.html.j2").render(content)
     return write_whole(folder / PAGE, text.encode())
 
@@ -74,10 +80,32 @@ def _content(protocol: Protocol, rows: Sequence[Row]) -> dict[str, Any]:
         "ranks": _ranks(standings),
         "profile": draw_profile(times) if times else None,
         "tasks": [_task(protocol, standing) for standing in begun],
+        "settings": [(s.task, draw_settings(s)) for s in begun],
         "curves": [(s.task, draw_curves(s)) for s in begun],
         "methods": [(METHODS[name].label, METHODS[name].about) for name in protocol.methods],
         "facts": _facts(rows),
     }
+
+
+def brief(protocol: Protocol, rows: Sequence[Row]) -> list[str]:
+    """The scores of the finished tasks and the verdicts, in a line each.
+
+    Args:
+        protocol: the rules.
+        rows: the finished runs.
+    """
+    standings = [stand(protocol, rows, name) for name in protocol.tasks]
+    lines = []
+    for standing in standings:
+        if standing.complete:
+            scores = (f"{METHODS[m].label} {_number(e.mean)}" for m, e in standing.entries.items())
+            lines.append(f"{standing.task}, {TASKS[standing.task].unit}: {'; '.join(scores)}")
+    for verdict in verdicts(protocol, standings):
+        claim = verdict.claim
+        tasks = f"{len(verdict.held)} of {len(verdict.judged)} tasks"
+        label = METHODS[claim.method].label
+        lines.append(f"{label}: {claim.text}. It {verdict.outcome} ({tasks}).")
+    return lines
 
 
 def _facts(rows: Sequence[Row]) -> dict[str, str]:
@@ -154,7 +182,7 @@ def _words(
     return [
         METHODS[entry.method].label,
         f"{entry.value:g}" if tuned else "-",
-        f"{entry.tried}{', at the edge' if entry.edge else ''}" if tuned else "none",
+        f"{len(entry.tried)}{', at the edge' if entry.edge else ''}" if tuned else "none",
         _number(entry.mean),
         ", ".join(map(_number, entry.scores)),
         *(_number(entry.other(name)) for name in others),

@@ -84,7 +84,7 @@ class Protocol:
     settings: int = 5
     extensions: int = 3
     choose: int = 100
-    judge: tuple[int, ...] = (0, 1, 2, 3, 4)
+    judge: tuple[int, ...] = (10, 11, 12, 13, 14)
     budget: float = 1.0
     level: float = 0.95
     claims: tuple[Claim, ...] = CLAIMS
@@ -137,6 +137,17 @@ def quick() -> Protocol:
         extensions=0,
         judge=(0, 1),
         budget=0.35,
+    )
+
+
+def demo() -> Protocol:
+    """What one wants to see first: nothing tuned beside AdamW with its best step and a decay."""
+    near = "within 2 % of the loss, or 1 point of accuracy, of tuned AdamW and of its own best step"
+    return Protocol(
+        tasks=("digits", "chars"),
+        methods=("adamw", "anytime", "untuned"),
+        judge=(0, 1, 2),
+        claims=(Claim("near", near, "untuned", 1.0),),
     )
 
 
