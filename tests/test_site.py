@@ -1,6 +1,7 @@
 """The site builds without a warning and has every public name."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,5 @@ def test_the_site_builds_strictly_and_has_every_public_name(tmp_path: Path) -> N
         text = page.read_text(encoding="utf-8")
         assert "fonts.googleapis" not in text
         assert "cdn" not in text.lower(), page
+        for source in re.findall(r'<img[^>]*? src="([^"]+)"', text):
+            assert (page.parent / source).is_file(), (page.name, source)

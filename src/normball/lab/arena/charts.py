@@ -25,12 +25,22 @@ COLOURS: Mapping[str, str] = MappingProxyType(
         "muon": "#009e73",
         "soap": "#a0522d",
         "scion": "#d55e00",
-        "decay": "#1b1f24",
+        "decay": "#8250df",
         "anytime": "#0072b2",
         "untuned": "#56b4e9",
     }
 )
 _WIDEST = 4.0
+# Read on light and on dark pages alike.
+_INK = "#768390"
+_STYLE = {
+    **STYLE,
+    "svg.fonttype": "none",
+    "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
+    ),
+}
 
 
 def draw_curves(standing: Standing) -> bytes:
@@ -126,14 +136,14 @@ def address(picture: bytes) -> str:
 
 
 def _picture(draw: Callable[[Axes], None], wide: float) -> bytes:
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(wide, 4.2), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         draw(axes)
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=9)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     return buffer.getvalue()
