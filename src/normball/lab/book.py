@@ -6,13 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from normball.lab.cells import HEADINGS, best, make_cells, of
 from normball.lab.charts import draw
 from normball.lab.errors import LabError
 from normball.lab.files import write_whole
 from normball.lab.optimizers import OPTIMIZERS
+from normball.lab.pages import fill
 from normball.lab.race import TITLES, lines, race
 from normball.lab.reproduce import results_of
 from normball.lab.rows import ROW_START, ROWS, Row, read_rows
@@ -43,14 +42,7 @@ def write_book(results: Path, out: Path) -> Path:
     sections = [section for path in _folders(results) if (section := _section(results, path))]
     if not sections:
         raise LabError(f"{results} holds neither {ROWS} nor README.md in any of its folders.")
-    environment = Environment(
-        loader=PackageLoader("normball.lab"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("book.html.j2").render(sections=sections)
+    text = fill("book.html.j2", {"sections": sections})
     return write_whole(out, text.encode())
 
 

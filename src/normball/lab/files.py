@@ -1,10 +1,12 @@
 """Files that are whole or not there, whenever the program or the machine is stopped."""
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from normball.lab.errors import LabError
 
@@ -48,6 +50,43 @@ def write_whole(target: Path, content: bytes) -> Path:
     with whole_file(target) as file:
         file.write(content)
     return target
+
+
+def json_line(values: dict[str, Any]) -> bytes:
+    """One line of valid JSON, newline included; numbers that are not finite become null.
+
+    Args:
+        values: what JSON has; tuples become lists.
+    """
+    return json.dumps(_finite(values), allow_nan=False).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def append_line(record: Path, line: bytes) -> None:
+    """Add a line to a file: one write, pushed to the device before this returns.
+
+    Args:
+        record: the file, written to by this process alone.
+        line: with its newline.
+
+    Raises:
+        LabError: if the disk does not take the line.
+    """
+    try:
+        with record.open("ab", buffering=0) as file:
+            written = file.write(line)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise LabError(f"cannot write to {record}: {error.strerror}.") from error
+    if written != len(line):
+        raise LabError(f"cannot write to {record}: the disk took a part of a line only.")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from normball.lab.config import RunConfig, format_step
 from normball.lab.figure import PANELS, Comparison, draw_accuracy, draw_dual_norms, render
 from normball.lab.models import find_model
 from normball.lab.optimizers import describe_groups
+from normball.lab.pages import fill
 from normball.lab.rows import FIGURE_PNG, FIGURE_SVG, REPORT, Row, RunFolder
 from normball.lab.summary import CLAIM, Summary, in_words, judge, seed_deviation, summarise, width
 from normball.lab.tasks import Task
@@ -47,16 +46,7 @@ def page(task: Task, comparison: Comparison) -> str:
         task: what was trained.
         comparison: what came out.
     """
-    environment = Environment(
-        loader=PackageLoader("normball.lab"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["typeset"] = typeset
-    template = environment.get_template("report.html.j2")
-    return template.render(_content(task, comparison))
+    return fill("report.html.j2", _content(task, comparison), typeset=typeset)
 
 
 def _content(task: Task, comparison: Comparison) -> dict[str, Any]:

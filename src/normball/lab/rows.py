@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
 from normball.lab.fields import fits
-from normball.lab.files import write_whole
+from normball.lab.files import append_line, json_line, write_whole
 from normball.lab.machine import describe_commit, describe_machine, versions
 from normball.lab.optimizers import find_optimizer
 from normball.lab.results import RunResult
@@ -75,7 +75,7 @@ def to_line(row: Row) -> bytes:
         "machine": row.machine,
         "commit": row.commit,
     }
-    return json.dumps(_finite(values), allow_nan=False).encode() + b"\n"
+    return json_line(values)
 
 
 def from_line(line: bytes) -> Row:
@@ -109,16 +109,6 @@ def from_line(line: bytes) -> Row:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LabError(f"it lacks a field or has a wrong one ({error}).") from None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _read_result(values: dict[str, Any]) -> RunResult:
@@ -195,15 +185,7 @@ class RunFolder:
         Raises:
             LabError: if the disk does not take the line.
         """
-        line = to_line(row)
-        try:
-            with self.record.open("ab", buffering=0) as file:
-                written = file.write(line)
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise LabError(f"cannot write to {self.record}: {error.strerror}.") from error
-        if written != len(line):
-            raise LabError(f"cannot write to {self.record}: the disk took a part of a line only.")
+        append_line(self.record, to_line(row))
         self.rows.append(row)
 
     def replace(self, name: str, content: bytes) -> Path:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from normball.lab.arena.charts import address, draw_curves, draw_profile, draw_settings
 from normball.lab.arena.judge import (
     GOAL,
@@ -26,6 +24,7 @@ from normball.lab.arena.protocol import RULE, Protocol
 from normball.lab.arena.record import Row
 from normball.lab.arena.tasks import TASKS
 from normball.lab.files import write_whole
+from normball.lab.pages import fill
 
 PAGE, SUMMARY = "arena.html", "arena.md"
 _RIVALS = ("adamw", "muon")
@@ -53,15 +52,7 @@ def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
     for name, picture in pictures.items():
         write_whole(folder / name, picture)
     write_whole(folder / SUMMARY, _summary(content).encode())
-    environment = Environment(
-        loader=PackageLoader("normball.lab"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["address"] = address
-    text = environment.get_template("arena.html.j2").render(content)
+    text = fill("arena.html.j2", content, address=address)
     return write_whole(folder / PAGE, text.encode())
 
 

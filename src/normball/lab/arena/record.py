@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from normball.lab.arena.protocol import SCHEMA
 from normball.lab.errors import LabError
 from normball.lab.fields import fits
+from normball.lab.files import append_line, json_line
 
 RECORD = "arena.jsonl"
 
@@ -82,15 +83,7 @@ def to_line(row: Row) -> bytes:
     Args:
         row: the row.
     """
-    return json.dumps({"schema": SCHEMA, **_finite(asdict(row))}, allow_nan=False).encode() + b"\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json_line({"schema": SCHEMA, **asdict(row)})
 
 
 def from_line(line: bytes) -> Row:
@@ -175,12 +168,4 @@ def append(folder: Path, row: Row) -> None:
     Raises:
         LabError: if the disk does not take the line.
     """
-    path, line = folder / RECORD, to_line(row)
-    try:
-        with path.open("ab", buffering=0) as file:
-            written = file.write(line)
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise LabError(f"cannot write to {path}: {error.strerror}.") from error
-    if written != len(line):
-        raise LabError(f"cannot write to {path}: the disk took a part of a line only.")
+    append_line(folder / RECORD, to_line(row))
