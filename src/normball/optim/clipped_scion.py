@@ -43,9 +43,10 @@ class ClippedScion(NormBallOptimizer):
             units of the loss per unit of the norm; of the gap `G`, in units of the loss, when
             constrained. For a loss that is a mean; multiply by n for a sum over n. `"auto"`
             measures it while training: `lr` times the curvature that the steps meet, a heuristic
-            (`docs/tuning.md`). The groups then hold it as a tensor, 1 before the first step, and a
-            number put into every group ends the measuring. One step in five finds the minimisers
-            twice. It needs momentum, `alpha < 1`.
+            (`docs/tuning.md`). Step k is then at most `lr min(1, sqrt(50 / k))` long, and at
+            least a quarter of that once five are taken. The groups hold the threshold as a tensor,
+            1 before the first step, and a number put into every group ends the measuring. One step
+            in five finds the minimisers twice. It needs momentum, `alpha < 1`.
         alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
         constrained: keep every layer in its ball of radius `r_l`: weight decay by the Frank-Wolfe
             short step. A layer that starts outside is scaled onto it at the first step, with a
