@@ -1,5 +1,6 @@
 """Real modules, each with the placement that was worked out by hand, and a way to train them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from tests.groups.models import (
 
 Place = tuple[str, Norm, float]
 
-VECTOR: Place = ("vector", RMS(), 5.0)
+VECTOR: Place = ("vector", RMS(), 1.0)
 BIAS: Place = ("bias", RMS(), 1.0)
 TABLE: Place = ("embedding", Column(transposed=True), 1.0)
 # A table held as (1, T, C).
@@ -37,6 +38,7 @@ INPUT: Place = ("input", Spectral(scale="input"), 1.0)
 INPUT_CONV: Place = ("input", SpectralConv(scale="input"), 1.0)
 OUTPUT: Place = ("output", Sign(), 32.0)
 HIDDEN: Place = ("hidden", Spectral(), 5.0)
+SCORE: Place = ("hidden", Spectral(), 2.5)
 CONV: Place = ("hidden", SpectralConv(), 5.0)
 
 
@@ -198,8 +200,8 @@ CASES = [
         "attention with other keys",
         lambda: Cell(nn.MultiheadAttention(4, 2, kdim=3, vdim=5)),
         {
-            "cell.q_proj_weight": HIDDEN,
-            "cell.k_proj_weight": HIDDEN,
+            "cell.q_proj_weight": SCORE,
+            "cell.k_proj_weight": SCORE,
             "cell.v_proj_weight": HIDDEN,
             "cell.in_proj_bias": BIAS,
             "cell.out_proj.weight": HIDDEN,
@@ -331,7 +333,7 @@ CASES = [
         ),
         {
             "0.lora_A.default.weight": HIDDEN,
-            "0.lora_B.default.weight": HIDDEN,
+            "0.lora_B.default.weight": ("hidden", Spectral(), 5 * math.sqrt(2 / 5)),
             "1.weight": HIDDEN,
             "2.lora_A": HIDDEN,
             "2.lora_B": HIDDEN,

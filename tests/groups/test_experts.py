@@ -104,7 +104,7 @@ def test_a_router_is_inside_and_never_the_last_layer():
 
 def test_rates_of_a_state_space_are_no_matrix():
     places = norms_of(nn.Sequential(nn.Linear(3, 6), Mixer(), nn.Linear(6, 2)))
-    assert places["1.A_log"] == places["1.D"] == ("vector", RMS(), 5.0)
+    assert places["1.A_log"] == places["1.D"] == ("vector", RMS(), 1.0)
 
 
 def test_learned_inputs_and_relative_biases_by_name():

@@ -79,7 +79,7 @@ def test_later_entries_win_and_settings_add_up():
         ("output", Sign(), 300.0),
         ("embedding", Column(), 2.0),  # a layer with one-hot inputs
         ("bias", RMS(), 2.0),
-        ("vector", RMS(), 6.0),
+        ("vector", RMS(), 2.0),
     ],
 )
 def test_roles(role, norm, radius):

@@ -160,8 +160,8 @@ def test_frozen_parameters_are_shown_and_move_no_role():
 def test_radii():
     plan = param_groups(Language(tied=False), radius=50, input_radius=2, output_radius=3000)
     radii = {row.role: row.radius for row in plan.rows}
-    small = {"embedding": 2.0, "bias": 2.0}
-    assert radii == small | {"hidden": 50.0, "vector": 50.0, "output": 3000.0}
+    small = {"embedding": 2.0, "bias": 2.0, "vector": 2.0}
+    assert radii == small | {"hidden": 50.0, "output": 3000.0}
 
 
 def test_groups_are_one_per_role_norm_and_radius():

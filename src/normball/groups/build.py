@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from normball.groups.overrides import Key, Override, Value, parse, positive
 from normball.groups.plan import Plan, Row
-from normball.groups.rules import VECTORS, Kind, Raw, Storage, kind_of
+from normball.groups.rules import ROLES, VECTORS, Kind, Raw, Storage, kind_of
 from normball.groups.slots import Slot, slots_of
 from normball.norms import Norm
 from normball.polar import Polar
@@ -37,9 +37,12 @@ def param_groups(
 
     Args:
         model: a module; compiled and wrapped ones give the names of the module inside.
-        radius: of hidden layers and of vectors but biases, in units of their norms.
-        input_radius: of the first layer, of embedding tables, and of biases, which are tables of
-            one row.
+        radius: of hidden layers, in units of their norms. Layers for queries and keys, by name,
+            take half of it, since both factors of a score move; the second factor of a low-rank
+            pair of rank `r` takes `sqrt(r / d_out)` of it.
+        input_radius: of the first layer, of embedding tables, and of vectors, which are tables of
+            one row. A table of more than 64 rows takes `sqrt(rows / 64)` times that, at most four
+            times: a row moves only when a batch has it.
         output_radius: of the last layer. A step of length 1/64, the default of `ClippedScion`, then
             moves an output by at most a half where inputs have root mean square 1.
         polar: the polar factor of every spectral norm that a rule chooses; by default `Auto()`.
@@ -65,9 +68,9 @@ def param_groups(
         raise TypeError(
             f"param_groups takes the model itself, a torch.nn.Module, got {type(model).__name__}"
         )
-    radii = dict.fromkeys(("hidden", "vector"), positive("radius", radius))
-    radii |= dict.fromkeys(("input", "embedding", "bias"), positive("input_radius", input_radius))
-    radii["output"] = positive("output_radius", output_radius)
+    radii = dict.fromkeys(ROLES, positive("input_radius", input_radius))
+    radii |= {"hidden": positive("radius", radius)}
+    radii |= {"output": positive("output_radius", output_radius)}
     if not isinstance(polar, Polar | None):
         raise TypeError(f"polar={polar!r} must be an object of normball.polar, such as Nonic()")
     slots = slots_of(model)
@@ -99,6 +102,8 @@ class _Finding:
     storage: Storage
     rule: str
     """Empty where no rule knows the parameter."""
+    share: float = 1.0
+    """Its radius over that of its role."""
 
 
 def _check_parameters(slots: Sequence[Slot]) -> None:
@@ -148,7 +153,8 @@ def _finding(places: list[tuple[Slot, Kind | None]], head: bool, first: bool) ->
             return _Finding(slots, "output", kind.storage, "tied embedding and head")
         role, which = ("output", "last") if head else ("input", "first")
         return _Finding(slots, role, kind.storage, f"{which} layer, {kind.rule}")
-    return _Finding(slots, kinds[0].role, kinds[0].storage, kinds[0].rule)
+    kind = kinds[0]
+    return _Finding(slots, kind.role, kind.storage, kind.rule, kind.share)
 
 
 def _speaking(finding: _Finding, entries: list[Override], weighty: set[int]) -> list[Override]:
@@ -176,7 +182,7 @@ def _row(
         return Row(name, shape, "frozen", None, None, "requires_grad=False")
     role, rule = finding.role, finding.rule
     norm = _with_polar(finding.storage.norm(role), polar) if rule else None
-    radius = radii[role]
+    radius = finding.share * radii[role]
     for entry in _speaking(finding, entries, weighty):
         rule = entry.label
         if entry.role is not None:

@@ -1,5 +1,6 @@
 """The rules that tell what a parameter is, and the norm that each kind of storage has in a role."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,6 +127,8 @@ class Kind:
     spot: str = ""
     """Its part in the order of layers: `layer` can be first or last; `inside` and `table` take a
     place but no role; anything else takes no place."""
+    share: float = 1.0
+    """Its radius over that of its role."""
 
 
 def kind_of(slot: Slot) -> Kind | None:
@@ -167,6 +170,12 @@ _TOKENS = {
 _WEIGHT = {"weight", "weight_v", "weight_orig"}
 _EXPERTS = {"gate_up_proj", "gate_proj", "up_proj", "down_proj"}
 _RATES = {"A_log", "A_logs"}
+# Layers whose outputs are multiplied with each other, by name.
+_SCORES = {"query", "key", "query_proj", "key_proj", "q", "k", "q_proj", "k_proj"}
+_SCORES |= {"to_q", "to_k", "q_lin", "k_lin", "wq", "wk", "q_proj_weight", "k_proj_weight"}
+_BOTH = 0.5
+# A table of so many rows or fewer has the radius of its role, and no table more than so many times.
+_ROWS, _MOST = 64, 4.0
 _LORA = {"lora_a", "lora_b"}
 _LORA_TABLE = {"lora_embedding_a", "lora_embedding_b"}
 
@@ -222,15 +231,22 @@ def _lora(slot: Slot) -> Kind | None:
     layer = _convolution(slot) or _linear(slot)
     if layer is None and slot.parameter.ndim != 2:
         return None
-    return Kind("hidden", layer.storage if layer else Weight(), "low-rank factor")
+    storage = layer.storage if layer else Weight()
+    if "lora_b" not in path:
+        return Kind("hidden", storage, "low-rank factor")
+    # The first factor, random at the start, multiplies the second one's step by about the inverse.
+    rank, width = sorted(slot.shape[:2])
+    return Kind("hidden", storage, "low-rank factor, second", share=math.sqrt(rank / width))
 
 
 def _embedding(slot: Slot) -> Kind | None:
     if not (isinstance(slot.module, nn.Embedding | nn.EmbeddingBag) and slot.tensor in _WEIGHT):
         return None
     # Positions are no input of their own: the layer after such a table can still be the first.
-    position = _POSITIONS & set(slot.name.split("."))
-    return Kind("embedding", Table(slot.shape), "embedding table", "" if position else "table")
+    if _POSITIONS & set(slot.name.split(".")):
+        return Kind("embedding", Table(slot.shape), "embedding table")
+    share = min(max(1.0, math.sqrt(slot.shape[0] / _ROWS)), _MOST)
+    return Kind("embedding", Table(slot.shape), "embedding table", "table", share)
 
 
 def _convolution(slot: Slot) -> Kind | None:
@@ -252,15 +268,22 @@ def _linear(slot: Slot) -> Kind | None:
     if isinstance(module, nn.Linear):
         # The output projection of torch's attention: its module ends inside a network.
         inside = isinstance(module, NonDynamicallyQuantizableLinear)
-        return Kind("hidden", Weight(), "linear", "inside" if inside else "layer")
+        return _scored(slot, Weight(), "linear", "inside" if inside else "layer")
     if any(base.__name__ == "Conv1D" for base in type(module).__mro__):
-        return Kind("hidden", Weight(transposed=True), "linear, stored (in, out)", "layer")
+        return _scored(slot, Weight(transposed=True), "linear, stored (in, out)")
     sizes = (getattr(module, "out_features", None), getattr(module, "in_features", None))
     if slot.shape == sizes:
-        return Kind("hidden", Weight(), "linear, by its sizes", "layer")
+        return _scored(slot, Weight(), "linear, by its sizes")
     if slot.shape == sizes[::-1]:
-        return Kind("hidden", Weight(transposed=True), "linear, stored (in, out)", "layer")
+        return _scored(slot, Weight(transposed=True), "linear, stored (in, out)")
     return None
+
+
+def _scored(slot: Slot, storage: Storage, rule: str, spot: str = "layer") -> Kind:
+    """A linear layer: a query or a key, by its name, takes half the step, since both move."""
+    if _SCORES & {slot.tensor, *slot.name.split(".")}:
+        return Kind("hidden", storage, f"{rule}, query or key", spot, _BOTH)
+    return Kind("hidden", storage, rule, spot)
 
 
 def _router(slot: Slot) -> Kind | None:
@@ -297,7 +320,7 @@ def _attention(slot: Slot) -> Kind | None:
     if slot.tensor.startswith("in_proj_weight"):
         return Kind("hidden", Weight(blocks=3), "attention, query key value", "inside")
     if slot.tensor.startswith(("q_proj_weight", "k_proj_weight", "v_proj_weight")):
-        return Kind("hidden", Weight(), "attention", "inside")
+        return _scored(slot, Weight(), "attention", "inside")
     return None
 
 

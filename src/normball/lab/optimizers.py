@@ -103,10 +103,21 @@ def _sgd(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
 
 
 def _groups(model: nn.Module, config: RunConfig) -> Any:
-    # The paper's radius for biases, to which the recorded figures of the digits belong.
+    # The paper has one radius for all hidden layers and vectors, and one for all tables; it has the
+    # first one for biases too, to which the recorded figures of the digits belong.
     own = find_task(config.task).paper_biases
-    biases: dict[Any, Any] | None = {"*bias": {"radius": config.radius}} if own else None
-    return param_groups(model, overrides=biases, **_given(config, *_RADII))
+    radii = {
+        "input": config.input_radius,
+        "embedding": config.input_radius,
+        "bias": config.radius if own else config.input_radius,
+        "hidden": config.radius,
+        "vector": config.radius,
+        "output": config.output_radius,
+    }
+    rows = param_groups(model).rows
+    given = {row.name: radii.get(row.role) for row in rows}
+    named: dict[Any, Any] = {name: {"radius": r} for name, r in given.items() if r is not None}
+    return param_groups(model, overrides=named or None)
 
 
 def _scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
