@@ -1,18 +1,21 @@
 """What the site changes in the pages: it holds pictures from outside docs/, and no other file.
 
-Links to such files lead to the repository where `repo_url` names one; else they become plain names.
+Formulas become MathML, which browsers set without a script. Links to such files lead to the repository where `repo_url` names one; else they become plain names.
 """
 
+import html
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
 _OUTSIDE = r"(?:\.\./)+((?:tests|src|results|benchmarks|examples|[A-Z]+)[^)]*)"
 _PICTURE = re.compile(rf"(!\[[^\]]*\])\({_OUTSIDE}\)")
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 _LINK = re.compile(rf"(?<!!)\[([^\]]+)\]\({_OUTSIDE}\)")
 
 
@@ -42,3 +45,17 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     if config.repo_url:
         return _LINK.sub(rf"[\1]({config.repo_url.rstrip('/')}/blob/HEAD/\2)", markdown)
     return _LINK.sub(r"\1", markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Set formulas.
+
+    Args:
+        content: a page as HTML, with TeX inside of what the extension arithmatex marks.
+    """
+
+    def mathml(found: re.Match[str]) -> str:
+        display = "block" if found[1] == "div" else "inline"
+        return convert(html.unescape(found[2]).strip(), display=display)
+
+    return _FORMULA.sub(mathml, content)

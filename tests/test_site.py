@@ -49,3 +49,30 @@ def test_the_site_builds_strictly_and_has_every_public_name(tmp_path: Path) -> N
         assert "cdn" not in text.lower(), page
         for source in re.findall(r'<img[^>]*? src="([^"]+)"', text):
             assert (page.parent / source).is_file(), (page.name, source)
+
+
+def formulas(page: Path) -> list[str]:
+    """Every formula of a page, by Pandoc's rule for dollars: no blank inside of them."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    found = re.findall(r"\$\$(.+?)\$\$|\$(?! )([^$]+?)(?<! )\$", text, re.S)
+    return [block or inline for block, inline in found]
+
+
+def test_formulas_are_read_whole() -> None:
+    """A command that the converter does not know stays in its output, with its backslash."""
+    from latex2mathml.converter import convert
+
+    found = [formula for page in (ROOT / "docs").rglob("*.md") for formula in formulas(page)]
+    assert len(found) > 200
+    for formula in found:
+        assert "\\" not in convert(formula.strip()), formula
+    assert "\\" in convert(r"\nosuchcommand x")
+
+
+@pytest.mark.slow
+def test_the_theory_page_shows_every_formula(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    text = (tmp_path / "theory.html").read_text(encoding="utf-8")
+    assert text.count("<math ") == len(formulas(ROOT / "docs" / "theory.md"))
+    assert "arithmatex" not in text
