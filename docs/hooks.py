@@ -1,6 +1,7 @@
 """What the site changes in the pages: it holds pictures from outside docs/, and no other file.
 
-Formulas become MathML, which browsers set without a script. Links to such files lead to the repository where `repo_url` names one; else they become plain names.
+Links to such files lead to the repository where `repo_url` names one; else they become plain names.
+Formulas become MathML, which browsers set without a script.
 """
 
 import html
