@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from normball.cli import main
+from normball.cli.screen import CompareScreen
 from normball.lab.rows import ROWS, open_folder
 from normball.lab.train import Trainer
 from tests.lab.samples import row
@@ -244,6 +245,23 @@ def test_a_killed_comparison_goes_on_where_it_was(
     with open_folder(tmp_path) as folder:
         made = folder.rows[-1]
     assert Trainer(made.config).run().trace == made.result.trace
+
+
+def interrupt_inside(screen: CompareScreen) -> None:
+    screen._console._enter_buffer()
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_the_midst_of_a_print_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interrupt inside of rich leaves the buffer of its console open: it prints no more."""
+
+    monkeypatch.setattr("normball.cli.screen.CompareScreen.__enter__", interrupt_inside)
+    assert call("compare", "digits", "--out", str(tmp_path), *TINY) == 130
+    printed, errors = capsys.readouterr()
+    assert f"Interrupted: 0 of {RUNS} runs are kept" in printed
+    assert errors == ""
 
 
 def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:

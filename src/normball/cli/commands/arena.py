@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from normball.cli.arguments import ArenaFolder, Jobs
-from normball.cli.commands.shared import plain_console, processes
+from normball.cli.commands.shared import plain_console, processes, say_interrupted
 from normball.lab.arena.methods import METHODS
 from normball.lab.arena.page import brief, write_page
 from normball.lab.arena.protocol import declare, select, whole
@@ -73,10 +73,9 @@ def arena(
         try:
             over = work(rules, folder.path, some_tasks, some_methods, count, seconds, say)
         except KeyboardInterrupt:
-            console.print(
-                f"Interrupted: {len(read_record(folder.path))} runs are kept in {folder.path}. "
-                "The same command goes on from there.",
-                soft_wrap=True,
+            say_interrupted(
+                f"{len(read_record(folder.path))} runs are kept in {folder.path}. "
+                "The same command goes on from there."
             )
             raise typer.Exit(130) from None
         rows = read_record(folder.path)

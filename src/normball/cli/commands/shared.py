@@ -16,6 +16,15 @@ def plain_console() -> Console:
     return Console(markup=False, highlight=False)
 
 
+def say_interrupted(message: str) -> None:
+    """Print after Ctrl-C, which may have left the buffer of a console open in the midst of a print.
+
+    Args:
+        message: what is left, and how to go on.
+    """
+    plain_console().print(f"Interrupted: {message}", soft_wrap=True)
+
+
 def processes(jobs: str | None) -> int:
     """The number of processes from ``--jobs``; one for each core where it is not given.
 
@@ -45,7 +54,7 @@ def carry_out(console: Console, plan: Plan, folder: RunFolder, jobs: int) -> Non
         with CompareScreen(plan, console) as screen:
             run_plan(plan, folder, jobs=jobs, on_event=screen.on_event)
     except KeyboardInterrupt:
-        _say_how_to_go_on(console, plan, folder)
+        _say_how_to_go_on(plan, folder)
         raise typer.Exit(130) from None
 
 
@@ -60,13 +69,12 @@ def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
         console.print(f"{plan.kept} of {len(plan.configs)} runs are finished already and kept.")
 
 
-def _say_how_to_go_on(console: Console, plan: Plan, folder: RunFolder) -> None:
+def _say_how_to_go_on(plan: Plan, folder: RunFolder) -> None:
     """Print what an interruption has left."""
     # The interrupt may have come between a row's way to the disk and its way into the list.
     folder.read()
     done = len(folder.done() & {config.key() for config in plan.configs})
-    console.print(
-        f"Interrupted: {done} of {len(plan.configs)} runs are kept in {folder.record}. "
-        "The same command goes on from there.",
-        soft_wrap=True,
+    say_interrupted(
+        f"{done} of {len(plan.configs)} runs are kept in {folder.record}. "
+        "The same command goes on from there."
     )

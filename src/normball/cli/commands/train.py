@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from normball.cli.arguments import Optimizer, Resume, RowFolderPath, TaskName, TensorBoard
-from normball.cli.commands.shared import plain_console
+from normball.cli.commands.shared import plain_console, say_interrupted
 from normball.cli.screen import TrainScreen, result_line
 from normball.cli.settings import LR, RHO, RUN, SEED, takes
 from normball.lab import ranks
@@ -131,11 +131,10 @@ def run_trainer(
             return trainer.run(on_epoch)
     except KeyboardInterrupt:
         if checkpoints is None or not checkpoints.files():
-            console.print("Interrupted: nothing of this run is kept.")
+            say_interrupted("nothing of this run is kept.")
         else:
-            console.print(
-                f"Interrupted: {checkpoints.files()[0]} is kept. The same command with --resume "
-                "goes on from there.",
-                soft_wrap=True,
+            say_interrupted(
+                f"{checkpoints.files()[0]} is kept. The same command with --resume "
+                "goes on from there."
             )
         raise typer.Exit(130) from None
