@@ -68,13 +68,13 @@ RESUMED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), RESUMED, ids=str)
 def test_loops_train_and_resume(name, options, tmp_path):
-    options = [*options, "--epochs", 4]
+    # After four epochs the accuracy of some is at the bound, on one side or other by processor.
+    options = [*options, "--epochs", 7]
     printed = run(name, "--out", tmp_path / "full", *options)
     found = losses(printed)
-    assert len(found) == 4
+    assert len(found) == 7
     assert found[-1] < 0.2 * found[0]
-    # Four epochs on few images: on another processor one or two more of them are wrong.
-    assert float(re.findall(r"(?:accuracy|averaged) (0\.\d+|1\.0+)", printed)[-1]) > 0.9
+    assert float(re.findall(r"(?:accuracy|averaged) (0\.\d+|1\.0+)", printed)[-1]) > 0.95
     run(name, "--out", tmp_path / "cut", "--stop-after", 2, *options)
     again = losses(run(name, "--out", tmp_path / "cut", "--resume", *options))
     assert again == found[2:]
