@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from normball.lab.figure import PANELS, Comparison, chosen_runs, render
 from normball.lab.report import page, typeset, write_report
@@ -61,7 +62,7 @@ def test_the_page_says_what_came_out_and_needs_nothing_else() -> None:
     assert "A box" in words
     assert "torch 2.13" in words
     assert "conv1.weight" in words
-    assert len(reader.links) == 2
+    assert len(reader.links) == len(PANELS) == 3
     assert all(link.startswith("data:image/svg+xml;base64,") for link in reader.links)
     assert reader.tags.isdisjoint({"script", "link", "iframe"})
     assert "url(" not in text
@@ -93,26 +94,42 @@ def test_the_files_are_written(tmp_path: Path) -> None:
 
 
 def test_equal_rows_give_equal_pictures() -> None:
-    assert render(PANELS, comparison(*ROWS), "svg") == render(PANELS, comparison(*ROWS), "svg")
+    assert render(PANELS.values(), comparison(*ROWS), "svg") == render(
+        PANELS.values(), comparison(*ROWS), "svg"
+    )
 
 
-def test_the_runs_drawn_are_those_of_the_verdict_and_the_best() -> None:
-    drawn = [
+def drawn(*rows: Row) -> list[tuple[str, float, int]]:
+    return [
         (run.config.optimizer, run.config.lr, run.config.seed)
-        for run in chosen_runs(comparison(*ROWS))
+        for run in chosen_runs(comparison(*rows))
     ]
-    assert drawn == [
-        ("clipped-scion", 2.0**-4, 0),
-        ("scion", 2.0**-4, 0),
-        ("scion", 2.0**-6, 0),
-    ]
+
+
+def test_the_dual_norms_drawn_are_those_at_the_step_of_the_verdict() -> None:
+    assert drawn(*ROWS) == [("clipped-scion", 2.0**-4, 0), ("scion", 2.0**-4, 0)]
+
+
+def test_without_a_verdict_each_is_drawn_at_its_best_step() -> None:
+    assert drawn(*ROWS[1:4]) == [("scion", 2.0**-6, 0)]
+
+
+def test_learning_curves_show_the_mean_of_the_seeds_and_older_rows_may_have_none() -> None:
+    def lines(*rows: Row) -> dict[str, list[float]]:
+        axes = Figure().subplots()
+        PANELS["learning"](axes, comparison(*rows))
+        return {str(line.get_label()): list(line.get_ydata()) for line in axes.lines}
+
+    older = row("adam", 0.01, percent=96.0, scores=[])
+    seeds = [row(seed=seed, scores=[0.5 + seed / 10, 0.9]) for seed in (0, 1)]
+    assert lines(older, *seeds) == {"Scion, step $2^{-5}$": pytest.approx([55.0, 90.0])}
 
 
 def test_a_diverged_run_can_be_drawn() -> None:
     nan = float("nan")
     result = replace(RESULT, diverged=True, trace=[5.0, nan, nan], train_loss=nan)
     made = Row(config("clipped-scion"), result, {"python": "3"}, "A box")
-    assert b"<svg" in render(PANELS, comparison(made), "svg")
+    assert b"<svg" in render(PANELS.values(), comparison(made), "svg")
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,19 @@
 """Pictures of a sweep: the score by step and threshold, over time, and what the weights do."""
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from normball.lab.cells import Cell, best, best_per_step, of
 from normball.lab.config import format_step
 from normball.lab.errors import unknown
-from normball.lab.figure import COLOURS, MARKERS, STYLE
 from normball.lab.optimizers import OPTIMIZERS
+from normball.lab.pictures import COLOURS, INK, MARKERS, render
 
 _CLIPPED = "clipped-scion"
 
@@ -164,7 +162,7 @@ def gap(axes: Axes, cells: Sequence[Cell]) -> None:
             axes.plot(range(1, len(means) + 1), means, color=colour, alpha=0.7, label=text)
             weights = range(1, len(result.inner) + 1)
             axes.plot(weights, result.inner, color=colour, alpha=0.7, linestyle=":")
-    axes.plot([], [], color="black", linestyle=":", label="-<d, x>, the weights' part")
+    axes.plot([], [], color=INK, linestyle=":", label="-<d, x>, the weights' part")
     # Straight near 0, which the weights' part may cross.
     axes.set_yscale("symlog", linthresh=0.1)
     axes.legend(fontsize=8)
@@ -198,15 +196,11 @@ def draw(names: Sequence[str], cells: Sequence[Cell], kind: str, title: str = ""
     for name in names:
         if name not in CHARTS:
             raise unknown("chart", name, CHARTS)
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(5.4 * len(names), 4.3), layout="constrained")
-        FigureCanvasAgg(figure)
-        if title:
-            figure.suptitle(title, fontsize=11)
-        panels = figure.subplots(1, len(names), squeeze=False)[0]
-        for axes, name in zip(panels, names, strict=True):
-            CHARTS[name](axes, cells)
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(buffer, format=kind, dpi=140, metadata=metadata)
-    return buffer.getvalue()
+    panels = [partial(_chart, CHARTS[name], cells) for name in names]
+    return render(panels, kind, size=(5.4, 4.3), title=title)
+
+
+def _chart(
+    chart: Callable[[Axes, Sequence[Cell]], None], cells: Sequence[Cell], axes: Axes
+) -> None:
+    chart(axes, cells)

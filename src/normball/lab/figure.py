@@ -1,49 +1,21 @@
-"""The two pictures of a comparison: accuracy against step size, dual norm against iteration."""
+"""The pictures of a comparison: accuracy by step size, accuracy by epoch, dual norms."""
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from normball.lab import pictures
 from normball.lab.config import format_step
+from normball.lab.pictures import COLOURS, INK, MARKERS
 from normball.lab.rows import Row
 from normball.lab.summary import Summary, judge
 
-# Told apart by the colour-blind, and on paper.
-COLOURS = {
-    "adam": "#6b7280",
-    "scion": "#d55e00",
-    "clipped-scion": "#0072b2",
-    "clipped-scion-auto": "#56b4e9",
-    "adamw": "#cc79a7",
-    "muon": "#009e73",
-    "sgd-clip": "#e69f00",
-}
-MARKERS = {
-    "adam": "s",
-    "scion": "^",
-    "clipped-scion": "o",
-    "clipped-scion-auto": "X",
-    "adamw": "D",
-    "muon": "v",
-    "sgd-clip": "P",
-}
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 100)
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.hashsalt": "normball",
-}
 
 
 @dataclass(frozen=True)
@@ -81,18 +53,19 @@ def draw_accuracy(axes: Axes, comparison: Comparison) -> None:
             color=colour,
         )
     axes.set_xscale("log", base=2)
+    _accuracy_axis(axes)
+    axes.set(title="Test accuracy at a fixed step size", xlabel="step size (log scale)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+
+
+def _accuracy_axis(axes: Axes) -> None:
     # Errors of 1 and of 50 points must both be seen: the axis is logarithmic in the error.
     axes.set_yscale("function", functions=(_spread, _gather))
     axes.set_yticks(_ACCURACY_TICKS)
     axes.set_yticks([], minor=True)
     axes.set_ylim(0, 100)
+    axes.set_ylabel("test accuracy in %, log scale of the error")
     axes.grid(alpha=0.25)
-    axes.set(
-        title="Test accuracy at a fixed step size",
-        xlabel="step size (log scale)",
-        ylabel="test accuracy in % (spread out towards 100)",
-    )
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
 
 
 def _spread(percent: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -103,29 +76,55 @@ def _gather(value: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(101 - np.exp(-value))
 
 
+def draw_learning(axes: Axes, comparison: Comparison) -> None:
+    """Draw test accuracy after every epoch, each optimizer at its best step: mean and seeds' range.
+
+    Args:
+        axes: where to draw.
+        comparison: what to draw.
+    """
+    for summary in comparison.summaries:
+        runs = _runs(comparison, summary.optimizer, summary.best.lr)
+        length = min(len(row.result.scores) for row in runs)
+        if not length:  # older rows have the last accuracy alone
+            continue
+        scores = 100 * np.array([row.result.scores[:length] for row in runs])
+        epochs, colour = np.arange(1, length + 1), COLOURS[summary.optimizer]
+        label = f"{summary.label}, step ${_math(summary.best.lr)}$"
+        marker = "o" if length == 1 else ""
+        axes.plot(epochs, scores.mean(axis=0), color=colour, label=label, marker=marker)
+        axes.fill_between(epochs, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.15)
+    _accuracy_axis(axes)
+    axes.set(title="Learning curves, each at its best step", xlabel="epoch")
+    if axes.lines:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+
+
 def draw_dual_norms(axes: Axes, comparison: Comparison) -> None:
     """Draw the dual norm against the iteration for the runs that ``chosen_runs`` picks.
+
+    Every value is drawn faintly, and the mean of each twentieth of the run as a line.
 
     Args:
         axes: where to draw.
         comparison: what to draw.
     """
     runs = chosen_runs(comparison)
-    seen: set[str] = set()
     for row in runs:
-        name, result = row.config.optimizer, row.result
-        iterations = np.arange(len(result.trace)) * result.trace_every + 1
+        result, colour = row.result, COLOURS[row.config.optimizer]
+        values = np.asarray(result.trace)
+        iterations = np.arange(len(values)) * result.trace_every + 1
+        axes.plot(iterations, values, color=colour, linewidth=0.8, alpha=0.3)
+        parts = min(20, len(values))
         axes.plot(
-            iterations,
-            result.trace,
-            color=COLOURS[name],
-            linestyle="--" if name in seen else "-",
-            linewidth=1.1,
-            label=f"{_label(comparison, name)}, step ${_math(row.config.lr)}$",
+            [part.mean() for part in np.array_split(iterations, parts)],
+            [part.mean() for part in np.array_split(values, parts)],
+            color=colour,
+            linewidth=2,
+            label=f"{_label(comparison, row.config.optimizer)}, step ${_math(row.config.lr)}$",
         )
-        seen.add(name)
     for rho in sorted({row.config.rho for row in runs if row.config.rho is not None}):
-        axes.axhline(rho, color="black", linewidth=1, linestyle=":", label=f"threshold ρ = {rho:g}")
+        axes.axhline(rho, color=INK, linewidth=1, linestyle=":", label=f"threshold ρ = {rho:g}")
     axes.set_yscale("log")
     axes.grid(alpha=0.25)
     axes.set(title="Dual norm of the gradient estimate", xlabel="iteration", ylabel="dual norm")
@@ -135,30 +134,25 @@ def draw_dual_norms(axes: Axes, comparison: Comparison) -> None:
 
 
 def chosen_runs(comparison: Comparison) -> tuple[Row, ...]:
-    """The runs whose dual norms are drawn: both Scions at the verdict's step, each at its best.
+    """The runs whose dual norms are drawn: each Scion at the verdict's step, or else at its best.
 
-    Of every pair of optimizer and step, the smallest seed; without a verdict, the best steps only.
+    Of every pair of optimizer and step, the smallest seed.
 
     Args:
         comparison: where to choose from.
     """
-    verdict = judge(comparison.summaries)
-    wanted = [
-        (summary.optimizer, lr)
-        for summary in reversed(comparison.summaries)
-        for lr in (verdict.lr, summary.best.lr)
-        if lr is not None
-    ]
-    chosen = []
-    for optimizer, lr in dict.fromkeys(wanted):
-        own = [
-            row
-            for row in comparison.rows
-            if (row.config.optimizer, row.config.lr) == (optimizer, lr) and row.result.trace
-        ]
+    common, chosen = judge(comparison.summaries).lr, []
+    for summary in reversed(comparison.summaries):
+        lr = summary.best.lr if common is None else common
+        own = [row for row in _runs(comparison, summary.optimizer, lr) if row.result.trace]
         if own:
             chosen.append(min(own, key=lambda row: row.config.seed))
     return tuple(chosen)
+
+
+def _runs(comparison: Comparison, optimizer: str, lr: float) -> list[Row]:
+    wanted = (optimizer, lr)
+    return [row for row in comparison.rows if (row.config.optimizer, row.config.lr) == wanted]
 
 
 def _label(comparison: Comparison, name: str) -> str:
@@ -171,10 +165,12 @@ def _math(lr: float) -> str:
 
 
 Panel = Callable[[Axes, Comparison], None]
-PANELS: tuple[Panel, ...] = (draw_accuracy, draw_dual_norms)
+PANELS: Mapping[str, Panel] = MappingProxyType(
+    {"accuracy": draw_accuracy, "learning": draw_learning, "dual norms": draw_dual_norms}
+)
 
 
-def render(panels: Sequence[Panel], comparison: Comparison, kind: str) -> bytes:
+def render(panels: Iterable[Panel], comparison: Comparison, kind: str) -> bytes:
     """Draw panels side by side and return the picture's bytes; equal input gives equal bytes.
 
     Args:
@@ -182,14 +178,9 @@ def render(panels: Sequence[Panel], comparison: Comparison, kind: str) -> bytes:
         comparison: what to draw.
         kind: ``"png"`` or ``"svg"``.
     """
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(5.6 * len(panels), 4.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, panel in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
-            panel(axes, comparison)
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
-    return buffer.getvalue()
+    drawn = [partial(_onto, panel, comparison) for panel in panels]
+    return pictures.render(drawn, kind, size=(4.7, 4.4))
+
+
+def _onto(panel: Panel, comparison: Comparison, axes: Axes) -> None:
+    panel(axes, comparison)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from normball.lab.config import RunConfig, format_step
-from normball.lab.figure import PANELS, Comparison, draw_accuracy, draw_dual_norms, render
+from normball.lab.figure import PANELS, Comparison, render
 from normball.lab.models import find_model
 from normball.lab.optimizers import describe_groups
 from normball.lab.pages import fill
@@ -34,8 +34,8 @@ def write_report(task: Task, folder: RunFolder) -> Path:
         LabError: if a file cannot be written.
     """
     comparison = Comparison(tuple(folder.rows), summarise(folder.rows))
-    folder.replace(FIGURE_PNG, render(PANELS, comparison, "png"))
-    folder.replace(FIGURE_SVG, render(PANELS, comparison, "svg"))
+    folder.replace(FIGURE_PNG, render(PANELS.values(), comparison, "png"))
+    folder.replace(FIGURE_SVG, render(PANELS.values(), comparison, "svg"))
     return folder.replace(REPORT, page(task, comparison).encode())
 
 
@@ -60,7 +60,7 @@ def _content(task: Task, comparison: Comparison) -> dict[str, Any]:
         "deviation": _deviation(summaries),
         "summaries": [_best_line(summary) for summary in summaries],
         "tables": [_step_table(summary) for summary in summaries],
-        "panels": [_embedded(panel, comparison) for panel in (draw_accuracy, draw_dual_norms)],
+        "panels": [_embedded(panel, comparison) for panel in PANELS.values()],
         "about_model": find_model(rows[0].config.model, text=False).about,
         "settings": [_settings(summary, rows) for summary in summaries],
         "groups": _groups(rows),

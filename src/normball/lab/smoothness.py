@@ -1,23 +1,20 @@
 """What can be measured before one settles on a step: smoothness, and a range test; pictures."""
 
-import io
 import json
 import math
 from dataclasses import asdict
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from normball import SmoothnessProbe
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
-from normball.lab.figure import STYLE
 from normball.lab.machine import describe_machine, versions
+from normball.lab.pictures import render
 from normball.lab.results import RunResult
 from normball.optim.finder import LrCurve
 from normball.optim.probe import Fit
@@ -80,10 +77,8 @@ def draw(config: RunConfig, probe: SmoothnessProbe, fit: Fit, kind: str) -> byte
         kind: ``"png"`` or ``"svg"``.
     """
     data = {name: value.numpy() for name, value in probe.samples().items()}
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
+
+    def panel(axes: Axes) -> None:
         points = axes.scatter(
             data["dual_norm"], data["L"], c=data["step"], s=16, cmap="viridis", alpha=0.8
         )
@@ -99,8 +94,9 @@ def draw(config: RunConfig, probe: SmoothnessProbe, fit: Fit, kind: str) -> byte
             title=f"{config.task}, {config.describe()}",
         )
         axes.legend(loc="lower right")
-        figure.colorbar(points, label="step")
-        return _saved(figure, kind)
+        axes.figure.colorbar(points, ax=axes, label="step")
+
+    return render([panel], kind, size=(6.4, 4.4))
 
 
 def draw_lrs(config: RunConfig, curve: LrCurve, kind: str) -> bytes:
@@ -111,10 +107,8 @@ def draw_lrs(config: RunConfig, curve: LrCurve, kind: str) -> bytes:
         curve: from ``Trainer.find_lr``.
         kind: ``"png"`` or ``"svg"``.
     """
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
+
+    def panel(axes: Axes) -> None:
         axes.plot(curve.lrs, curve.losses, color="#0072b2")
         label = f"suggestion: {curve.suggestion:.3g}, 2^{math.log2(curve.suggestion):.1f}"
         axes.axvline(curve.suggestion, color="#d55e00", linestyle="--", label=label)
@@ -123,10 +117,5 @@ def draw_lrs(config: RunConfig, curve: LrCurve, kind: str) -> bytes:
             xlabel="step size", ylabel="loss, smoothed", title=f"{config.task}, {config.model}"
         )
         axes.legend(loc="lower left")
-        return _saved(figure, kind)
 
-
-def _saved(figure: Figure, kind: str) -> bytes:
-    target = io.BytesIO()
-    figure.savefig(target, format=kind, dpi=140, metadata={"Date": None} if kind == "svg" else None)
-    return target.getvalue()
+    return render([panel], kind, size=(6.4, 4.0))

@@ -1,21 +1,17 @@
 """The arena's pictures: a curve for each method and task, and the performance profile."""
 
 import base64
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from normball.lab.arena.judge import Standing, profile
 from normball.lab.arena.methods import METHODS
 from normball.lab.arena.tasks import TASKS
-from normball.lab.figure import STYLE
+from normball.lab.pictures import render
 
 COLOURS: Mapping[str, str] = MappingProxyType(
     {
@@ -31,16 +27,6 @@ COLOURS: Mapping[str, str] = MappingProxyType(
     }
 )
 _WIDEST = 4.0
-# Read on light and on dark pages alike.
-_INK = "#768390"
-_STYLE = {
-    **STYLE,
-    "svg.fonttype": "none",
-    "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
-    **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
-    ),
-}
 
 
 def draw_curves(standing: Standing) -> bytes:
@@ -136,14 +122,10 @@ def address(picture: bytes) -> str:
 
 
 def _picture(draw: Callable[[Axes], None], wide: float) -> bytes:
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(wide, 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
+    def panel(axes: Axes) -> None:
         draw(axes)
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    return buffer.getvalue()
+
+    return render([panel], "svg", size=(wide, 4.2))
