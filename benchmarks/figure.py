@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from benchmarks.cases import REFERENCE
+from normball._style import VECTOR
 
 Row = dict[str, Any]
 AXES = {
@@ -24,15 +25,15 @@ NAMES = {REFERENCE: "C7", "normball": "C0", "normball, Nonic": "C1"}
 def draw(rows: list[Row], path: Path) -> None:
     """Write the figure as SVG; of several rows for one thing the last one counts."""
     rates = [r["gflops_per_s"] for r in rows if r["case"] == "floor"]
-    with plt.rc_context({"svg.hashsalt": "normball", "font.size": 9}):
-        figure, axes = plt.subplots(
-            1, 4, figsize=(13, 3.2), layout="constrained", width_ratios=(1.3, 1, 1, 1)
-        )
+    with plt.rc_context(VECTOR | {"font.size": 9}):
+        figure, grid = plt.subplots(2, 2, figsize=(8, 6.4), layout="constrained")
+        axes = grid.flat
         _bars(axes[0], rows)
         for place, axis in zip(axes[1:], AXES, strict=True):
             _growth(place, rows, axis, rates[-1] if rates else None)
-        axes[1].set_ylabel("ms a step")
-        axes[-1].legend(frameon=False, fontsize=7)
+        for place in axes[1:]:
+            place.set_ylabel("ms a step")
+        axes[-1].legend(frameon=False, fontsize=9)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
 

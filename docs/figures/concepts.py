@@ -9,19 +9,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from normball import minimize, steps
+from normball._style import INK, VECTOR
 from normball.norms import L1, Euclidean, Lp, Norm, Sign
 from normball.theory import Iterate
 
 HERE = Path(__file__).parent
-BLUE, RED, GREY = "#0072b2", "#d55e00", "#9aa0a6"
+BLUE, RED, GREY = "#0072b2", "#d55e00", "#8b949e"
 GRADIENT = torch.tensor([1.0, 0.45], dtype=torch.float64)
 
 
 def save(figure: Figure, name: str) -> None:
     """Write a picture beside this file; equal pictures give equal bytes."""
     FigureCanvasAgg(figure)
-    with mpl.rc_context({"svg.hashsalt": "normball"}):
-        figure.savefig(HERE / name, metadata={"Date": None})
+    figure.savefig(HERE / name, metadata={"Date": None})
 
 
 def edge(norm: Norm) -> np.ndarray:
@@ -34,7 +34,7 @@ def edge(norm: Norm) -> np.ndarray:
 def balls() -> None:
     """The minimiser of a linear function over balls: where each norm steps to."""
     norms = {"Euclidean": Euclidean(), "Lp(4)": Lp(4.0), "Sign": Sign(normalized=False), "L1": L1()}
-    figure = Figure(figsize=(9, 2.7), layout="constrained")
+    figure = Figure(figsize=(8, 2.7), layout="constrained")
     for axes, (name, norm) in zip(figure.subplots(1, 4), norms.items(), strict=True):
         sphere = edge(norm)
         axes.fill(*sphere.T, color=BLUE, alpha=0.12)
@@ -58,11 +58,10 @@ def lengths() -> None:
     axes.plot(size, steps.sd(size, 1.0), color=GREY, label="steepest descent")
     axes.plot(size[1:], steps.ucg(size[1:], 1.0), color=RED, linestyle="--", label="norm-ball step")
     axes.plot(size, steps.ggnc(size, 1.0, 1.0), color=BLUE, linewidth=2.5, label="clipped")
-    axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
     axes.text(1.03, 2.6, "ρ")
     axes.set(xlabel="dual norm of the gradient, in units of ρ", ylabel="length of the step / lr")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend()
     save(figure, "step-lengths.svg")
 
 
@@ -81,7 +80,9 @@ def paths() -> None:
     x, y = np.meshgrid(np.linspace(-1, 2.3, 200), np.linspace(-0.8, 1.8, 160))
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
-    axes.contour(x, y, np.log(np.cosh(2 * x) + y**2), levels=12, colors="#dddddd", linewidths=0.8)
+    axes.contour(
+        x, y, np.log(np.cosh(2 * x) + y**2), levels=12, colors=GREY, alpha=0.4, linewidths=0.8
+    )
     for name, (options, colour) in runs.items():
         points = [start.numpy()]
 
@@ -100,12 +101,13 @@ def paths() -> None:
             **options,
         )
         axes.plot(*np.stack(points).T, "o-", color=colour, markersize=3, linewidth=1, label=name)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(loc="lower right")
     axes.set_axis_off()
     save(figure, "paths.svg")
 
 
 if __name__ == "__main__":
+    mpl.rcParams.update(VECTOR)
     balls()
     lengths()
     paths()

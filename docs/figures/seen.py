@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import matplotlib as mpl
 import torch
 
 from normball import ClippedScion, param_groups, plot
+from normball._style import VECTOR
 from normball.lab.data import load_digits
 
 torch.manual_seed(0)
@@ -18,7 +20,7 @@ model = torch.nn.Sequential(
     torch.nn.GELU(),
     torch.nn.Linear(128, 10),
 )
-optimizer = ClippedScion(param_groups(model), lr=0.03, rho=10.0)
+optimizer = ClippedScion(param_groups(model), lr=0.03, rho=4.0)
 history = plot.History(optimizer)
 for _ in range(200):
     rows = torch.randint(len(x), (128,))
@@ -26,4 +28,5 @@ for _ in range(200):
     torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
     optimizer.step()
     history.record()
-plot.draw(history).savefig(Path(__file__).with_suffix(".png"), dpi=80)
+with mpl.rc_context(VECTOR):
+    plot.draw(history).savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None})

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from normball import ClippedScion, Scion
+from normball._style import INK, VECTOR
 from normball.norms import Euclidean, Sign
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d1660a", "#2a8a3a", "#777777"
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6b7280"
 
 
 def path(make: Callable[[Tensor], torch.optim.Optimizer], steps: int) -> Tensor:
@@ -37,7 +37,7 @@ def path(make: Callable[[Tensor], torch.optim.Optimizer], steps: int) -> Tensor:
 
 def draw_balls() -> None:
     """Free and constrained runs, in two norms."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), layout="constrained")
     for ax, norm, name in zip(
         axes,
         (Euclidean(), Sign(normalized=False)),
@@ -58,17 +58,17 @@ def draw_balls() -> None:
             ),
         }  # fmt: skip
         if isinstance(norm, Euclidean):
-            edge = plt.Circle((0, 0), 1, color="#dfe8f2", zorder=0)
+            edge = plt.Circle((0, 0), 1, color=BLUE, alpha=0.15, linewidth=0, zorder=0)
         else:
-            edge = plt.Rectangle((-1, -1), 2, 2, color="#dfe8f2", zorder=0)
+            edge = plt.Rectangle((-1, -1), 2, 2, color=BLUE, alpha=0.15, linewidth=0, zorder=0)
         ax.add_patch(edge)
         for label, (make, colour) in runs.items():
             points = path(make, 60)
             ax.plot(points[:, 0], points[:, 1], ".-", ms=4, lw=1, color=colour, label=label)
         ax.plot(1.6, 0.9, "*", ms=12, color=GREEN, label="minimum of the loss")
         ax.set(title=name, xlim=(-1.3, 1.9), ylim=(-1.3, 1.5), aspect="equal")
-    axes[0].legend(fontsize=7.5, loc="lower right")
-    figure.savefig(HERE / "balls.svg")
+    axes[0].legend(fontsize=9, loc="lower right")
+    figure.savefig(HERE / "balls.svg", metadata={"Date": None})
 
 
 def run(options: dict[str, object], steps: int, lr: float) -> tuple[list[float], list[float]]:
@@ -93,29 +93,23 @@ def run(options: dict[str, object], steps: int, lr: float) -> tuple[list[float],
 
 def draw_decay() -> None:
     """The size of the weights, and the decay that each rho gives, over a run."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.8), layout="constrained")
     free, _ = run({"rho": 200.0}, 600, 0.02)
     left.plot(free, color=BLUE, label="free, rho = 200")
     constrained: tuple[tuple[float | None, str], ...] = (
-        (None, GREY), (30.0, "#f0b27a"), (300.0, ORANGE), (3000.0, "#7b3f00"),
+        (None, GREY), (30.0, "#f0b27a"), (300.0, ORANGE), (3000.0, "#a0522d"),
     )  # fmt: skip
     for rho, colour in constrained:
         options: dict[str, object] = {"constrained": True} | ({"rho": rho} if rho else {})
         sizes, decays = run(options, 600, 0.02)
         name = f"rho = {rho:g}" if rho else "no clipping"
         left.plot(sizes, color=colour, label=f"constrained, {name}")
-        right.plot(decays, color=colour, label=name)
-    left.axhline(1, color="black", lw=0.8, ls=":")
+        right.plot(decays, color=colour)
+    left.axhline(1, color=INK, lw=0.8, ls=":")
     left.set(xlabel="step", ylabel="||w|| / radius", ylim=(0, None), title="size of the weights")
-    left.legend(fontsize=7.5)
-    label(right, "decay of one step, lr x step factor")
-    figure.savefig(HERE / "decay.svg")
-
-
-def label(ax: Axes, title: str) -> None:
-    """Finish a panel with a logarithmic scale."""
-    ax.set(xlabel="step", yscale="log", title=title)
-    ax.legend(fontsize=7.5)
+    right.set(xlabel="step", yscale="log", title="decay of one step, lr x step factor")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    figure.savefig(HERE / "decay.svg", metadata={"Date": None})
 
 
 def draw_adamw() -> None:
@@ -154,13 +148,13 @@ def draw_adamw() -> None:
     for curve, (name, (colour, _)) in zip(curves, runs.items(), strict=True):
         ax.plot(curve, color=colour, label=name)
     ax.set(xlabel="step, on pure noise", ylabel="RMS of the weights", ylim=(0, None))
-    ax.legend(fontsize=8)
-    figure.savefig(HERE / "adamw.svg")
+    ax.legend(fontsize=9)
+    figure.savefig(HERE / "adamw.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    matplotlib.rcParams.update({"svg.hashsalt": "normball", "svg.fonttype": "none"})
+    matplotlib.rcParams.update(VECTOR)
     warnings.simplefilter("error")
     draw_balls()
     draw_decay()

@@ -8,6 +8,8 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
+from normball._style import VECTOR
+
 HERE = Path(__file__).parent
 TITLES = {"mlp": "MLP, Fashion-MNIST", "gpt": "GPT, characters"}
 LABELS = {"clipped-scion": "Clipped Scion", "adamw": "AdamW"}
@@ -23,7 +25,7 @@ def rows_of(**wanted: object) -> list[dict]:
 
 def lr_figure() -> None:
     """Loss against step size, one line for each width."""
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), sharey="row", layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(7.4, 6.4), sharey="row", layout="constrained")
     for line, task in zip(axes, TITLES, strict=True):
         for ax, optimizer in zip(line, LABELS, strict=True):
             rows = rows_of(part="width", task=task, optimizer=optimizer)
@@ -46,12 +48,12 @@ def lr_figure() -> None:
     for ax in axes[1]:
         ax.set_xlabel("lr")
     axes[0][0].legend(fontsize=8)
-    figure.savefig(HERE / "lr.svg")
+    figure.savefig(HERE / "lr.svg", metadata={"Date": None})
 
 
 def dual_norm_figure() -> None:
     """The dual norm at the start, at its largest and at the end, against width and depth."""
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(7.4, 6.4), layout="constrained")
     for line, task in zip(axes, TITLES, strict=True):
         for ax, key in zip(line, ("width", "depth"), strict=True):
             rows = rows_of(part=key, task=task, optimizer="clipped-scion", lr=2.0**-7)
@@ -73,10 +75,10 @@ def dual_norm_figure() -> None:
         line[0].set_ylabel("dual norm")
     handles, names = axes[1][1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8)
-    figure.savefig(HERE / "dual-norm.svg")
+    figure.savefig(HERE / "dual-norm.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    matplotlib.rcParams["svg.hashsalt"] = "normball"
+    matplotlib.rcParams.update(VECTOR)
     lr_figure()
     dual_norm_figure()

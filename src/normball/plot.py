@@ -127,7 +127,7 @@ def dual_norm(history: History, axes: "Axes | None" = None) -> "Axes":
     name = history.size_name
     axes.plot(data["step"], data[name], color="#0072b2", linewidth=1, label=name.replace("_", " "))
     if not bool(data["threshold"].isnan().all()):
-        axes.plot(data["step"], data["threshold"], "k:", linewidth=1, label="threshold rho")
+        axes.plot(data["step"], data["threshold"], ":", color="0.5", label="threshold rho")
     if bool((data[name] > 0).any()):
         axes.set_yscale("log")
     axes.set(xlabel="step", title="What the threshold acts on")
@@ -215,7 +215,7 @@ def draw(history: History) -> "Figure":
     """
     history.values()
     height = max(3.6, 0.22 * len(history.labels))
-    figure = _figure(figsize=(12, 3.6 + height), height_ratios=(3.6, height))
+    figure = _figure(figsize=(9, 3.4 + height), height_ratios=(3.4, height))
     for panel, axes in zip((dual_norm, clipped_share, layers, heatmap), figure.axes, strict=True):
         panel(history, axes)
     return figure

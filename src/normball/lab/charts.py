@@ -9,11 +9,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
+from normball._style import INK
 from normball.lab.cells import Cell, best, best_per_step, of
 from normball.lab.config import format_step
 from normball.lab.errors import unknown
 from normball.lab.optimizers import OPTIMIZERS
-from normball.lab.pictures import COLOURS, INK, MARKERS, render
+from normball.lab.pictures import COLOURS, MARKERS, render
 
 _CLIPPED = "clipped-scion"
 

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from normball._style import INK
 from normball.lab import pictures
 from normball.lab.config import format_step
-from normball.lab.pictures import COLOURS, INK, MARKERS
+from normball.lab.pictures import COLOURS, MARKERS
 from normball.lab.rows import Row
 from normball.lab.summary import Summary, judge
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# A grey with enough contrast to white and to black.
-INK = "#768390"
+from normball._style import FORM, VECTOR
+
 # Told apart by the colour-blind, and on paper.
 COLOURS: Mapping[str, str] = MappingProxyType(
     {
@@ -34,20 +34,6 @@ MARKERS: Mapping[str, str] = MappingProxyType(
         "sgd-clip": "P",
     }
 )
-_STYLE: dict[str, object] = {
-    "font.size": 10,
-    "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.hashsalt": "normball",
-    "svg.fonttype": "none",
-}
-_GREY: dict[str, object] = dict.fromkeys(
-    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
-)
 
 Panel = Callable[[Axes], None]
 
@@ -66,7 +52,7 @@ def render(
         title: above all of them.
     """
     vector = kind == "svg"
-    with mpl.rc_context(_STYLE | _GREY if vector else _STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(VECTOR if vector else FORM):
         figure = Figure(figsize=(size[0] * len(panels), size[1]), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
@@ -77,5 +63,5 @@ def render(
             panel(axes)
         target = io.BytesIO()
         metadata = {"Date": None} if vector else None
-        figure.savefig(target, format=kind, dpi=150, metadata=metadata, transparent=vector)
+        figure.savefig(target, format=kind, dpi=150, metadata=metadata)
     return target.getvalue()

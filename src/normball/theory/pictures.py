@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normball._style import INK, VECTOR
 from normball.theory.separation import Separation
 from normball.theory.verdicts import Curve
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 # Told apart by the colour-blind, and on paper.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b7280")
-_DPI = 110
 
 
 def draw_curves(curves: Sequence[Curve], title: str, path: Path) -> None:
@@ -23,22 +23,25 @@ def draw_curves(curves: Sequence[Curve], title: str, path: Path) -> None:
     Args:
         curves: of any norms; curves of one label share a colour.
         title: of the figure.
-        path: of the PNG to write.
+        path: of the SVG to write.
     """
-    norms = list(dict.fromkeys(curve.norm for curve in curves))
-    labels = list(dict.fromkeys(curve.label for curve in curves))
-    figure, axes = _figure(len(norms))
-    for axis, norm in zip(axes, norms, strict=True):
-        for curve in curves:
-            if curve.norm == norm:
-                _draw_curve(axis, curve, _COLOURS[labels.index(curve.label)])
-        axis.set(title=norm, xlabel="steps n", xscale="log", yscale="log")
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel("dual norm or gap (dashed: its bound)")
-    handles, texts = axes[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.savefig(path, dpi=_DPI)
+    import matplotlib as mpl
+
+    with mpl.rc_context(VECTOR):
+        norms = list(dict.fromkeys(curve.norm for curve in curves))
+        labels = list(dict.fromkeys(curve.label for curve in curves))
+        figure, axes = _figure(len(norms))
+        for axis, norm in zip(axes, norms, strict=True):
+            for curve in curves:
+                if curve.norm == norm:
+                    _draw_curve(axis, curve, _COLOURS[labels.index(curve.label)])
+            axis.set(title=norm, xlabel="steps n", xscale="log", yscale="log")
+            axis.grid(alpha=0.25)
+        axes[0].set_ylabel("dual norm or gap (dashed: its bound)")
+        handles, texts = axes[0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _draw_curve(axis: "Axes", curve: Curve, colour: str) -> None:
@@ -57,34 +60,44 @@ def draw_separation(separation: Separation, path: Path) -> None:
 
     Args:
         separation: what to draw.
-        path: of the PNG to write.
+        path: of the SVG to write.
     """
-    figure, (axis,) = _figure(1, width=6.4)
-    top, floor = 1e3 * separation.start, 1e-13 * separation.start
-    rows = (
-        ("SD: diverges", separation.sd, "s"),
-        ("uCG: stalls at its radius", separation.ucg, "^"),
-        ("GGNC", separation.ggnc, "o"),
-    )
-    for colour, (label, values, marker) in zip(_COLOURS, rows, strict=False):
-        shown = [min(max(v, floor), top) if math.isfinite(v) else top for v in values]
-        axis.plot(
-            separation.multiples, shown, marker=marker, markersize=3.5, color=colour, label=label
+    import matplotlib as mpl
+
+    with mpl.rc_context(VECTOR):
+        figure, (axis,) = _figure(1, width=6.4)
+        top, floor = 1e3 * separation.start, 1e-13 * separation.start
+        rows = (
+            ("SD: diverges", separation.sd, "s"),
+            ("uCG: stalls at its radius", separation.ucg, "^"),
+            ("GGNC", separation.ggnc, "o"),
         )
-    axis.axvline(1, color="black", linestyle=":", linewidth=1)
-    axis.axhline(separation.start, color="black", linestyle="-", linewidth=0.5)
-    axis.text(1.1, floor * 3, "allowed by Thm 4.3 | not", fontsize=8, ha="center")
-    axis.text(separation.multiples[0], separation.start * 1.5, "dual norm at the start", fontsize=8)
-    axis.set(
-        title=f"After the same number of steps on {separation.problem}",
-        xlabel="step, in units of the largest that Thm 4.3 allows",
-        ylabel="last dual norm (cut off above and below)",
-        xscale="log",
-        yscale="log",
-    )
-    axis.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=_DPI)
+        for colour, (label, values, marker) in zip(_COLOURS, rows, strict=False):
+            shown = [min(max(v, floor), top) if math.isfinite(v) else top for v in values]
+            axis.plot(
+                separation.multiples,
+                shown,
+                marker=marker,
+                markersize=3.5,
+                color=colour,
+                label=label,
+            )
+        axis.axvline(1, color=INK, linestyle=":", linewidth=1)
+        axis.axhline(separation.start, color=INK, linestyle="-", linewidth=0.5)
+        axis.text(1.1, floor * 3, "allowed by Thm 4.3 | not", fontsize=8, ha="center")
+        axis.text(
+            separation.multiples[0], separation.start * 1.5, "dual norm at the start", fontsize=8
+        )
+        axis.set(
+            title=f"After the same number of steps on {separation.problem}",
+            xlabel="step, in units of the largest that Thm 4.3 allows",
+            ylabel="last dual norm (cut off above and below)",
+            xscale="log",
+            yscale="log",
+        )
+        axis.grid(alpha=0.25)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _figure(panels: int, width: float = 3.1) -> "tuple[Figure, list[Axes]]":

@@ -148,6 +148,6 @@ def run_rates(
     report = measure_rates(n, seeds, jobs)
     (folder / "rates.md").write_text(report.table(), encoding="utf-8")
     for kind, (stem, title) in _FIGURES.items():
-        draw_curves(report.curves[kind], title, folder / f"{stem}.png")
-    draw_separation(report.separation, folder / "separation.png")
+        draw_curves(report.curves[kind], title, folder / f"{stem}.svg")
+    draw_separation(report.separation, folder / "separation.svg")
     return report.holds
