@@ -50,6 +50,26 @@ def test_the_map_has_every_public_name():
             assert f"normball.{name}" in text, name
 
 
+def paragraphs(text):
+    """Paragraphs and list items of a page, without code and tables; a formula is one word."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    text = re.sub(r"^\|.*\n?", "", text, flags=re.M)
+    text = re.sub(r"\$\$.+?\$\$|\$(?! )[^$\n]+?(?<! )\$", "formula", text, flags=re.S)
+    return [part for part in re.split(r"\n\s*\n|^\s*(?:[-*]|\d+\.) ", text, flags=re.M) if part]
+
+
+def test_a_list_is_read_item_by_item():
+    page = "One\ntwo.\n- three $a + b$\n- four\n\n| a | b |\n\n```sh\nrm x\n```\n1. five"
+    found = [part.split() for part in paragraphs(page)]
+    assert found == [["One", "two."], ["three", "formula"], ["four"], ["five"]]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_paragraph_is_long(page):
+    for paragraph in paragraphs((ROOT / page).read_text(encoding="utf-8")):
+        assert len(paragraph.split()) <= 80, paragraph
+
+
 # peft asks transformers by a name that is going to change.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("page", PAGES)
