@@ -67,6 +67,13 @@ def init_(
     Raises:
         TypeError: `target` is none of these, or all its parameters share one ball.
         ValueError: a norm does not fit its parameter, or `param_groups` refuses the model.
+
+    Examples:
+        >>> from torch import nn
+        >>> from normball import init_
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> [(change.name, change.done, round(change.after, 2)) for change in init_(model)][:2]
+        [('0.weight', 'on the sphere', 1.0), ('0.bias', 'zero', 0.0)]
     """
 
     def start(w: Tensor, name: str, norm: Norm, radius: float) -> str:
@@ -99,6 +106,16 @@ def project_(target: Target) -> Report:
     Raises:
         TypeError: `target` is none of these, or all its parameters share one ball.
         ValueError: a norm does not fit its parameter, or a weight is not finite.
+
+    Examples:
+        >>> import torch
+        >>> from normball import project_
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> _ = torch.nn.init.constant_(layer.weight, 100.0), torch.nn.init.zeros_(layer.bias)
+        >>> print(project_(layer))
+        name    shape   radius  norm / radius before  after  done
+        weight  (2, 2)  32      6.25                  1      scaled
+        bias    (2,)    1       0                     0      inside
     """
 
     def bring_in(w: Tensor, name: str, norm: Norm, radius: float) -> str:

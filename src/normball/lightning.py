@@ -38,6 +38,12 @@ class AverageWeights(Callback):
 
     A `ModelCheckpoint` with `save_weights_only` asks no callback: within an epoch
     (`every_n_train_steps`, `train_time_interval`) it saves the fast weights.
+
+    Examples:
+        >>> import lightning
+        >>> from normball.lightning import AverageWeights
+        >>> trainer = lightning.Trainer(max_epochs=2, callbacks=[AverageWeights()])
+        >>> trainer.fit(module, loader)  # doctest: +SKIP
     """
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:

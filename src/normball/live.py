@@ -36,6 +36,20 @@ class Live(Screen):
     Raises:
         TypeError: another optimizer.
         ValueError: `total` is not a positive whole number.
+
+    Examples:
+        >>> import torch
+        >>> from normball import GGNC
+        >>> from normball.live import Live
+        >>> from normball.norms import Euclidean
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = GGNC([w], gamma=0.25, rho=2.0, norm=Euclidean())
+        >>> with Live(optimizer, total=1) as live:
+        ...     loss = w.square().sum()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     live.step(loss)
+        step 1/1  loss 25  dual norm 10  step factor 1  clipped share 100 %  skipped 0
     """
 
     def __init__(
@@ -92,6 +106,7 @@ class Live(Screen):
         name = "dual_norm" if "dual_norm" in metrics else "gap"
         self._sizes.append(self._seen[name])
         if loss is not None:
+            loss = loss.detach() if isinstance(loss, Tensor) else loss
             self._seen = {"loss": float(loss)} | self._seen
 
     def _figures(self) -> str:

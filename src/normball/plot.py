@@ -29,6 +29,21 @@ class History:
     Raises:
         TypeError: another optimizer.
         ValueError: `every` is not a positive whole number.
+
+    Examples:
+        >>> import torch
+        >>> from normball import GGNC, plot
+        >>> from normball.norms import Euclidean
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = GGNC([w], gamma=0.25, rho=2.0, norm=Euclidean())
+        >>> history = plot.History(optimizer)
+        >>> for _ in range(3):
+        ...     optimizer.zero_grad()
+        ...     w.square().sum().backward()
+        ...     optimizer.step()
+        ...     history.record()
+        >>> history.values()["dual_norm"].round(decimals=2)
+        tensor([10.,  9.,  8.], dtype=torch.float64)
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, every: int = 1) -> None:
@@ -121,6 +136,18 @@ def dual_norm(history: History, axes: "Axes | None" = None) -> "Axes":
     Raises:
         ImportError: matplotlib is missing.
         ValueError: nothing was recorded.
+
+    Examples:
+        >>> import torch
+        >>> from normball import ClippedScion, plot
+        >>> layer = torch.nn.Linear(4, 2)
+        >>> optimizer = ClippedScion(layer.parameters())
+        >>> history = plot.History(optimizer)
+        >>> layer(torch.randn(8, 4)).square().mean().backward()
+        >>> optimizer.step()
+        >>> history.record()
+        >>> plot.dual_norm(history).get_title()
+        'What the threshold acts on'
     """
     data = history.values()
     axes = axes or _axes()
@@ -145,6 +172,18 @@ def clipped_share(history: History, axes: "Axes | None" = None) -> "Axes":
     Raises:
         ImportError: matplotlib is missing.
         ValueError: nothing was recorded.
+
+    Examples:
+        >>> import torch
+        >>> from normball import ClippedScion, plot
+        >>> layer = torch.nn.Linear(4, 2)
+        >>> optimizer = ClippedScion(layer.parameters())
+        >>> history = plot.History(optimizer)
+        >>> layer(torch.randn(8, 4)).square().mean().backward()
+        >>> optimizer.step()
+        >>> history.record()
+        >>> plot.clipped_share(history).get_title()
+        'Steps, the longest being 1'
     """
     data = history.values()
     axes = axes or _axes()
@@ -165,6 +204,18 @@ def layers(history: History, axes: "Axes | None" = None) -> "Axes":
     Raises:
         ImportError: matplotlib is missing.
         ValueError: nothing was recorded.
+
+    Examples:
+        >>> import torch
+        >>> from normball import ClippedScion, plot
+        >>> layer = torch.nn.Linear(4, 2)
+        >>> optimizer = ClippedScion(layer.parameters())
+        >>> history = plot.History(optimizer)
+        >>> layer(torch.randn(8, 4)).square().mean().backward()
+        >>> optimizer.step()
+        >>> history.record()
+        >>> [label.get_text() for label in plot.layers(history).get_yticklabels()]
+        ['group 0 +1']
     """
     last = history.values()["group_dual_norms"][-1]
     axes = axes or _axes()
@@ -186,6 +237,18 @@ def heatmap(history: History, axes: "Axes | None" = None) -> "Axes":
     Raises:
         ImportError: matplotlib is missing.
         ValueError: nothing was recorded.
+
+    Examples:
+        >>> import torch
+        >>> from normball import ClippedScion, plot
+        >>> layer = torch.nn.Linear(4, 2)
+        >>> optimizer = ClippedScion(layer.parameters())
+        >>> history = plot.History(optimizer)
+        >>> layer(torch.randn(8, 4)).square().mean().backward()
+        >>> optimizer.step()
+        >>> history.record()
+        >>> plot.heatmap(history).get_title()
+        'Share of the dual norm'
     """
     data = history.values()
     parts = data["group_dual_norms"].nan_to_num()
@@ -212,6 +275,18 @@ def draw(history: History) -> "Figure":
     Raises:
         ImportError: matplotlib is missing.
         ValueError: nothing was recorded.
+
+    Examples:
+        >>> import torch
+        >>> from normball import ClippedScion, plot
+        >>> layer = torch.nn.Linear(4, 2)
+        >>> optimizer = ClippedScion(layer.parameters())
+        >>> history = plot.History(optimizer)
+        >>> layer(torch.randn(8, 4)).square().mean().backward()
+        >>> optimizer.step()
+        >>> history.record()
+        >>> len(plot.draw(history).axes)  # the four, and the scale of colours
+        5
     """
     history.values()
     height = max(3.6, 0.22 * len(history.labels))

@@ -16,12 +16,26 @@ from torch import Tensor
 
 
 def sd(dual_norm: Tensor, gamma: float) -> Tensor:
-    """Return `gamma ||d||*`: steepest descent, `x <- x - gamma sharp(d)`."""
+    """Return `gamma ||d||*`: steepest descent, `x <- x - gamma sharp(d)`.
+
+    Examples:
+        >>> import torch
+        >>> from normball import steps
+        >>> steps.sd(torch.tensor([1.0, 4.0]), gamma=0.25)
+        tensor([0.2500, 1.0000])
+    """
     return gamma * dual_norm
 
 
 def ucg(dual_norm: Tensor, lr: float) -> Tensor:
-    """Return `lr`, whatever the dual norm: unconstrained conditional gradient, uSCG."""
+    """Return `lr`, whatever the dual norm: unconstrained conditional gradient, uSCG.
+
+    Examples:
+        >>> import torch
+        >>> from normball import steps
+        >>> steps.ucg(torch.tensor([1.0, 4.0]), lr=0.5)
+        tensor([0.5000, 0.5000])
+    """
     return torch.full_like(dual_norm, lr)
 
 
@@ -30,12 +44,25 @@ def ggnc(dual_norm: Tensor, lr: float, rho: float) -> Tensor:
 
     Steepest descent up to the threshold, conditional gradient above it; equivalently the minimiser
     of `gamma <d, x - x_k> + ||x - x_k||^2 / 2` over `||x - x_k|| <= gamma rho`.
+
+    Examples:
+        >>> import torch
+        >>> from normball import steps
+        >>> steps.ggnc(torch.tensor([1.0, 2.0, 4.0]), lr=0.5, rho=2.0)
+        tensor([0.2500, 0.5000, 0.5000])
     """
     return lr * (dual_norm / rho).clamp(max=1)
 
 
 def cg(gap: Tensor, gamma: float) -> Tensor:
-    """Return `gamma`, whatever the gap: the open-loop conditional gradient (Frank-Wolfe), SCG."""
+    """Return `gamma`, whatever the gap: the open-loop conditional gradient (Frank-Wolfe), SCG.
+
+    Examples:
+        >>> import torch
+        >>> from normball import steps
+        >>> steps.cg(torch.tensor([1.0, 4.0]), gamma=0.5)
+        tensor([0.5000, 0.5000])
+    """
     return torch.full_like(gap, gamma)
 
 
@@ -44,6 +71,13 @@ def short_step_1(gap: Tensor, w_norm: Tensor, lr: float, rho: float) -> Tensor:
 
     With `gamma = 1/L` and `rho = L` it is Frank-Wolfe's deterministic short step. 0 where `gap` is
     negative (the start lies outside the ball) or `w` is 0 (the corner is reached).
+
+    Examples:
+        >>> import torch
+        >>> from normball import steps
+        >>> gap, w_norm = torch.tensor([1.0, 2.0, 8.0]), torch.tensor([2.0, 2.0, 2.0])
+        >>> steps.short_step_1(gap, w_norm, lr=1.0, rho=1.0)
+        tensor([0.2500, 0.5000, 1.0000])
     """
     square = w_norm.square()
     reached = square == 0
@@ -55,5 +89,11 @@ def short_step_2(gap: Tensor, lr: float, rho: float, beta: float = 1.0) -> Tenso
     """Return `gamma min(rho, gap / (4 beta^2))`: the short step, variant 2 (Algorithm 2).
 
     `2 beta` bounds `||w||` inside the ball, so no norm is needed. 0 where `gap` is negative.
+
+    Examples:
+        >>> import torch
+        >>> from normball import steps
+        >>> steps.short_step_2(torch.tensor([-1.0, 2.0, 8.0]), lr=1.0, rho=1.0)
+        tensor([0.0000, 0.5000, 1.0000])
     """
     return lr * (gap / (4 * beta**2) / rho).clamp(0, 1)

@@ -1,12 +1,11 @@
 """The page's example runs, its names exist, and its figures are there."""
 
-import doctest
 import re
 from pathlib import Path
 
 import pytest
 
-from normball.theory import bounds, minimize
+from normball.theory import bounds
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -30,20 +29,13 @@ def test_figures_exist_and_are_small(path):
     assert 1000 < picture.stat().st_size < 200_000
 
 
-def test_docstring_of_minimize():
-    finder = doctest.DocTestFinder(recurse=False)
-    (example,) = finder.find(minimize, "minimize", module=False, globs={})
-    assert doctest.DocTestRunner().run(example).failed == 0
-    assert example.examples
-
-
 def test_the_theory_stands_on_norms_and_steps_only():
     folder = Path(bounds.__file__).parent
     for file in folder.glob("*.py"):
         for module in re.findall(
             r"^\s*(?:from|import) (normball\S*)", file.read_text("utf-8"), re.M
         ):
-            assert re.match(r"normball(\.(theory|norms|steps|_numeric|_spawned)|$)", module), (
+            assert re.match(r"normball(\.(theory|norms|steps|_numeric|_spawned|_style)|$)", module), (
                 file,
                 module,
             )

@@ -63,6 +63,16 @@ def param_groups(
             write), an override that matches nothing or names an unknown role or setting, a norm
             that does not fit its parameter, a radius, `lr` or `alpha` that is not positive and
             finite, a lazy module that has not seen a batch, nothing to train.
+
+    Examples:
+        >>> import torch
+        >>> from normball import param_groups
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(50, 16), torch.nn.Linear(16, 50))
+        >>> print(param_groups(model, output_radius=8.0))
+        name      shape     role       norm                     radius  rule
+        0.weight  (50, 16)  embedding  Column(transposed=True)  1       embedding table
+        1.weight  (50, 16)  output     Sign()                   8       last layer, linear
+        1.bias    (50,)     bias       RMS()                    1       bias
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -178,8 +188,9 @@ def _row(
 ) -> Row:
     """Return the row of a parameter; `norm` is None for one that nothing places."""
     name, shape = finding.slots[0].name, finding.slots[0].shape
+    others = tuple(slot.name for slot in finding.slots[1:])
     if not finding.slots[0].parameter.requires_grad:
-        return Row(name, shape, "frozen", None, None, "requires_grad=False")
+        return Row(name, shape, "frozen", None, None, "requires_grad=False", others)
     role, rule = finding.role, finding.rule
     norm = _with_polar(finding.storage.norm(role), polar) if rule else None
     radius = finding.share * radii[role]
@@ -195,7 +206,7 @@ def _row(
                 )
         norm = norm if entry.norm is None else entry.norm
         radius = radius if entry.radius is None else entry.radius
-    return Row(name, shape, role, norm, radius, rule)
+    return Row(name, shape, role, norm, radius, rule, others)
 
 
 def _with_polar(norm: Norm | None, polar: Polar | None) -> Norm | None:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
+from normball.groups.slots import Slot, slots_of
 from normball.norms import Norm
 
 HEADER = ("name", "shape", "role", "norm", "radius", "rule")
@@ -26,6 +28,8 @@ class Row:
     """None where frozen."""
     rule: str
     """What placed it there."""
+    others: tuple[str, ...] = ()
+    """Its other names, where it is shared."""
 
     def cells(self) -> tuple[str, ...]:
         """Return the row as the printed table shows it; a norm without its defaults."""
@@ -39,12 +43,71 @@ class Plan(list[dict[str, Any]]):
 
     Each group is a dict of `params`, a list of pairs `(name, parameter)`, `norm` and `radius`; keys
     of the optimizer, such as `lr`, may be added.
+
+    Examples:
+        >>> import torch
+        >>> from normball import param_groups
+        >>> plan = param_groups(torch.nn.Linear(4, 2))
+        >>> [(row.name, row.role) for row in plan.rows]
+        [('weight', 'output'), ('bias', 'bias')]
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], rows: Sequence[Row]) -> None:
         super().__init__(groups)
         self.rows = tuple(rows)
         """One `Row` for each parameter of the model, in its order."""
+
+    def of(self, part: nn.Module) -> "Plan":
+        """Return the groups of a part of the model, such as a stage of a pipeline.
+
+        What is first or last in a part is so in the model only by chance: the roles are those of
+        the whole. A copy of a parameter that the model has in another part, too (a tied head), has
+        `counted=False`, so that it counts once in the dual norm of all parts.
+
+        Args:
+            part: a module whose parameters have the names and shapes that they have in the model.
+
+        Raises:
+            ValueError: a parameter has another name or shape, or none needs a gradient.
+
+        Examples:
+            >>> from torch import nn
+            >>> from normball import param_groups
+            >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2))
+            >>> plan = param_groups(model)
+            >>> middle = nn.ModuleDict({"2": model[2]})  # what one rank holds
+            >>> print(plan.of(middle))
+            name      shape   role    norm        radius  rule
+            2.weight  (4, 4)  hidden  Spectral()  5       linear
+            2.bias    (4,)    bias    RMS()       1       bias
+        """
+        rows = {name: row for row in self.rows for name in (row.name, *row.others)}
+        places = {name: i for i, group in enumerate(self) for name, _ in group["params"]}
+        shared: dict[int, list[Slot]] = {}
+        for slot in slots_of(part):
+            shared.setdefault(id(slot.parameter), []).append(slot)
+        found: dict[tuple[int, bool], dict[str, Any]] = {}
+        chosen = []
+        for slots in shared.values():
+            first = slots[0]
+            row = rows.get(first.name)
+            if row is None or row.shape != first.shape:
+                known = "unknown" if row is None else f"of shape {tuple(row.shape)}"
+                raise ValueError(
+                    f"{first.name} of shape {tuple(first.shape)} is {known} in the plan of the "
+                    "whole model: a part keeps the names that its parameters have there"
+                )
+            chosen.append(row)
+            if row.role == "frozen" or not first.parameter.requires_grad:
+                continue
+            key = places[row.name], row.name in [slot.name for slot in slots]
+            if key not in found:
+                settings = {k: v for k, v in self[key[0]].items() if k != "params"}
+                found[key] = {"params": [], **settings, **({} if key[1] else {"counted": False})}
+            found[key]["params"].append((first.name, first.parameter))
+        if not found:
+            raise ValueError("no parameter of this part needs a gradient: nothing to train")
+        return Plan([found[key] for key in sorted(found)], chosen)
 
     def __str__(self) -> str:
         return aligned([HEADER, *(row.cells() for row in self.rows)])

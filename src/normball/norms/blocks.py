@@ -25,6 +25,16 @@ class Blocks(Norm):
     Raises:
         TypeError: `of` is not a `Norm`.
         ValueError: `count` is not a whole number of at least 1, or `dim` is not a whole number.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Blocks, Euclidean
+        >>> d = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
+        >>> Blocks(Euclidean(), count=2).lmo(d)
+        tensor([[-0.6000, -0.8000],
+                [-0.6000, -0.8000]])
+        >>> Blocks(Euclidean(), count=2).dual_norm(d)  # 5 + 10
+        tensor(15.)
     """
 
     of: Norm
@@ -125,6 +135,15 @@ class Transposed(Norm):
     Raises:
         TypeError: `of` is not a `Norm`.
         ValueError: `dims` is not a pair of different whole numbers.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Spectral, Transposed
+        >>> w = torch.ones(8, 2)  # stored (d_in, d_out): sigma_max = 4, s = sqrt(2 / 8)
+        >>> Transposed(Spectral()).norm(w).round(decimals=2)
+        tensor(8.)
+        >>> Spectral().norm(w).round(decimals=2)
+        tensor(2.)
     """
 
     of: Norm

@@ -19,6 +19,16 @@ class Product:
 
     It offers what a `Norm` does, on sequences of tensors: `lmo(d)_l = r_l lmo_l(d_l)` blockwise,
     `||d||* = sum_l r_l ||d_l||_l*`. All tensors share one dtype and device.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Euclidean, Product, Sign
+        >>> norm = Product([Euclidean(), Sign()], radii=[1.0, 10.0])
+        >>> d = [torch.tensor([3.0, 4.0]), torch.tensor([1.0, -1.0])]
+        >>> norm.lmo(d)
+        [tensor([-0.6000, -0.8000]), tensor([-10.,  10.])]
+        >>> norm.dual_norm(d)  # 1 * 5 + 10 * 2
+        tensor(25.)
     """
 
     norms: tuple[Norm, ...]
@@ -95,6 +105,15 @@ class ByShape(Norm):
     `RMS()` for scalars and vectors, `Spectral()` for matrices, `SpectralConv()` for
     tensors of three and more dimensions. What `optimizer(model.parameters())` uses; it takes a
     table for a matrix and a stack of experts for a kernel, which `param_groups(model)` does not.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import ByShape, Spectral
+        >>> ByShape().norm(torch.full((4,), 3.0))  # that of RMS()
+        tensor(3.)
+        >>> d = torch.ones(4, 2)
+        >>> bool(ByShape().dual_norm(d) == Spectral().dual_norm(d))
+        True
     """
 
     def check(self, shape: torch.Size) -> None:

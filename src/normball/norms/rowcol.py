@@ -45,6 +45,16 @@ class Column(Norm):
     `||W|| = max_j ||W_:j||_2 / sqrt(d_out)`, `lmo(d)_:j = -sqrt(d_out) d_:j / ||d_:j||_2`,
     `||d||* = sqrt(d_out) sum_j ||d_:j||_2`. For layers with one-hot inputs. `transposed=True` for
     tables stored `(d_in, d_out)`, one row per input, as `torch.nn.Embedding` does.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Column
+        >>> d = torch.tensor([[2.0, 2.0, 2.0, 2.0], [-1.0, 1.0, -1.0, 1.0]])  # a table of two rows
+        >>> Column(transposed=True).lmo(d)
+        tensor([[-1., -1., -1., -1.],
+                [ 1., -1.,  1., -1.]])
+        >>> Column(transposed=True).dual_norm(d)  # sqrt(4) * (4 + 2)
+        tensor(12.)
     """
 
     transposed: bool = False
@@ -84,6 +94,16 @@ class Row(Norm):
 
     `||W|| = sqrt(d_in) max_i ||W_i:||_2`, `lmo(d)_i: = -d_i: / (sqrt(d_in) ||d_i:||_2)`,
     `||d||* = sum_i ||d_i:||_2 / sqrt(d_in)`. For output layers.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Row
+        >>> d = torch.tensor([[2.0, 2.0, 2.0, 2.0], [-1.0, 1.0, -1.0, 1.0]])
+        >>> Row().lmo(d)
+        tensor([[-0.2500, -0.2500, -0.2500, -0.2500],
+                [ 0.2500, -0.2500,  0.2500, -0.2500]])
+        >>> Row().dual_norm(d)  # (4 + 2) / sqrt(4)
+        tensor(3.)
     """
 
     def check(self, shape: torch.Size) -> None:

@@ -87,6 +87,15 @@ class Schatten(_SingularValueNorm):
     V^T`, `||d||* = ||s||_q`. The ends are `Nuclear()` and `Spectral("plain")`; `p = 2` is
     `Euclidean()`. Every block of a stack `(..., m, n)` has its own ball. Exact to the dtype's
     rounding; each call takes a full SVD, which synchronises on a GPU.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Schatten
+        >>> norm, d = Schatten(4.0), torch.eye(16)  # of norms 16^(1/4) and 16^(3/4)
+        >>> norm.norm(d).round(decimals=2), norm.dual_norm(d).round(decimals=2)
+        (tensor(2.), tensor(8.))
+        >>> torch.allclose(norm.lmo(d), -d / 2)
+        True
     """
 
     p: float
@@ -116,6 +125,16 @@ class Nuclear(_SingularValueNorm):
     With the leading singular vectors `u_1, v_1`: `lmo(d) = -u_1 v_1^T`, `||d||* = s_1`. Steps of
     rank one, for low-rank solutions. Every block of a stack `(..., m, n)` has its own ball. Exact
     to the dtype's rounding; each call takes a full SVD, which synchronises on a GPU.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Nuclear
+        >>> d = torch.tensor([[2.0, 1.0], [1.0, 2.0]])  # of singular values 3 and 1
+        >>> Nuclear().lmo(d)
+        tensor([[-0.5000, -0.5000],
+                [-0.5000, -0.5000]])
+        >>> Nuclear().dual_norm(d).round(decimals=2)
+        tensor(3.)
     """
 
     def _length(self, sigma: Tensor) -> Tensor:

@@ -28,6 +28,16 @@ class Spectral(Norm):
     A tensor `(..., m, n)` is a stack of blocks, each with its own ball: the norm is the
     largest over the blocks, the dual norm their sum. `polar` computes `U V^T`; the dual norm is
     `-<d, lmo(d)>` with the factor it gives, so both have its stated accuracy.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Spectral
+        >>> d = torch.tensor([[3.0, 4.0], [-4.0, 3.0]])  # five times a rotation
+        >>> Spectral().lmo(d).round(decimals=2)
+        tensor([[-0.6000, -0.8000],
+                [ 0.8000, -0.6000]])
+        >>> Spectral().norm(d).round(decimals=1), Spectral().dual_norm(d).round(decimals=1)
+        (tensor(5.), tensor(10.))
     """
 
     scale: str = "rms"
@@ -112,6 +122,15 @@ class SpectralConv(Spectral):
     `scale="rms"`, `max(1, sqrt(c_out / c_in)) / K` for `"input"`, 1 for `"plain"`:
     `||W|| = sigma_max / s`, `lmo(d) = -s U V^T`, `||d||* = s sum_i sigma_i`. Kernels of one,
     two, three or more spatial dimensions, of any shape.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import SpectralConv
+        >>> kernel = torch.ones(4, 1, 2, 2)  # a matrix (4, 4) of sigma_max = 4; s = sqrt(4 / 1) / 4
+        >>> SpectralConv().norm(kernel).round(decimals=2)
+        tensor(8.)
+        >>> SpectralConv().lmo(kernel).shape
+        torch.Size([4, 1, 2, 2])
     """
 
     def check(self, shape: torch.Size) -> None:

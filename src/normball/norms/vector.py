@@ -34,6 +34,19 @@ class VectorNorm(Norm):
 
     The concatenation is never made. `joint_norm` and `joint_lmo_and_dual` take tensors of any
     shapes and devices; scalars come back on the device of the first.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Euclidean, VectorNorm
+        >>> class Doubled(VectorNorm):
+        ...     def joint_norm(self, parts):
+        ...         return 2 * Euclidean().joint_norm(parts)
+        ...
+        ...     def joint_lmo_and_dual(self, parts):
+        ...         lmo, dual = Euclidean().joint_lmo_and_dual(parts)
+        ...         return [v / 2 for v in lmo], dual / 2
+        >>> Doubled().joint_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
+        tensor(10.)
     """
 
     @abstractmethod
@@ -60,6 +73,15 @@ class Lp(VectorNorm):
 
     With `1/p + 1/q = 1`: `lmo(d)_i = -sign(d_i) (|d_i| / ||d||_q)^(q-1)`. The ends are `L1()` and
     `Sign(normalized=False)`, and `p = 2` is `Euclidean()`.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Lp
+        >>> w = torch.ones(8)
+        >>> Lp(3.0).norm(w), Lp(3.0).dual_norm(w)  # 8^(1/3) and 8^(2/3)
+        (tensor(2.), tensor(4.))
+        >>> Lp(3.0).lmo(w)[:2]
+        tensor([-0.5000, -0.5000])
     """
 
     p: float
@@ -151,6 +173,12 @@ class Euclidean(VectorNorm):
     """The Euclidean norm `||w||_2`; on matrices the Frobenius norm. Its own dual.
 
     `lmo(d) = -d / ||d||_2`. Clipped gradient descent, LARS.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Euclidean
+        >>> Euclidean().lmo_and_dual(torch.tensor([3.0, 4.0]))
+        (tensor([-0.6000, -0.8000]), tensor(5.))
     """
 
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
@@ -182,6 +210,15 @@ class RMS(VectorNorm):
     """The root mean square `||w||_2 / sqrt(n)` over all `n` entries; for biases and gains.
 
     `lmo(d) = -sqrt(n) d / ||d||_2` and `||d||* = sqrt(n) ||d||_2`.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import RMS
+        >>> d = torch.tensor([2.0, -2.0, 2.0, 2.0])
+        >>> RMS().norm(d)
+        tensor(2.)
+        >>> RMS().lmo_and_dual(d)
+        (tensor([-1.,  1., -1., -1.]), tensor(8.))
     """
 
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
@@ -220,6 +257,16 @@ class Sign(VectorNorm):
     `||w|| = d_in max|w_ij|`, `lmo(d) = -sign(d) / d_in`, `||d||* = sum|d_ij| / d_in`. For output
     layers, whose sign step then changes each output by at most `max|input|`, and for signSGD.
     Several tensors together have no fan-in: only `normalized=False` takes them.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Sign
+        >>> d = torch.tensor([[3.0, -1.0], [2.0, 4.0]])
+        >>> Sign().lmo(d)
+        tensor([[-0.5000,  0.5000],
+                [-0.5000, -0.5000]])
+        >>> Sign().dual_norm(d), Sign(normalized=False).dual_norm(d)
+        (tensor(5.), tensor(10.))
     """
 
     normalized: bool = True
@@ -279,6 +326,12 @@ class L1(VectorNorm):
 
     `lmo(d) = -sign(d_i*) e_i*` with `i*` the first entry of largest absolute value, `||d||* =
     max|d_i|`. Sparse steps, one entry at a time.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import L1
+        >>> L1().lmo_and_dual(torch.tensor([1.0, -4.0, 2.0]))
+        (tensor([0., 1., 0.]), tensor(4.))
     """
 
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:

@@ -18,10 +18,11 @@ from normball.optim import capture, checkpoint, metrics, validate
 from normball.optim.average import Average, check_fast, without_figures
 from normball.optim.blocks import Bundle, Roster
 from normball.optim.estimate import Estimator
-from normball.optim.geometry import Geometry, gather
+from normball.optim.geometry import Geometry
 from normball.optim.settings import Group, Settings
 from normball.optim.start import enter_ball
-from normball.optim.terms import Term, settle
+from normball.optim.terms import Term, scalar, settle
+from normball.optim.totals import totals
 
 
 @dataclass
@@ -48,7 +49,7 @@ class NormBallOptimizer(Optimizer):
 
     # The attributes that a copy of the optimizer keeps.
     _own: tuple[str, ...] = (
-        "_settings", "_geometry", "_estimator", "_average", "_reuse_grad", "_record",
+        "_settings", "_geometry", "_estimator", "_average", "_reuse_grad", "_record", "_stages",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +65,7 @@ class NormBallOptimizer(Optimizer):
         nesterov: bool,
         average: float | None,
         lazy: bool = False,
+        stages: Any = None,
     ) -> None:
         if state_dtype is not None and not state_dtype.is_floating_point:
             raise ValueError(f"state_dtype={state_dtype} must be a floating dtype")
@@ -75,6 +77,11 @@ class NormBallOptimizer(Optimizer):
                 "capturable=True and split=True exclude each other: a step that exchanges data "
                 "with other ranks is not captured"
             )
+        if stages is not None and (settings.capturable or geometry.split):
+            raise ValueError(
+                "stages= exchanges numbers with other ranks, which capturable=True forbids, and "
+                "split=True shares out what all ranks hold: leave both out"
+            )
         if average is not None:
             defaults = {**defaults, "average": average}
             settings = settings.with_number("average")
@@ -82,6 +89,7 @@ class NormBallOptimizer(Optimizer):
         self._geometry = geometry
         self._estimator = Estimator(nesterov, lazy, maximize, state_dtype)
         self._average = Average() if "average" in defaults else None
+        self._stages = None if stages is None else parallel.Stages(stages)
         self._reuse_grad = reuse_grad
         self._known = _Known()
         self._record = metrics.Record()
@@ -157,7 +165,7 @@ class NormBallOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         roster = self._collect()
-        if roster.blocks:
+        if roster.blocks or self._stages is not None:
             try:
                 if capture.recording():
                     inside = self._known.inside if self._constrained else None
@@ -180,11 +188,15 @@ class NormBallOptimizer(Optimizer):
     def _advance(self, roster: Roster) -> None:
         blocks, bundles = roster.blocks, roster.bundles
         grads = [bundle.join([block.grad for block in bundle.blocks]) for bundle in bundles]
-        finite = all_within(grads, self._estimator.limit(bundles))
+        zero = None if self._stages is None else self._zero()
+        if grads or zero is None:
+            finite = all_within(grads, self._estimator.limit(bundles))
+        else:
+            finite = zero == 0
         sound = self._settings.sound(self.param_groups)
         if sound is not None:
             finite = finite & sound.to(finite.device)
-        if roster.sharded:
+        if roster.sharded or self._stages is not None:
             finite = parallel.agree(finite)
         self._estimator.rest(bundles, grads, self._constrained)
         self._look(bundles, grads, finite)
@@ -204,16 +216,12 @@ class NormBallOptimizer(Optimizer):
             found[i] = term
         terms = [found[i] for i in range(len(bundles))]
         settle(terms, corner)
-        corners = self._geometry.corners(bundles, terms) if corner else []
+        corners = self._geometry.corners(bundles, terms) if corner else None
 
-        # In 64 bit, where the product of two finite 32-bit numbers is finite.
-        duals = [b.first.radius * t.dual for b, t in zip(bundles, terms, strict=True)]
-        gaps = [
-            t.product + dual for t, dual in zip(terms, duals, strict=True) if t.product is not None
-        ]
-        per_group = self._per_group(bundles, duals)
-        size = gather(gaps).sum() if self._constrained else per_group.sum()
-        factor = self._factor(size, gather(corners).amax() if corners else None)
+        groups = len(self.param_groups)
+        total = totals(bundles, terms, corners, groups, self._stages, zero)
+        size = total.gap if self._constrained and total.gap is not None else total.dual
+        factor = self._factor(size, total.corner)
         # Weights that are NaN already make a gap of NaN: a step would only spread it.
         finite = finite & size.isnan().logical_not()
         factor = torch.where(finite, factor, 0)
@@ -223,11 +231,15 @@ class NormBallOptimizer(Optimizer):
         self._move(bundles, [term.update for term in terms], factor, finite)
         # Where all estimates are zero no step is counted: torch.distributed.checkpoint makes one
         # like it to create the state.
-        moved = finite & (per_group.sum() != 0)
-        self._record.add(size, factor, per_group, moved, finite)
+        moved = finite & (total.dual != 0)
+        self._record.add(size, factor, total.per_group, moved, finite)
         if self._average is not None:
             weight = self.param_groups[0]["average"]
             self._average.take_in(self.state, self._params(), weight, moved)
+
+    def _zero(self) -> Tensor:
+        """Return a number for a stage on which no parameter has a gradient."""
+        return scalar(torch.zeros((), device=next(self._params()).device))
 
     def _params(self) -> Iterator[Tensor]:
         return (p for group in self.param_groups for p in group["params"])
@@ -241,6 +253,9 @@ class NormBallOptimizer(Optimizer):
         if roster is None or not roster.enter(self.param_groups, self._settings.longest):
             names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
             roster = Roster(names, self.param_groups)
+            if self._stages is None and roster.sharded:
+                for block in roster.blocks:
+                    parallel.check_held_by_all(block.name, block.owner)
             roster.enter(self.param_groups, self._settings.longest)
             roster.bundles = self._geometry.bundles(roster.blocks)
             self._estimator.fit(self.state, roster.blocks)
@@ -292,13 +307,6 @@ class NormBallOptimizer(Optimizer):
                 length = (longest * first.radius * factor).to(x.device, dtype)
                 new = torch.addcmul(x, update, length, out=into)
             bundle.keep_(new.to(old.dtype), old, finite)
-
-    def _per_group(self, bundles: list[Bundle], duals: list[Tensor]) -> Tensor:
-        sums = [torch.zeros_like(duals[0]) for _ in self.param_groups]
-        for bundle, dual in zip(bundles, duals, strict=True):
-            group = bundle.first.group
-            sums[group] = sums[group] + dual.to(duals[0].device)
-        return gather(sums)
 
     def metrics(self) -> dict[str, Tensor]:
         """Return what the steps so far saw, as tensors that no host has waited for.

@@ -27,6 +27,8 @@ class Setting:
     longest: float | Tensor = 0.0
     """The share of the way, or the length, of a step that is not held back; 0-d if a tensor."""
     alpha: float = 1.0
+    counted: bool = True
+    """False for a copy of what another stage of a pipeline counts."""
 
 
 @dataclass(slots=True)
@@ -213,6 +215,7 @@ class Roster:
         for setting, group in zip(self._settings, groups, strict=True):
             setting.norm, setting.radius = group["norm"], group["radius"]
             setting.longest, setting.alpha = longest(group), group["alpha"]
+            setting.counted = group.get("counted", True)
         present = [grads[place] for place in self._places]
         if {grad.layout for grad in present} - {torch.strided}:
             self._refuse_sparse(present)

@@ -83,9 +83,10 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
             "be named once"
         )
     _check_order(saved_groups, groups)
-    kept = ("norm", "param_names")
+    kept = ("norm", "param_names", "counted")
     return [
-        {**saved, **{key: own[key] for key in kept if key in own}}
+        {key: value for key, value in saved.items() if key != "counted"}
+        | {key: own[key] for key in kept if key in own}
         for saved, own in zip(saved_groups, groups, strict=True)
     ]
 

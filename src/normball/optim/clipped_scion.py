@@ -1,6 +1,6 @@
 """Clipped Scion: generalized gradient norm clipping and the short step, for networks."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ from normball.optim.geometry import Layers
 from normball.optim.settings import Settings
 from normball.optim.terms import scalar
 from normball.optim.threshold import MeasuredThreshold, slopes, split_state
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class ClippedScion(NormBallOptimizer):
@@ -67,6 +71,10 @@ class ClippedScion(NormBallOptimizer):
         split: share the costly minimisers of parameters that all ranks hold (DDP) out over the
             ranks of the default process group, and send the results round. Every rank must then
             have gradients for the same parameters. What is sharded is shared out anyway.
+        stages: where ranks hold different parameters: a process group, or a mesh of one dimension,
+            with one rank of every pipeline stage, such as `mesh["pp"]`. The global number is then
+            that of all stages, and a gradient that is not finite in one makes all skip. A group
+            with `counted=False` holds copies of what another stage counts (a tied head).
         capturable: keep `lr` and `rho` as 0-d tensors beside the parameters, so that `step` can be
             captured in a CUDA graph, which sees their later values: change them by `fill_`, as
             torch's schedulers do. Norms that wait for the device, sharded parameters, `split` and
@@ -76,6 +84,20 @@ class ClippedScion(NormBallOptimizer):
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
         ValueError: a number out of range, two values of `rho`, a norm that does not fit a shape, a
             parameter twice, an empty list.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from normball import ClippedScion, param_groups
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> optimizer = ClippedScion(param_groups(model), lr=2**-6, rho=10.0)
+        >>> for x in torch.randn(3, 16, 4):
+        ...     optimizer.zero_grad()
+        ...     model(x).square().mean().backward()
+        ...     optimizer.step()
+        >>> seen = optimizer.metrics()
+        >>> torch.allclose(seen["step_factor"], seen["dual_norm"] / 10.0)  # below the threshold
+        True
     """
 
     _own = (*NormBallOptimizer._own, "_variant", "_threshold")
@@ -96,6 +118,7 @@ class ClippedScion(NormBallOptimizer):
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
         split: bool = False,
+        stages: "ProcessGroup | DeviceMesh | None" = None,
         capturable: bool = False,
     ) -> None:
         if variant not in (1, 2):
@@ -116,7 +139,7 @@ class ClippedScion(NormBallOptimizer):
             params,
             {"norm": ByShape(), "radius": 1.0, "lr": lr, "alpha": alpha, "rho": first},
             Settings(
-                keys=("norm", "radius", "lr", "alpha", "rho"),
+                keys=("norm", "radius", "counted", "lr", "alpha", "rho"),
                 numbers=("radius", "lr", "alpha", "rho"),
                 common=("rho",),
                 constrained=constrained,
@@ -129,6 +152,7 @@ class ClippedScion(NormBallOptimizer):
             nesterov=nesterov,
             average=average,
             lazy=lazy,
+            stages=stages,
         )
 
     @property
@@ -183,7 +207,8 @@ class ClippedScion(NormBallOptimizer):
         pairs = slopes(self._geometry, bundles, momenta, grads, self._constrained)
         if self._estimator.maximize:
             pairs = [(before, -after) for before, after in pairs]
-        threshold.look(bundles, pairs, self._longest(), self._constrained, finite)
+        lr, stages = self._longest(), self._stages
+        threshold.look(bundles, pairs, lr, self._constrained, finite, stages)
 
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
         rho, threshold = self.param_groups[0]["rho"], self._measuring

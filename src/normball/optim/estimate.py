@@ -74,7 +74,7 @@ class Estimator:
 
         Without momentum and without a ball to shrink into, an estimate of 0 is a rest by itself.
         """
-        shared: list[tuple[Bundle, Tensor, tuple[slice, ...]]] = []
+        shared: list[tuple[Bundle, Tensor, tuple[slice, ...], parallel.Members]] = []
         for bundle, g in zip(bundles, grads, strict=True):
             bundle.active = None
             dim = self._dim(bundle)
@@ -93,9 +93,9 @@ class Estimator:
                 here = g.new_zeros(sizes, dtype=torch.float64)
                 place = tuple(cut.slices[i] if i == dim else slice(None) for i in range(g.ndim))
                 here[place] = _found(g, (dim,)).double()
-                shared.append((bundle, here, place))
-        totals = parallel.add_up([here for _, here, _ in shared])
-        for (bundle, _, place), total in zip(shared, totals, strict=True):
+                shared.append((bundle, here, place, cut.holders))
+        totals = parallel.add_up([s[1] for s in shared], [s[3] for s in shared])
+        for (bundle, _, place, _), total in zip(shared, totals, strict=True):
             bundle.active = total[place] > 0
 
     def _dim(self, bundle: Bundle) -> int | None:

@@ -67,6 +67,20 @@ def find_lr(
         TypeError: another kind of optimizer, a number that is none, or a closure without a loss.
         ValueError: a number out of range; a loss that is not finite at the first step, or that
             never falls: the message has the losses.
+
+    Examples:
+        >>> import torch
+        >>> from normball import Scion, find_lr
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = Scion([w], lr=0.01)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = w.square().sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> curve = find_lr(optimizer, closure, low=1e-3, high=1.0, steps=20)
+        >>> 0.01 < curve.suggestion < 1.0, w.tolist()
+        (True, [3.0, 4.0])
     """
     if not isinstance(optimizer, ClippedScion | Scion):
         raise TypeError(f"find_lr takes ClippedScion or Scion, not {type(optimizer).__name__}")

@@ -224,10 +224,11 @@ class Joint(Geometry):
         if pool is not None:
             for number, (bundle, d) in enumerate(zip(bundles, estimates, strict=True)):
                 cut = parallel.cut_of(bundle.first.owner)
-                reports = cut.first if cut is not None else parallel.rank() == 0
+                holders = cut.holders if cut is not None else parallel.everybody()
+                reports = cut.first if cut is not None else holders.here == 0
                 x = bundle.first.param.to(d.dtype) if constrained else None
                 radius = bundle.first.radius if constrained else 1.0
-                yield number, Pooled(pool, reports, d, x, radius)
+                yield number, Pooled(pool, holders, reports, d, x, radius)
             return
         wholes = estimates
         if self._cut(bundles):

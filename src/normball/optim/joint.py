@@ -70,6 +70,19 @@ class GGNC(_JointOptimizer):
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
         ValueError: a number out of range, several tensors under a norm of one, a norm that does not
             fit a shape, a parameter twice, an empty list.
+
+    Examples:
+        >>> import torch
+        >>> from normball import GGNC
+        >>> from normball.norms import Euclidean
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = GGNC([w], gamma=0.25, rho=2.0, norm=Euclidean())
+        >>> w.square().sum().backward()
+        >>> optimizer.step()
+        >>> w.detach()  # a step of length gamma * rho = 0.5, as the dual norm is above rho
+        tensor([2.7000, 3.6000])
+        >>> float(optimizer.metrics()["dual_norm"])
+        10.0
     """
 
     def __init__(
@@ -127,6 +140,19 @@ class S3CG(_JointOptimizer):
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
         ValueError: a number out of range, `gamma * rho > 1`, several tensors under a norm of one, a
             norm that does not fit a shape, a parameter twice, an empty list.
+
+    Examples:
+        >>> import torch
+        >>> from normball import S3CG
+        >>> from normball.norms import Euclidean
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = S3CG([w], gamma=0.25, rho=2.0, beta=5.0, norm=Euclidean())
+        >>> w.square().sum().backward()
+        >>> optimizer.step()
+        >>> w.detach()  # a quarter of the way to (-3, -4), on the other side of the ball
+        tensor([1.5000, 2.0000])
+        >>> optimizer.metrics()["gap"].round(decimals=2)
+        tensor(100., dtype=torch.float64)
     """
 
     _own = (*NormBallOptimizer._own, "_variant")

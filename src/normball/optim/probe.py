@@ -67,6 +67,22 @@ class SmoothnessProbe:
     Raises:
         TypeError: another kind of optimizer.
         ValueError: `every` below 1.
+
+    Examples:
+        >>> import torch
+        >>> from normball import GGNC, SmoothnessProbe
+        >>> from normball.norms import Euclidean
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = GGNC([w], gamma=0.1, rho=1.0, norm=Euclidean())
+        >>> probe = SmoothnessProbe(optimizer, every=1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = w.square().sum()  # its gradient is 2 w, so L0 = 2
+        ...     loss.backward()
+        ...     return loss
+        >>> losses = [probe.step(closure) for _ in range(5)]
+        >>> round(probe.fit().l0, 2)
+        2.0
     """
 
     def __init__(

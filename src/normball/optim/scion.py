@@ -1,5 +1,7 @@
 """Scion: the norm-ball methods without clipping, which Clipped Scion is measured against."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -8,6 +10,10 @@ from normball.norms import ByShape
 from normball.optim.base import NormBallOptimizer
 from normball.optim.geometry import Layers
 from normball.optim.settings import Settings
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class Scion(NormBallOptimizer):
@@ -45,6 +51,10 @@ class Scion(NormBallOptimizer):
         split: share the costly minimisers of parameters that all ranks hold (DDP) out over the
             ranks of the default process group, and send the results round. Every rank must then
             have gradients for the same parameters. What is sharded is shared out anyway.
+        stages: where ranks hold different parameters: a process group, or a mesh of one dimension,
+            with one rank of every pipeline stage, such as `mesh["pp"]`. The global number is then
+            that of all stages, and a gradient that is not finite in one makes all skip. A group
+            with `counted=False` holds copies of what another stage counts (a tied head).
         capturable: keep `lr` and `rho` as 0-d tensors beside the parameters, so that `step` can be
             captured in a CUDA graph, which sees their later values: change them by `fill_`, as
             torch's schedulers do. Norms that wait for the device, sharded parameters and `split`
@@ -54,6 +64,17 @@ class Scion(NormBallOptimizer):
         TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
         ValueError: a number out of range, a norm that does not fit a shape, a parameter twice, an
             empty list.
+
+    Examples:
+        >>> import torch
+        >>> from normball import Scion
+        >>> from normball.norms import Sign
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = Scion([{"params": [w], "norm": Sign(), "radius": 1.0}], lr=0.5)
+        >>> w.square().sum().backward()
+        >>> optimizer.step()
+        >>> w.detach(), float(optimizer.metrics()["step_factor"])
+        (tensor([2.5000, 3.5000]), 1.0)
     """
 
     def __init__(
@@ -70,13 +91,14 @@ class Scion(NormBallOptimizer):
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
         split: bool = False,
+        stages: "ProcessGroup | DeviceMesh | None" = None,
         capturable: bool = False,
     ) -> None:
         super().__init__(
             params,
             {"norm": ByShape(), "radius": 1.0, "lr": lr, "alpha": alpha},
             Settings(
-                keys=("norm", "radius", "lr", "alpha"),
+                keys=("norm", "radius", "counted", "lr", "alpha"),
                 numbers=("radius", "lr", "alpha"),
                 constrained=constrained,
                 capturable=capturable,
@@ -88,6 +110,7 @@ class Scion(NormBallOptimizer):
             nesterov=nesterov,
             average=average,
             lazy=lazy,
+            stages=stages,
         )
 
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:  # noqa: ARG002

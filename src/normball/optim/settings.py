@@ -72,6 +72,7 @@ class Settings:
         group["params"] = [params] if isinstance(params, Tensor) else list(params)
         group["norm"] = validate.check_norm(group["norm"])
         self.check_values(group, inherited)
+        validate.check_counted(group.get("counted", True))
         self._check_params(group, others)
         if self.capturable:
             self._to_tensors(group, others)

@@ -3,7 +3,7 @@
 # Annotations are text: those of a nested function stop the compiler of torch 2.6.
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -37,14 +37,15 @@ class Term(ABC):
     product: Tensor | None = None
     corner: Tensor | None = None
     partial_corner = False
+    holders: parallel.Members
+    """The ranks over which `share` is added up; only where there is a share."""
 
     @property
     def share(self) -> Tensor | None:
         """What this rank adds to a sum over all ranks, float64; None if all is known."""
         return None
 
-    @abstractmethod
-    def settle(self, total: Tensor | None) -> None:
+    def settle(self, total: Tensor) -> None:  # noqa: B027 (what is known takes in nothing)
         """Take in the sum of all shares."""
 
     def finish(self) -> None:  # noqa: B027 (most need nothing of other terms)
@@ -61,9 +62,6 @@ class Known(Term):
         self.update, self.dual, self.corner = update, scalar(dual), corner
         self.product = None if product is None else scalar(product)
 
-    def settle(self, total: Tensor | None) -> None:
-        """Do nothing."""
-
 
 class Sums(Term):
     """A layer whose dual norm and product are sums over ranks, `[dual, product]`."""
@@ -71,9 +69,10 @@ class Sums(Term):
     partial_corner = True
 
     def __init__(
-        self, update: Tensor, dual: Tensor, product: Tensor | None, corner: Tensor | None
-    ) -> None:
-        self.update, self.corner = update, corner
+        self, holders: parallel.Members, update: Tensor, dual: Tensor, product: Tensor | None,
+        corner: Tensor | None,
+    ) -> None:  # fmt: skip
+        self.holders, self.update, self.corner = holders, update, corner
         self._parts = [scalar(dual)] + ([] if product is None else [scalar(product)])
 
     @property
@@ -81,9 +80,8 @@ class Sums(Term):
         """This rank's parts of the sums."""
         return torch.stack(self._parts)
 
-    def settle(self, total: Tensor | None) -> None:
+    def settle(self, total: Tensor) -> None:
         """Read the sums."""
-        assert total is not None
         self.dual = total[0]
         self.product = total[1] if len(total) > 1 else None
 
@@ -102,7 +100,7 @@ class Lines(Term):
         found = norm.lines(shape)
         assert found is not None
         along, self._gain = found
-        self._radius, self._corner = radius, corner
+        self.holders, self._radius, self._corner = cut.holders, radius, corner
         self._along = tuple(sorted(along))
         across = [dim for dim in range(len(shape)) if dim not in along]
         # Where this rank's lines lie among all lines.
@@ -123,9 +121,8 @@ class Lines(Term):
         """Sums of squares and products by line, shape `(1 to 3, lines)`."""
         return self._share
 
-    def settle(self, total: Tensor | None) -> None:
+    def settle(self, total: Tensor) -> None:
         """Scale the update by the lengths of the lines."""
-        assert total is not None
         total = total + 0 * (total - total)  # infinity - infinity is NaN
         length = total[0].sqrt()
         self.dual = self._gain * length.sum()
@@ -158,8 +155,11 @@ class Pooled(Term):
     The range is that of `Lines`. `first` says whether this rank reports the values that it holds.
     """
 
-    def __init__(self, pool: Pool, first: bool, d: Tensor, x: Tensor | None, radius: float) -> None:
-        self._pool, self._radius = pool, radius
+    def __init__(
+        self, pool: Pool, holders: parallel.Members, first: bool, d: Tensor, x: Tensor | None,
+        radius: float,
+    ) -> None:  # fmt: skip
+        self.holders, self._pool, self._radius = holders, pool, radius
         pairs = [(d, d)] if x is None else [(d, d), (d, x), (x, x)]
         sums = [(a.double() * b.double()).sum() for a, b in pairs]
         self._share = torch.stack(sums) if first else d.new_zeros(len(pairs), dtype=torch.float64)
@@ -170,9 +170,8 @@ class Pooled(Term):
         """`<d, d>`, and if constrained `<d, x>` and `<x, x>`."""
         return self._share
 
-    def settle(self, total: Tensor | None) -> None:
+    def settle(self, total: Tensor) -> None:
         """Tell the others."""
-        assert total is not None
         self._mine = total + 0 * (total - total)  # infinity - infinity is NaN
         self._pool.add(self._mine)
 
@@ -192,27 +191,40 @@ class Pooled(Term):
 
 
 def settle(terms: Sequence[Term], corner: bool) -> None:
-    """Make the numbers of all terms global, by one reduction; by none where all are known.
+    """Make the numbers of all terms those of whole layers; what is known needs no reduction.
 
-    The largest corner travels as a sum, too: every rank has an entry of its own.
+    One reduction serves all layers that the same ranks hold. The largest corner travels as a sum,
+    too: every rank has an entry of its own.
     """
-    shares = [share for share in [term.share for term in terms] if share is not None]
-    seen = [term for term in terms if term.partial_corner]
-    if corner and shares:
-        slots = shares[0].new_zeros(parallel.ranks())
-        corners = [scalar(t.corner).to(slots.device) for t in seen if t.corner is not None]
-        if corners:
-            slots[parallel.rank()] = torch.stack(corners).amax()
-        shares.append(slots)
-    totals = iter(parallel.add_up(shares))
-    for term in terms:
-        term.settle(None if term.share is None else next(totals))
-    for term in terms:
+    shares = [term.share for term in terms]
+    shared = [term for term, share in zip(terms, shares, strict=True) if share is not None]
+    if not shared:
+        return
+    values = [share for share in shares if share is not None]
+    over = [term.holders for term in shared]
+    if corner:
+        for holders in dict.fromkeys(over):
+            values.append(_corners(shared, holders, values[0]))
+            over.append(holders)
+    totals = parallel.add_up(values, over)
+    for term, total in zip(shared, totals, strict=False):
+        term.settle(total)
+    for term in shared:
         term.finish()
-    if corner and shares:
-        largest = next(totals).amax()
-        for term in seen:
-            term.corner = largest
+    for holders, slots in zip(over[len(shared) :], totals[len(shared) :], strict=True):
+        for term in shared:
+            if term.partial_corner and term.holders == holders:
+                term.corner = slots.amax()
+
+
+def _corners(terms: Sequence[Term], holders: parallel.Members, like: Tensor) -> Tensor:
+    """Return the largest partial corner that this rank saw, in its own of one entry per holder."""
+    slots = like.new_zeros(len(holders.ranks))
+    seen = [t.corner for t in terms if t.partial_corner and t.holders == holders]
+    corners = [scalar(corner).to(slots.device) for corner in seen if corner is not None]
+    if corners:
+        slots[holders.here] = torch.stack(corners).amax()
+    return slots
 
 
 def of_piece(
@@ -240,7 +252,7 @@ def of_piece(
     share = None if x is None else inner(as_working(d), as_working(x)).double()
     if not cut.first:
         dual, share = 0 * dual, None if share is None else 0 * share
-    return Sums(update, dual, share, ratio)
+    return Sums(cut.holders, update, dual, share, ratio)
 
 
 def divided(bundles: list[Owned], constrained: bool, corner: bool) -> Iterator[tuple[int, Sums]]:
@@ -278,4 +290,4 @@ def divided(bundles: list[Owned], constrained: bool, corner: bool) -> Iterator[t
         if x is not None:
             product = inner(as_working(d), as_working(x)).double() if cut.first else zero
         del d, x
-        yield number, Sums(update, dual, product, ratio)
+        yield number, Sums(cut.holders, update, dual, product, ratio)

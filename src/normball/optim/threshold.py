@@ -12,6 +12,7 @@ from normball._numeric import as_working, inner
 from normball.optim.blocks import Bundle
 from normball.optim.geometry import Geometry
 from normball.optim.terms import Known, Term, scalar, settle
+from normball.optim.totals import add_up
 
 # How often a step is looked at, and how many of the first ones all are.
 _EVERY, _START = 5, 20
@@ -83,6 +84,7 @@ class MeasuredThreshold:
         lr: float | Tensor,
         constrained: bool,
         finite: Tensor,
+        stages: parallel.Stages | None,
     ) -> None:
         """Take in how the loss turned along the last step, unless that says nothing.
 
@@ -92,9 +94,11 @@ class MeasuredThreshold:
             lr: the largest one of the groups.
             constrained: whether the step went towards the minimiser.
             finite: whether all gradients are, 0-d bool.
+            stages: where ranks hold different parameters.
         """
-        turn = slope = torch.zeros_like(pairs[0][0])
-        self._stats = self._stats.to(turn)
+        like = pairs[0][0] if pairs else self._size
+        turns, slopes = [], []
+        self._stats = self._stats.to(like)
         share, _, count, *_ = self._stats.unbind()
         for bundle, (before, after) in zip(bundles, pairs, strict=True):
             # Groups with a smaller lr went a smaller way.
@@ -103,8 +107,9 @@ class MeasuredThreshold:
                 # What is left of the way after the step is 1 - share of it.
                 weight = weight / (1 - share * weight).clamp(min=torch.finfo(share.dtype).eps)
             part = 1 - (1 - bundle.first.alpha) ** count
-            slope = slope + weight * before / part
-            turn = turn + weight * (before / part - after)
+            slopes.append(weight * before / part)
+            turns.append(weight * (before / part - after))
+        turn, slope = add_up(bundles, [turns, slopes], stages, like)
         self._take_in(turn, slope, finite)
 
     def _take_in(self, turn: Tensor, slope: Tensor, finite: Tensor) -> None:
@@ -248,8 +253,9 @@ def slopes(
     for i, term in enumerate(ordered):
         if i not in found:
             found[i] = products(i, term.update)
-    shared = [i for i, b in enumerate(bundles) if parallel.cut_of(b.first.owner) is not None]
-    found |= zip(shared, parallel.add_up([found[i] for i in shared]), strict=True)
+    cuts = {i: cut for i, b in enumerate(bundles) if (cut := parallel.cut_of(b.first.owner))}
+    totals = parallel.add_up([found[i] for i in cuts], [cut.holders for cut in cuts.values()])
+    found |= zip(cuts, totals, strict=True)
     return list(_slopes(bundles, ordered, found))
 
 

@@ -48,6 +48,12 @@ def check_keys(group: Mapping[str, Any], allowed: Iterable[str]) -> None:
         raise TypeError(f"unknown key {key!r} in a parameter group: {hint}")
 
 
+def check_counted(value: object) -> None:
+    """Raise TypeError unless `value`, the key of a group, is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"counted={value!r} must be True or False")
+
+
 def check_number(
     name: str,
     value: object,

@@ -4,11 +4,13 @@ A parameter sharded over ranks (a DTensor, as FSDP2 and tensor parallelism make 
 shards, and so does its momentum. The norm of a layer is that of the whole layer. Where that norm
 needs the whole matrix, one rank, its owner, gathers it, minimises, and sends every rank its part of
 the result: the owners are chosen so that all have the same work. Sums over ranks travel together,
-in one reduction for the finite flag and one for the numbers of a step.
+in one reduction for the finite flag and one for the numbers of a step. Where ranks hold different
+parameters, as the stages of a pipeline do, one more reduction makes these numbers global.
 """
 
 from normball.parallel.cuts import Cut, cut_of, everyone
 from normball.parallel.division import Job, divide, share_out
+from normball.parallel.groups import Members, everybody, members_of
 from normball.parallel.shards import (
     aligned,
     check_placements,
@@ -18,24 +20,29 @@ from normball.parallel.shards import (
     part_of,
     whole,
 )
-from normball.parallel.sums import add_up, agree, rank, ranks
+from normball.parallel.stages import Stages, check_held_by_all, largest
+from normball.parallel.sums import add_up, agree
 
 __all__ = [
     "Cut",
     "Job",
+    "Members",
+    "Stages",
     "add_up",
     "agree",
     "aligned",
+    "check_held_by_all",
     "check_placements",
     "cut_of",
     "divide",
+    "everybody",
     "everyone",
     "is_flat",
     "is_sharded",
+    "largest",
     "local",
+    "members_of",
     "part_of",
-    "rank",
-    "ranks",
     "share_out",
     "whole",
 ]

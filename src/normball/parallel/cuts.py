@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normball.parallel.groups import Members, everybody, members_of
 from normball.parallel.shards import is_sharded
 
 Box = tuple[tuple[int, int], ...]
@@ -21,8 +22,8 @@ class Cut:
     `boxes` says what each member holds; none where the layout is one that this module cannot read.
     `ranks` are the members in `group`, in the order of `boxes`; `here` is this rank's place among
     them. `dims` are the dimensions that are cut: none where every member holds all of it. `first`
-    holds in one of several copies, that of rank 0, and for a tensor that all hold, on rank 0: there
-    it counts in sums over all ranks. Every rank of the default process group must be in a team.
+    holds in one of several copies, that of the lowest rank, and for a tensor that all hold, on that
+    rank: there it counts in sums over `holders`, the ranks of all copies.
     """
 
     group: Any
@@ -31,6 +32,7 @@ class Cut:
     here: int
     first: bool
     dims: frozenset[int]
+    holders: Members
 
     @property
     def slices(self) -> tuple[slice, ...]:
@@ -50,16 +52,18 @@ def cut_of(x: Tensor) -> Cut | None:
     import torch.distributed as dist
 
     sharded: Any = x
+    holders = members_of(x)
+    assert holders is not None
     mesh, placements = sharded.device_mesh, sharded.placements
     along = tuple(i for i, p in enumerate(placements) if not p.is_replicate() and mesh.size(i) > 1)
     if not along:
         return None
-    group = mesh.get_group(along[0]) if len(along) == 1 else dist.group.WORLD
+    group = mesh.get_group(along[0]) if len(along) == 1 else holders.group
     fixed = tuple(0 if i in along else c for i, c in enumerate(mesh.get_coordinate()))
     layout = tuple(_Split(placements[i].dim, _factor(placements[i]), mesh.size(i)) for i in along)
     ranks, here, first = _team(mesh, along, fixed, dist.get_rank())
     dims = frozenset(split.dim for split in layout)
-    return Cut(group, ranks, _boxes(tuple(x.shape), layout), here, first, dims)
+    return Cut(group, ranks, _boxes(tuple(x.shape), layout), here, first, dims, holders)
 
 
 def everyone(shape: torch.Size) -> Cut | None:
@@ -68,10 +72,9 @@ def everyone(shape: torch.Size) -> Cut | None:
 
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return None
-    count = dist.get_world_size()
-    box = tuple((0, size) for size in shape)
-    here = dist.get_rank()
-    return Cut(dist.group.WORLD, tuple(range(count)), (box,) * count, here, here == 0, frozenset())
+    holders, here = everybody(), dist.get_rank()
+    boxes = (tuple((0, size) for size in shape),) * len(holders.ranks)
+    return Cut(holders.group, holders.ranks, boxes, here, here == 0, frozenset(), holders)
 
 
 @dataclass(frozen=True)
@@ -89,18 +92,24 @@ def _factor(placement: Any) -> int:
 def _team(
     mesh: Any, along: tuple[int, ...], fixed: tuple[int, ...], rank: int
 ) -> tuple[tuple[int, ...], int, bool]:
-    """Return the ranks of a team in its group, this one's place, and whether it has rank 0.
+    """Return the ranks of a team in its group, this one's place, and whether it has the lowest.
 
     The members lie along some dimensions of the mesh, the last one fastest; in the others they have
-    the coordinates `fixed`. Nothing is kept that holds a process group.
+    the coordinates `fixed`. The group has those of one dimension, or all of the mesh. Nothing is
+    kept that holds a process group.
     """
     import torch.distributed as dist
 
     index = tuple(slice(None) if i in along else c for i, c in enumerate(fixed))
     members = mesh.mesh[index].flatten().tolist()
-    group = mesh.get_group(along[0]) if len(along) == 1 else dist.group.WORLD
-    places = {member: i for i, member in enumerate(dist.get_process_group_ranks(group))}
-    return tuple(places[member] for member in members), members.index(rank), 0 in members
+    inside = mesh.mesh.flatten().tolist()
+    order = (
+        dist.get_process_group_ranks(mesh.get_group(along[0]))
+        if len(along) == 1
+        else (sorted(inside))
+    )
+    places = {member: i for i, member in enumerate(order)}
+    return tuple(places[m] for m in members), members.index(rank), min(inside) in members
 
 
 @lru_cache(maxsize=4096)

@@ -1,9 +1,11 @@
-"""Reductions over all ranks."""
+"""Reductions over ranks."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from normball.parallel.groups import Members
 
 
 def agree(flag: Tensor) -> Tensor:
@@ -15,34 +17,26 @@ def agree(flag: Tensor) -> Tensor:
     return votes.bool()
 
 
-def add_up(shares: Sequence[Tensor]) -> list[Tensor]:
-    """Return the sums over all ranks of tensors that have one shape everywhere, by one reduction.
+def add_up(shares: Sequence[Tensor], over: Sequence[Members]) -> list[Tensor]:
+    """Return sums over ranks, by one reduction for every set of ranks.
 
     Args:
-        shares: this rank's, float64; those of the default process group are added.
+        shares: this rank's, float64, each of one shape on all ranks that have it.
+        over: the ranks that have each. All of them call this with the same shares for a set.
 
     Returns:
         The sums, in the shapes of `shares`; on the device of the first.
     """
-    if not shares:
-        return []
     import torch.distributed as dist
 
-    flat = torch.cat([share.reshape(-1).to(shares[0].device) for share in shares])
-    dist.all_reduce(flat)
-    parts = torch.split(flat, [share.numel() for share in shares])
-    return [part.view(share.shape) for part, share in zip(parts, shares, strict=True)]
-
-
-def rank() -> int:
-    """Return this rank in the default process group."""
-    import torch.distributed as dist
-
-    return dist.get_rank()
-
-
-def ranks() -> int:
-    """Return how many ranks the default process group has."""
-    import torch.distributed as dist
-
-    return dist.get_world_size()
+    found: dict[int, Tensor] = {}
+    sets = {members.ranks: members for members in over}
+    # In one order on all ranks, so that nobody waits for one who waits.
+    for ranks in sorted(sets):
+        mine = [i for i, members in enumerate(over) if members.ranks == ranks]
+        flat = torch.cat([shares[i].reshape(-1).to(shares[0].device) for i in mine])
+        dist.all_reduce(flat, group=sets[ranks].group)
+        parts = torch.split(flat, [shares[i].numel() for i in mine])
+        for i, part in zip(mine, parts, strict=True):
+            found[i] = part.view(shares[i].shape)
+    return [found[i] for i in range(len(shares))]

@@ -21,6 +21,17 @@ class Polar(ABC):
 
     A subclass states how closely it comes, in two numbers: the relative error of
     `<x, factor>` as the nuclear norm, and the largest singular value of the factor.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import Spectral
+        >>> from normball.polar import Polar
+        >>> class Exact(Polar):
+        ...     def _wide(self, x):  # of no more rows than columns, in 32 or 64 bit
+        ...         u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        ...         return u @ vh, s.sum(-1)
+        >>> Spectral("plain", polar=Exact()).dual_norm(torch.ones(4, 4)).round(decimals=2)
+        tensor(4.)
     """
 
     synchronises: ClassVar[bool] = False

@@ -33,6 +33,15 @@ class Auto(Polar):
     Off the CPU nothing waits for the device. In float32 the nuclear norm is at most 0.2 % too
     small (in bfloat16 products within 0.3 %) and the largest singular value of the factor at most
     1 + 1e-3 (1 + 8e-3). To force a factor, give it to the norm: `Spectral(polar=Nonic())`.
+
+    Examples:
+        >>> import torch
+        >>> from normball.polar import Auto
+        >>> u, nuclear = Auto()(torch.randn(5, 3))
+        >>> torch.allclose(u.T @ u, torch.eye(3), atol=0.01)
+        True
+        >>> Auto.choice(torch.float64, torch.device("cpu"), torch.Size([5, 3]))
+        SVD()
     """
 
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:

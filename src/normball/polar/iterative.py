@@ -29,6 +29,13 @@ class NewtonSchulz(Polar):
     Accuracy at 5 steps: `<x, factor>` is 10 to 20 % below the nuclear norm, and the largest
     singular value of the factor reaches 1.21. So `<d, lmo(d)>` is not the dual norm, and
     constrained iterates can leave their ball by a fifth. It is here to compare with Muon and Scion.
+
+    Examples:
+        >>> import torch
+        >>> from normball.polar import NewtonSchulz
+        >>> u, nuclear = NewtonSchulz()(torch.eye(3))
+        >>> u[0, 0].round(decimals=2), nuclear.round(decimals=2)  # not 1 and 3
+        (tensor(0.6900), tensor(2.0600))
     """
 
     steps: int = 5
@@ -61,6 +68,13 @@ class PolarExpress(Polar):
     For a matrix of 64 rows or more, at least half as wide again as high, and unless `lower` is too
     small for the precision of the Gram matrix, all but the first and the last product are with
     matrices of the smaller size ("Gram Newton-Schulz", Zhang, Amsel, Chen and Dao 2026).
+
+    Examples:
+        >>> import torch
+        >>> from normball.polar import PolarExpress
+        >>> u, nuclear = PolarExpress(steps=8, lower=1e-3)(torch.randn(5, 3))
+        >>> torch.allclose(u.T @ u, torch.eye(3), atol=0.01)
+        True
     """
 
     steps: int = 6
@@ -101,6 +115,13 @@ class Nonic(Polar):
 
     Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-8: the nuclear norm
     is at most 0.2 % too small, the largest singular value at most 1 + 1e-3.
+
+    Examples:
+        >>> import torch
+        >>> from normball.polar import Nonic
+        >>> u, nuclear = Nonic()(torch.randn(5, 3))
+        >>> torch.allclose(u.T @ u, torch.eye(3), atol=0.01)
+        True
     """
 
     steps: int = 4
@@ -143,6 +164,14 @@ def polar_express_coefficients(
     Minimises `max |1 - p_steps(... p_1(s))|` over `s` in `[lower, 1]` (Theorem 3.1 of arXiv
     2505.16932), then scales the last quintic to stay at or below 1.
     Beyond its interval a quintic grows fast: `margin` leaves room for rounding upwards.
+
+    Examples:
+        >>> from normball.polar import polar_express_coefficients
+        >>> s = 0.01  # a singular value at the lower end
+        >>> for a, b, c in polar_express_coefficients(6, 0.01):
+        ...     s = a * s + b * s**3 + c * s**5
+        >>> round(s, 3)
+        1.0
     """
     return tuple((a, b, c) for a, b, c in _compose((3,) * steps, lower, margin))
 

@@ -5,6 +5,16 @@
 Dual norms and Wolfe gaps come back in the units of the problem. Each function raises `ValueError`
 naming the condition that its parameters break. The proofs are in docs/theory.md; what the paper
 prints and does not hold stands in `normball.theory.printed`.
+
+Examples:
+    >>> from normball.theory import bounds
+    >>> round(bounds.ggnc(100, 1.0, gamma=0.5, rho=1.0, L0=1.0, L1=1.0), 4)  # sqrt(0.04) + 0.04
+    0.24
+    >>> round(bounds.ggnc(400, 1.0, gamma=0.5, rho=1.0, L0=1.0, L1=1.0), 4)
+    0.11
+    >>> bounds.ggnc(100, 1.0, gamma=1.0, rho=1.0, L0=1.0, L1=1.0)
+    Traceback (most recent call last):
+    ValueError: the condition gamma <= 1/(L0 + rho L1) does not hold for gamma=1, rho=1, L0=1, L1=1
 """
 
 import math

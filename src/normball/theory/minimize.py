@@ -134,7 +134,7 @@ def minimize(
         TypeError: something that is no number, no tensor or no norm, or a `fun` that returns no
             real 0-d tensor.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from normball.norms import Sign
         >>> from normball.theory import minimize

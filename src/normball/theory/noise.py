@@ -1,4 +1,12 @@
-"""Noise on the gradients of a problem, of bounded variance or with heavy tails."""
+"""Noise on the gradients of a problem, of bounded variance or with heavy tails.
+
+Examples:
+    >>> from normball.norms import Euclidean
+    >>> from normball.theory import noise, problems
+    >>> problem = noise.with_noise(problems.quadratic([1.0, 10.0], Euclidean()), sigma=0.1)
+    >>> bool(problem.fun(problem.x0) == problem.fun(problem.x0))  # another sample at every call
+    False
+"""
 
 import math
 from collections.abc import Callable

@@ -2,6 +2,11 @@
 
 Nothing else uses them. docs/theory.md says where each proof slips; `normball.theory.bounds` has
 what holds. arXiv 2506.01913.
+
+Examples:
+    >>> from normball.theory import printed
+    >>> all(one.printed < one.measured <= one.ours for one in printed.counterexamples())
+    True
 """
 
 import math

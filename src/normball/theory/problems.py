@@ -3,6 +3,14 @@
 `(L0, L1)` means `||g(x) - g(y)||* <= (L0 + L1 ||g(x)||*) ||x - y||` whenever `||x - y|| <= 1/L1`
 (everywhere for `L1 = 0`). Each function derives its constants in its docstring. All tensors are
 float64.
+
+Examples:
+    >>> from normball.norms import Euclidean, Sign
+    >>> from normball.theory import problems
+    >>> problems.quadratic([1.0, 10.0], Euclidean()).L0
+    10.0
+    >>> problems.quadratic([1.0, 10.0], Sign(normalized=False)).L0
+    11.0
 """
 
 import math
@@ -207,9 +215,10 @@ def phase_retrieval(size: int, norm: Norm, L1: float = 1.0) -> Problem:
     `K r^4 <= q^4 <= Q r^4` for `r = ||x||`: a move by `h` changing `s` by `t` changes `s^3 - b s`
     by at most `|t| (3 s^2 + 3 |s t| + t^2 + b)`. Paired with any `u` of norm 1, Hoelder's
     inequality (all of `s`, `t`, `<a, u>` in the 4-mean) bounds the change of the gradient by `||h||
-    (3 sqrt(Q) q^2 + 3 Q^(3/4) q/L1 + Q/L1^2 + sqrt(Q) p)` for `||h|| <= 1/L1`. From below, `||g||*
-    >= <g, x>/r = mean(s^4 - b s^2)/r >= K^(1/4) (q^3 - p q)`. `L0` is the maximum over `q` of the
-    bracket less `L1 max(0, K^(1/4) (q^3 - p q))`.
+    (3 sqrt(Q) q^2 + 3 Q^(3/4) q/L1 + Q/L1^2 + sqrt(Q) p)` for `||h|| <= 1/L1`. From below, the
+    dual norm is at least `<g, x>/r = mean(s^4 - b s^2)/r`, and that at least
+    `K^(1/4) (q^3 - p q)`. `L0` is the maximum over `q` of the bracket less
+    `L1 max(0, K^(1/4) (q^3 - p q))`.
 
     As `m mean s^4 = 6 ||x||_2^4 + (2 size - 8) sum x_i^4`: Euclidean `K = 6/m`, `Q = 2/size`; Sign
     `K = 2/size`, `Q = 8`, met at the corners.

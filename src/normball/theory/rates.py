@@ -142,6 +142,11 @@ def run_rates(
     Raises:
         ValueError: `n` below 100, no seed or one out of range, or no process.
         OSError: a file cannot be written.
+
+    Examples:
+        >>> from normball.theory import run_rates
+        >>> run_rates("rates", n=100, seeds=[0], jobs=1)  # doctest: +SKIP
+        True
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,89 @@
+"""The numbers of a step, over all layers of all ranks."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normball import parallel
+from normball.optim.blocks import Bundle
+from normball.optim.geometry import gather
+from normball.optim.terms import Term
+
+
+class Totals(NamedTuple):
+    """What the layers of a step give together; 0-d but for `per_group`, which is this rank's."""
+
+    per_group: Tensor
+    dual: Tensor
+    gap: Tensor | None = None
+    corner: Tensor | None = None
+
+
+def totals(
+    bundles: Sequence[Bundle],
+    terms: Sequence[Term],
+    corners: Sequence[Tensor] | None,
+    groups: int,
+    stages: parallel.Stages | None,
+    zero: Tensor | None,
+) -> Totals:
+    """Return the dual norm, the gap where there are products, and the largest corner.
+
+    Args:
+        bundles: those of this step.
+        terms: of each, settled.
+        corners: what the corner is the largest of; None where nobody asks.
+        groups: how many there are.
+        stages: where ranks hold different parameters.
+        zero: 0-d, for a stage without a layer.
+    """
+    # In 64 bit, where the product of two finite 32-bit numbers is finite.
+    duals = [b.first.radius * t.dual for b, t in zip(bundles, terms, strict=True)]
+    products = [(t.product, dual) for t, dual in zip(terms, duals, strict=True)]
+    gaps = [product + dual for product, dual in products if product is not None]
+    per_group = _per_group(bundles, duals, groups, zero)
+    corner = gather(corners).amax() if corners else None
+    if stages is None:
+        gap = gather(gaps).sum() if gaps else None
+        return Totals(per_group, per_group.sum(), gap, corner)
+    assert zero is not None
+    dual, gap = add_up(bundles, [duals, gaps or duals], stages, zero)
+    if corners is not None:
+        corner = parallel.largest(zero if corner is None else corner)
+    return Totals(per_group, dual, gap, corner)
+
+
+def add_up(
+    bundles: Sequence[Bundle],
+    rows: Sequence[Sequence[Tensor]],
+    stages: parallel.Stages | None,
+    like: Tensor,
+) -> list[Tensor]:
+    """Return the sum of each row over all layers of all ranks, 0-d.
+
+    Args:
+        bundles: those of this step.
+        rows: each of one 0-d number for every bundle.
+        stages: where ranks hold different parameters.
+        like: 0-d, which gives dtype and device.
+    """
+    if stages is None:
+        return [sum(row, torch.zeros_like(like)) for row in rows]
+    counted = [bundle.first.setting.counted for bundle in bundles]
+    owners = [b.first.owner for b, kept in zip(bundles, counted, strict=True) if kept]
+    kept = [[v for v, kept in zip(row, counted, strict=True) if kept] for row in rows]
+    return stages.sums(kept, owners, like)
+
+
+def _per_group(
+    bundles: Sequence[Bundle], duals: Sequence[Tensor], groups: int, zero: Tensor | None
+) -> Tensor:
+    first = duals[0] if duals else zero
+    assert first is not None
+    sums = [torch.zeros_like(first) for _ in range(groups)]
+    for bundle, dual in zip(bundles, duals, strict=True):
+        group = bundle.first.group
+        sums[group] = sums[group] + dual.to(first.device)
+    return gather(sums)
