@@ -9,9 +9,8 @@ from torch import Tensor
 from normball import parallel
 from normball._numeric import host_knows
 from normball.optim.estimate import State
-
-# What the groups of a saved state have beside their settings.
-_STEPS, _OUT = "average_steps", "average_in_weights"
+from normball.optim.settings import AVERAGE_OUT as _OUT
+from normball.optim.settings import AVERAGE_STEPS as _STEPS
 
 
 class Average:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, overload
@@ -19,7 +20,7 @@ from normball.optim.average import Average, check_fast, without_figures
 from normball.optim.blocks import Bundle, Roster
 from normball.optim.estimate import Estimator
 from normball.optim.geometry import Geometry
-from normball.optim.settings import Group, Settings
+from normball.optim.settings import AVERAGE_OUT, AVERAGE_STEPS, Group, Settings
 from normball.optim.start import enter_ball
 from normball.optim.terms import Term, scalar, settle
 from normball.optim.totals import totals
@@ -50,6 +51,7 @@ class NormBallOptimizer(Optimizer):
     # The attributes that a copy of the optimizer keeps.
     _own: tuple[str, ...] = (
         "_settings", "_geometry", "_estimator", "_average", "_reuse_grad", "_record", "_stages",
+        "_copies",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +92,8 @@ class NormBallOptimizer(Optimizer):
         self._estimator = Estimator(nesterov, lazy, maximize, state_dtype)
         self._average = Average() if "average" in defaults else None
         self._stages = None if stages is None else parallel.Stages(stages)
+        self._copies: list[Tensor] = []
+        """Parameters that another stage counts."""
         self._reuse_grad = reuse_grad
         self._known = _Known()
         self._record = metrics.Record()
@@ -116,6 +120,11 @@ class NormBallOptimizer(Optimizer):
         """Learn which share of the longest step is taken, and whether it is not skipped; 0-d."""
 
     @property
+    def _figures(self) -> list[str]:
+        """What a saved group has beside its settings."""
+        return [AVERAGE_STEPS, AVERAGE_OUT] if self._average is not None else []
+
+    @property
     def _constrained(self) -> bool:
         return self._settings.constrained
 
@@ -130,10 +139,18 @@ class NormBallOptimizer(Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group must be a dict, not {type(param_group).__name__}")
         group = self._settings.complete(param_group, self.param_groups, self.defaults)
+        counted = validate.check_counted(group.pop("counted", True), self._stages)
         if self._settings.capturable:
             capture.check_group(group)
         self._geometry.check_count(sum(len(g["params"]) for g in [*self.param_groups, group]))
         super().add_param_group(group)
+        if not counted:
+            self._copies += self.param_groups[-1]["params"]
+        self._mark()
+
+    def _mark(self) -> None:
+        for group in self.param_groups:
+            group.update({name: None for name in self._figures if name not in group})
 
     # -- the step ------------------------------------------------------------------------------
 
@@ -172,7 +189,8 @@ class NormBallOptimizer(Optimizer):
                     started = self._record.started
                     capture.check_now(self._settings, roster, self.state, inside, started)
                     capture.check_numbers(self.param_groups)
-                self._advance(roster)
+                with nullcontext() if self._stages is None else self._stages.inside():
+                    self._advance(roster)
             finally:
                 roster.leave()
         return loss
@@ -253,9 +271,8 @@ class NormBallOptimizer(Optimizer):
         if roster is None or not roster.enter(self.param_groups, self._settings.longest):
             names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
             roster = Roster(names, self.param_groups)
-            if self._stages is None and roster.sharded:
-                for block in roster.blocks:
-                    parallel.check_held_by_all(block.name, block.owner)
+            for block in roster.blocks:
+                block.counted = all(block.owner is not copy for copy in self._copies)
             roster.enter(self.param_groups, self._settings.longest)
             roster.bundles = self._geometry.bundles(roster.blocks)
             self._estimator.fit(self.state, roster.blocks)
@@ -406,6 +423,7 @@ class NormBallOptimizer(Optimizer):
 
     def _loaded(self, state_dict: dict[str, Any]) -> None:
         """Take from a state what torch has left or changed."""
+        self._mark()
         self._known.inside.clear()  # the weights may have been loaded as well
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         for index, p in zip(indices, self._params(), strict=True):

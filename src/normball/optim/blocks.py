@@ -27,8 +27,6 @@ class Setting:
     longest: float | Tensor = 0.0
     """The share of the way, or the length, of a step that is not held back; 0-d if a tensor."""
     alpha: float = 1.0
-    counted: bool = True
-    """False for a copy of what another stage of a pipeline counts."""
 
 
 @dataclass(slots=True)
@@ -44,6 +42,8 @@ class Block:
     param: Tensor
     grad: Tensor
     setting: Setting
+    counted: bool = True
+    """False for a copy of what another stage of a pipeline counts."""
 
     @property
     def group(self) -> int:
@@ -80,7 +80,7 @@ class Block:
         p = self.param
         if self.sharded or p.numel() > _SMALL.get(p.device.type, _SMALL_ELSEWHERE):
             return None
-        return self.group, p.shape, p.dtype, p.device, self.grad.dtype
+        return self.group, p.shape, p.dtype, p.device, self.grad.dtype, self.counted
 
 
 @dataclass
@@ -215,7 +215,6 @@ class Roster:
         for setting, group in zip(self._settings, groups, strict=True):
             setting.norm, setting.radius = group["norm"], group["radius"]
             setting.longest, setting.alpha = longest(group), group["alpha"]
-            setting.counted = group.get("counted", True)
         present = [grads[place] for place in self._places]
         if {grad.layout for grad in present} - {torch.strided}:
             self._refuse_sparse(present)

@@ -83,10 +83,9 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
             "be named once"
         )
     _check_order(saved_groups, groups)
-    kept = ("norm", "param_names", "counted")
+    kept = ("norm", "param_names")
     return [
-        {key: value for key, value in saved.items() if key != "counted"}
-        | {key: own[key] for key in kept if key in own}
+        {**saved, **{key: own[key] for key in kept if key in own}}
         for saved, own in zip(saved_groups, groups, strict=True)
     ]
 

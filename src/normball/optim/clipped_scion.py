@@ -11,7 +11,7 @@ from normball.norms import ByShape
 from normball.optim.base import NormBallOptimizer
 from normball.optim.blocks import Bundle
 from normball.optim.geometry import Layers
-from normball.optim.settings import Settings
+from normball.optim.settings import CURVATURE, Settings
 from normball.optim.terms import scalar
 from normball.optim.threshold import MeasuredThreshold, slopes, split_state
 
@@ -160,6 +160,10 @@ class ClippedScion(NormBallOptimizer):
         return self._constrained and self._variant == 1
 
     @property
+    def _figures(self) -> list[str]:
+        return super()._figures + ([] if self._threshold is None else [CURVATURE])
+
+    @property
     def _measuring(self) -> MeasuredThreshold | None:
         """What measures the threshold, until a number takes its place in the groups."""
         threshold = self._threshold
@@ -235,9 +239,11 @@ class ClippedScion(NormBallOptimizer):
         """
         state = super().state_dict()
         threshold = self._measuring
-        if threshold is not None:
-            for group in state["param_groups"]:
-                group["curvature"] = threshold.figures()
+        for group in state["param_groups"]:
+            if threshold is not None:
+                group[CURVATURE] = threshold.figures()
+            else:
+                group.pop(CURVATURE, None)
         return state
 
     def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:

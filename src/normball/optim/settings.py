@@ -13,6 +13,11 @@ from normball.optim import validate
 
 Group = dict[str, Any]
 
+# What the groups of a saved state have beside their settings. Those of an optimizer that saves some
+# have them too, without a value: torch.distributed.checkpoint reads no other key of a flat state.
+FIGURES = (CURVATURE, AVERAGE_STEPS, AVERAGE_OUT) = (
+    "curvature", "average_steps", "average_in_weights",
+)  # fmt: skip
 # The numbers that may be 0-d tensors, which a compiled or captured step reads at every run.
 _ON_DEVICE = ("lr", "rho")
 # Schedulers multiply step after step: they may miss an end of 0 or 1 by so many roundings.
@@ -64,7 +69,7 @@ class Settings:
             TypeError: an unknown key, a norm that is none, a tensor that is not real and dense.
             ValueError: a number out of range, a norm that does not fit a shape, a parameter twice.
         """
-        group = _with_names(group)
+        group = {k: v for k, v in _with_names(group).items() if k not in FIGURES}
         validate.check_keys(group, {"params", *self.keys})
         inherited = {name: others[0][name] for name in self.common} if others else {}
         group = {**defaults, **inherited, **group}
@@ -72,7 +77,6 @@ class Settings:
         group["params"] = [params] if isinstance(params, Tensor) else list(params)
         group["norm"] = validate.check_norm(group["norm"])
         self.check_values(group, inherited)
-        validate.check_counted(group.get("counted", True))
         self._check_params(group, others)
         if self.capturable:
             self._to_tensors(group, others)

@@ -71,7 +71,7 @@ def add_up(
     """
     if stages is None:
         return [sum(row, torch.zeros_like(like)) for row in rows]
-    counted = [bundle.first.setting.counted for bundle in bundles]
+    counted = [bundle.first.counted for bundle in bundles]
     owners = [b.first.owner for b, kept in zip(bundles, counted, strict=True) if kept]
     kept = [[v for v, kept in zip(row, counted, strict=True) if kept] for row in rows]
     return stages.sums(kept, owners, like)

@@ -48,10 +48,18 @@ def check_keys(group: Mapping[str, Any], allowed: Iterable[str]) -> None:
         raise TypeError(f"unknown key {key!r} in a parameter group: {hint}")
 
 
-def check_counted(value: object) -> None:
-    """Raise TypeError unless `value`, the key of a group, is a bool."""
+def check_counted(value: object, stages: object) -> bool:
+    """Return whether a group counts in sums over stages.
+
+    Raises:
+        TypeError: `value` is no bool.
+        ValueError: it is False, and there is no other stage.
+    """
     if not isinstance(value, bool):
         raise TypeError(f"counted={value!r} must be True or False")
+    if not value and stages is None:
+        raise ValueError("counted=False is for copies that another stage counts: pass stages=")
+    return value
 
 
 def check_number(

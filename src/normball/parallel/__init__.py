@@ -10,7 +10,7 @@ parameters, as the stages of a pipeline do, one more reduction makes these numbe
 
 from normball.parallel.cuts import Cut, cut_of, everyone
 from normball.parallel.division import Job, divide, share_out
-from normball.parallel.groups import Members, everybody, members_of
+from normball.parallel.groups import Members, everybody
 from normball.parallel.shards import (
     aligned,
     check_placements,
@@ -20,7 +20,7 @@ from normball.parallel.shards import (
     part_of,
     whole,
 )
-from normball.parallel.stages import Stages, check_held_by_all, largest
+from normball.parallel.stages import Stages, largest
 from normball.parallel.sums import add_up, agree
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "add_up",
     "agree",
     "aligned",
-    "check_held_by_all",
     "check_placements",
     "cut_of",
     "divide",
@@ -41,7 +40,6 @@ __all__ = [
     "is_sharded",
     "largest",
     "local",
-    "members_of",
     "part_of",
     "share_out",
     "whole",

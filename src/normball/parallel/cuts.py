@@ -1,6 +1,7 @@
 """Which part of a tensor lies on which rank."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normball.parallel.groups import Members, everybody, members_of
+from normball.parallel.groups import Members, everybody, holders_of
 from normball.parallel.shards import is_sharded
 
 Box = tuple[tuple[int, int], ...]
@@ -22,8 +23,8 @@ class Cut:
     `boxes` says what each member holds; none where the layout is one that this module cannot read.
     `ranks` are the members in `group`, in the order of `boxes`; `here` is this rank's place among
     them. `dims` are the dimensions that are cut: none where every member holds all of it. `first`
-    holds in one of several copies, that of the lowest rank, and for a tensor that all hold, on that
-    rank: there it counts in sums over `holders`, the ranks of all copies.
+    holds in one of several copies, that of the lowest rank of `holders`, and for a tensor that all
+    hold, on that rank: there it counts in sums over `holders`, the ranks of all copies.
     """
 
     group: Any
@@ -52,16 +53,16 @@ def cut_of(x: Tensor) -> Cut | None:
     import torch.distributed as dist
 
     sharded: Any = x
-    holders = members_of(x)
-    assert holders is not None
     mesh, placements = sharded.device_mesh, sharded.placements
     along = tuple(i for i, p in enumerate(placements) if not p.is_replicate() and mesh.size(i) > 1)
     if not along:
         return None
+    holders = holders_of(x)
     group = mesh.get_group(along[0]) if len(along) == 1 else holders.group
     fixed = tuple(0 if i in along else c for i, c in enumerate(mesh.get_coordinate()))
     layout = tuple(_Split(placements[i].dim, _factor(placements[i]), mesh.size(i)) for i in along)
-    ranks, here, first = _team(mesh, along, fixed, dist.get_rank())
+    whole = None if holders.all else holders.ranks
+    ranks, here, first = _team(mesh, along, fixed, dist.get_rank(), whole)
     dims = frozenset(split.dim for split in layout)
     return Cut(group, ranks, _boxes(tuple(x.shape), layout), here, first, dims, holders)
 
@@ -90,26 +91,28 @@ def _factor(placement: Any) -> int:
 
 @lru_cache
 def _team(
-    mesh: Any, along: tuple[int, ...], fixed: tuple[int, ...], rank: int
+    mesh: Any,
+    along: tuple[int, ...],
+    fixed: tuple[int, ...],
+    rank: int,
+    holders: tuple[int, ...] | None,
 ) -> tuple[tuple[int, ...], int, bool]:
     """Return the ranks of a team in its group, this one's place, and whether it has the lowest.
 
     The members lie along some dimensions of the mesh, the last one fastest; in the others they have
-    the coordinates `fixed`. The group has those of one dimension, or all of the mesh. Nothing is
-    kept that holds a process group.
+    the coordinates `fixed`. The group has those along one dimension, or all `holders`, all ranks if
+    None. Nothing is kept that holds a process group.
     """
     import torch.distributed as dist
 
     index = tuple(slice(None) if i in along else c for i, c in enumerate(fixed))
     members = mesh.mesh[index].flatten().tolist()
-    inside = mesh.mesh.flatten().tolist()
-    order = (
-        dist.get_process_group_ranks(mesh.get_group(along[0]))
-        if len(along) == 1
-        else (sorted(inside))
-    )
+    lowest = 0 if holders is None else holders[0]
+    order: Sequence[int] = range(dist.get_world_size()) if holders is None else holders
+    if len(along) == 1:
+        order = dist.get_process_group_ranks(mesh.get_group(along[0]))
     places = {member: i for i, member in enumerate(order)}
-    return tuple(places[m] for m in members), members.index(rank), min(inside) in members
+    return tuple(places[member] for member in members), members.index(rank), lowest in members
 
 
 @lru_cache(maxsize=4096)

@@ -1,5 +1,8 @@
-"""The ranks that together hold a tensor, and a process group over them."""
+"""Ranks that share parameters, and the process groups over them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -31,48 +34,51 @@ class Members:
         return self.ranks.index(dist.get_rank())
 
 
-# Groups over meshes of several dimensions, which torch does not make.
-_made: dict[tuple[int, ...], Any] = {}
+_among: ContextVar[Members | None] = ContextVar("among", default=None)
+
+
+@contextmanager
+def among(members: Members) -> Iterator[None]:
+    """Take these ranks, and not all, for those that share this rank's parameters."""
+    token = _among.set(members)
+    try:
+        yield
+    finally:
+        _among.reset(token)
 
 
 def everybody() -> Members:
     """Return all ranks."""
     import torch.distributed as dist
 
-    return Members(tuple(range(dist.get_world_size())), dist.group.WORLD)
+    return Members(_first(dist.get_world_size()), dist.group.WORLD)
 
 
-def members_of(x: Tensor) -> Members | None:
-    """Return the ranks that hold a DTensor or a part of it; None for a plain tensor.
+def holders_of(x: Tensor) -> Members:
+    """Return the ranks that hold `x`, or a part or a copy of it.
 
-    Where its mesh has several dimensions and not all ranks, the first call makes a process group,
-    for which it waits for the other members.
+    These are the ranks that share this rank's parameters, all if nothing else is said; but for a
+    DTensor whose mesh goes beyond them, the ranks of its mesh.
     """
-    if not is_sharded(x):
-        return None
     import torch.distributed as dist
 
+    shared = _among.get()
+    if shared is None:
+        return everybody()
+    if not is_sharded(x):
+        return shared
     mesh: Any = x.device_mesh  # type: ignore[attr-defined]
     ranks = _ranks_of(mesh)
-    if len(ranks) == dist.get_world_size():
-        return Members(ranks, dist.group.WORLD)
-    if mesh.ndim == 1:
-        return Members(ranks, mesh.get_group())
-    if not _alive(_made.get(ranks)):
-        _made[ranks] = dist.new_group(list(ranks), use_local_synchronization=True)
-    return Members(ranks, _made[ranks])
+    if set(ranks) <= set(shared.ranks):
+        return shared
+    return everybody() if len(ranks) == dist.get_world_size() else Members(ranks, mesh.get_group())
+
+
+@lru_cache
+def _first(count: int) -> tuple[int, ...]:
+    return tuple(range(count))
 
 
 @lru_cache
 def _ranks_of(mesh: Any) -> tuple[int, ...]:
     return tuple(sorted(mesh.mesh.flatten().tolist()))
-
-
-def _alive(group: Any) -> bool:
-    """Tell whether there is a group, and nobody has destroyed it."""
-    import torch.distributed as dist
-
-    try:
-        return group is not None and bool(dist.get_process_group_ranks(group))
-    except (KeyError, ValueError):
-        return False

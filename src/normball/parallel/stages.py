@@ -1,26 +1,27 @@
 """Ranks that hold different parameters: who counts what, and sums over all of them."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from normball.parallel.groups import everybody, members_of
+from normball.parallel.groups import Members, among, everybody, holders_of
 from normball.parallel.sums import add_up
 
 
 class Stages:
     """The stages of a pipeline, which hold different parameters.
 
-    A layer is counted by one rank, the lowest of those that hold it: of its mesh, if it is a
-    DTensor; else of this rank's stage.
+    All ranks of the default process group make one together.
 
     Args:
         stages: a process group, or a mesh of one dimension, that has one rank of every stage.
 
     Raises:
         TypeError: it is neither.
+        ValueError: such groups do not have one rank of every stage each.
     """
 
     def __init__(self, stages: Any) -> None:
@@ -32,15 +33,27 @@ class Stages:
                 f"stages={stages!r} must be a process group or a mesh of one dimension, such as "
                 'mesh["pp"]'
             )
-        # Of all copies of the pipeline, the one that rank 0 is in.
-        self._first = 0 in dist.get_process_group_ranks(group)
+        across = tuple(dist.get_process_group_ranks(group))
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, across)
+        copies = sorted(set(found))
+        if sorted(rank for copy in copies for rank in copy) != list(range(len(found))):
+            raise ValueError(
+                f"the ranks have the groups {copies} as stages=: every rank must be in one of "
+                "them, with one rank of every other stage"
+            )
+        number = across.index(dist.get_rank())
+        ranks = tuple(sorted(copy[number] for copy in copies))
+        # Only the members take part.
+        alone = len(ranks) == 1
+        own = None if alone else dist.new_group(list(ranks), use_local_synchronization=True)
+        self._shared = Members(ranks, own)
+        # Of all copies of the pipeline one is counted.
+        self._counts = ranks[0] == dist.get_rank()
 
-    def counts(self, x: Tensor) -> bool | None:
-        """Tell whether this rank is the one that counts `x`; None where all ranks hold it."""
-        members = members_of(x)
-        if members is None:
-            return self._first
-        return None if members.all else members.here == 0
+    def inside(self) -> AbstractContextManager[None]:
+        """Return a context in which sums over ranks are those over this rank's stage."""
+        return among(self._shared)
 
     def sums(
         self, rows: Sequence[Sequence[Tensor]], owners: Sequence[Tensor], like: Tensor
@@ -52,24 +65,18 @@ class Stages:
             owners: those layers.
             like: 0-d, which gives dtype and device.
         """
-        counts = [self.counts(x) for x in owners]
-        mine, common = (
-            [sum((v.to(like) for v, c in zip(row, counts, strict=True) if c is kind), 0 * like)
+        common = [holders_of(x).all for x in owners]
+        theirs, ours = (
+            [sum((v.to(like) for v, c in zip(row, common, strict=True) if c is kind), 0 * like)
              for row in rows]
-            for kind in (True, None)
+            for kind in (True, False)
         )  # fmt: skip
-        (total,) = add_up([torch.stack(mine)], [everybody()])
-        return [there + here for there, here in zip(total, common, strict=True)]
+        mine = torch.stack(ours)
+        (total,) = add_up([mine if self._counts else torch.zeros_like(mine)], [everybody()])
+        return [there + here for there, here in zip(total, theirs, strict=True)]
 
-
-def check_held_by_all(name: str, x: Tensor) -> None:
-    """Raise ValueError for a DTensor that only some ranks hold, which needs `Stages`."""
-    members = members_of(x)
-    if members is not None and not members.all:
-        raise ValueError(
-            f"{name} lies on the ranks {list(members.ranks)} alone: tell the optimizer which "
-            'ranks hold different parameters, for instance stages=mesh["pp"]'
-        )
+    def __getstate__(self) -> None:
+        raise TypeError("an optimizer with stages= cannot be copied: build another one")
 
 
 def largest(value: Tensor) -> Tensor:

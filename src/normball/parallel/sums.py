@@ -35,7 +35,8 @@ def add_up(shares: Sequence[Tensor], over: Sequence[Members]) -> list[Tensor]:
     for ranks in sorted(sets):
         mine = [i for i, members in enumerate(over) if members.ranks == ranks]
         flat = torch.cat([shares[i].reshape(-1).to(shares[0].device) for i in mine])
-        dist.all_reduce(flat, group=sets[ranks].group)
+        if len(ranks) > 1:
+            dist.all_reduce(flat, group=sets[ranks].group)
         parts = torch.split(flat, [shares[i].numel() for i in mine])
         for i, part in zip(mine, parts, strict=True):
             found[i] = part.view(shares[i].shape)
