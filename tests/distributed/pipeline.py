@@ -122,7 +122,7 @@ class Pipeline:
         self.schedule = kind(stages if chunks > 1 else stages[0], MICRO // size, loss_fn=loss_of)
         self.last = self.count - 1 in self.models
         ends = [self.mesh.mesh[0].tolist(), self.mesh.mesh[-1].tolist()]
-        self.ties = [dist.new_group(pair) for pair in zip(*ends, strict=True)]
+        self.ties = [dist.new_group(sorted(set(pair))) for pair in zip(*ends, strict=True)]
 
     def spread(self, model):
         mesh = self.mesh["inner"]

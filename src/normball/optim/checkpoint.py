@@ -166,12 +166,11 @@ def _check_settings(index: int, saved: Mapping[str, Any], own: Mapping[str, Any]
     if not isinstance(params, list) or any(type(key) not in (int, str) for key in params):
         raise ValueError(f"{where} the params {params!r}: a list of numbers or names is expected")
     names = saved.get("param_names")
+    # A flat state that stages of a pipeline share has those of the group as another rank saved it.
     if names is not None and not (
-        isinstance(names, list)
-        and len(names) == len(own["params"])
-        and all(isinstance(name, str) for name in names)
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
     ):
-        raise ValueError(f"{where} the param_names {names!r}: one name for each parameter")
+        raise ValueError(f"{where} the param_names {names!r}: a list of names is expected")
     for key, value in own.items():
         if isinstance(value, bool) and not isinstance(saved.get(key, value), bool):
             raise ValueError(f"{where} {key}={saved[key]!r}, which must be True or False")
