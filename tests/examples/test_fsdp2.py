@@ -1,4 +1,4 @@
-"""The sharded GPT trains under torchrun, and goes on on another number of ranks."""
+"""The sharded and the staged GPT train under torchrun, and go on on other numbers of ranks."""
 
 import os
 import re
@@ -10,14 +10,21 @@ import pytest
 
 from tests import needs
 
-EXAMPLE = Path(__file__).parent.parent.parent / "examples/fsdp2_gpt.py"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-def run(ranks: int, out: Path, *options: object) -> list[float]:
+def run(ranks: int, out: Path, *options: object, example: str = "fsdp2_gpt") -> list[float]:
     """Return the losses that it prints."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*command, f"--nproc-per-node={ranks}", EXAMPLE, "--out", out, *map(str, options)],
+        [
+            *command,
+            f"--nproc-per-node={ranks}",
+            EXAMPLES / f"{example}.py",
+            "--out",
+            out,
+            *map(str, options),
+        ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -44,3 +51,16 @@ def test_it_trains_and_goes_on_on_other_ranks(tmp_path):
     again = run(3, tmp_path / "cut", "--steps", 60)
     assert len(again) == 2
     assert [*first, *again] == pytest.approx(full, rel=2e-3)
+
+
+@pytest.mark.slow
+@needs.fsdp_on_cpu
+def test_stages_train_and_go_on_in_other_stages(tmp_path):
+    full = run(2, tmp_path / "full", "--steps", 40, example="pipeline_gpt")
+    assert full[-1] < full[0] < 4
+    assert full[-1] < 3
+    cut = tmp_path / "cut"
+    first = run(2, cut, "--steps", 20, example="pipeline_gpt")
+    sharded = run(4, cut, "--steps", 30, "--stages", 2, example="pipeline_gpt")
+    again = run(4, cut, "--steps", 40, example="pipeline_gpt")
+    assert [*first, *sharded, *again] == pytest.approx(full, rel=2e-3)
