@@ -35,7 +35,5 @@ def test_the_theory_stands_on_norms_and_steps_only():
         for module in re.findall(
             r"^\s*(?:from|import) (normball\S*)", file.read_text("utf-8"), re.M
         ):
-            assert re.match(r"normball(\.(theory|norms|steps|_numeric|_spawned|_style)|$)", module), (
-                file,
-                module,
-            )
+            allowed = r"normball(\.(theory|norms|steps|_numeric|_spawned|_style)|$)"
+            assert re.match(allowed, module), (file, module)
