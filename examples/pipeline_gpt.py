@@ -150,8 +150,9 @@ def main() -> None:
         if training.step % options.save_every == 0 or training.step == options.steps:
             dcp.save({"training": training}, checkpoint_id=options.out / f"step-{training.step}")
     dist.barrier()  # gloo aborts a rank whose neighbours leave first
-    if cuda:  # gloo aborts, now and then, where a group is taken down: the exit does it
-        dist.destroy_process_group()
+    if not cuda:  # its threads abort, now and then, where they are taken down
+        os._exit(0)
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

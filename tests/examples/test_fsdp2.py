@@ -10,17 +10,27 @@ import pytest
 
 from tests import needs
 
+# In float64 the order of sums is too small to be seen in what is printed, on any processor.
+START = """import runpy, sys, torch
+torch.set_default_dtype(torch.float64)
+sys.argv.pop(0)
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
 def run(ranks: int, out: Path, *options: object, example: str = "fsdp2_gpt") -> list[float]:
     """Return the losses that it prints."""
+    start = out.with_suffix(".py")
+    start.write_text(START, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [
             *command,
             f"--nproc-per-node={ranks}",
-            EXAMPLES / f"{example}.py",
+            start,
+            (EXAMPLES / f"{example}.py").as_posix(),
             "--out",
             out,
             *map(str, options),
@@ -50,7 +60,7 @@ def test_it_trains_and_goes_on_on_other_ranks(tmp_path):
     (torn / "__0_0.distcp").write_bytes(b"torn")
     again = run(3, tmp_path / "cut", "--steps", 60)
     assert len(again) == 2
-    assert [*first, *again] == pytest.approx(full, rel=2e-3)
+    assert [*first, *again] == pytest.approx(full, abs=2e-4)
 
 
 @pytest.mark.slow
@@ -63,4 +73,4 @@ def test_stages_train_and_go_on_in_other_stages(tmp_path):
     first = run(2, cut, "--steps", 20, example="pipeline_gpt")
     sharded = run(4, cut, "--steps", 30, "--stages", 2, example="pipeline_gpt")
     again = run(4, cut, "--steps", 40, example="pipeline_gpt")
-    assert [*first, *sharded, *again] == pytest.approx(full, rel=2e-3)
+    assert [*first, *sharded, *again] == pytest.approx(full, abs=2e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from normball import Scion, param_groups
+from normball import ClippedScion, Scion, param_groups
 from tests.groups.models import Language
 
 
@@ -88,3 +88,27 @@ def test_other_names_shapes_and_nothing_to_train(model):
         plan.of(other)
     with pytest.raises(ValueError, match="no parameter of this part needs a gradient"):
         plan.of(nn.Sequential(nn.Identity(), nn.Linear(4, 6)).requires_grad_(False))
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_layers_laid_end_to_end_after_the_start_are_refused(steps):
+    """What DeepSpeed's ZeRO 1 and 2 put into the groups, before the first step or later."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = ClippedScion(param_groups(model), 0.1, rho=1.0)
+
+    def step():
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.ones_like(p)
+        optimizer.step()
+
+    for _ in range(steps):
+        step()
+    flat = []
+    for group in optimizer.param_groups:
+        part = torch.cat([p.detach().reshape(-1) for p in group["params"]])
+        group["params"] = [nn.Parameter(part)]
+        flat.append((group["params"][0], part.clone()))
+    with pytest.raises(ValueError, match="laid layers end to end, as DeepSpeed's ZeRO does"):
+        step()
+    assert all(torch.equal(p, before) for p, before in flat)

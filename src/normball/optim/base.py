@@ -51,7 +51,7 @@ class NormBallOptimizer(Optimizer):
     # The attributes that a copy of the optimizer keeps.
     _own: tuple[str, ...] = (
         "_settings", "_geometry", "_estimator", "_average", "_reuse_grad", "_record", "_stages",
-        "_copies",
+        "_copies", "_shapes",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +94,8 @@ class NormBallOptimizer(Optimizer):
         self._stages = None if stages is None else parallel.Stages(stages)
         self._copies: list[Tensor] = []
         """Parameters that another stage counts."""
+        self._shapes: list[set[torch.Size]] = []
+        """Those of the parameters that every group was given."""
         self._reuse_grad = reuse_grad
         self._known = _Known()
         self._record = metrics.Record()
@@ -144,6 +146,7 @@ class NormBallOptimizer(Optimizer):
             capture.check_group(group)
         self._geometry.check_count(sum(len(g["params"]) for g in [*self.param_groups, group]))
         super().add_param_group(group)
+        self._shapes.append({p.shape for p in self.param_groups[-1]["params"]})
         if not counted:
             self._copies += self.param_groups[-1]["params"]
         self._mark()
@@ -270,6 +273,7 @@ class NormBallOptimizer(Optimizer):
         roster, self._known.roster = self._known.roster, None
         if roster is None or not roster.enter(self.param_groups, self._settings.longest):
             names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
+            self._check_replaced()
             roster = Roster(names, self.param_groups)
             for block in roster.blocks:
                 block.counted = all(block.owner is not copy for copy in self._copies)
@@ -288,11 +292,16 @@ class NormBallOptimizer(Optimizer):
         chosen = [group["norm"] for group in self.param_groups]
         if len(chosen) == len(self._known.norms) and all(map(is_, chosen, self._known.norms)):
             return
+        self._check_replaced()
         for i, group in enumerate(self.param_groups):
             self._geometry.check_norm(validate.check_norm(group["norm"]))
             for name, p in zip(self._names(i, group), group["params"], strict=True):
                 validate.check_shape(name, p, group["norm"])
         self._known.norms = chosen
+
+    def _check_replaced(self) -> None:
+        for group, shapes in zip(self.param_groups, self._shapes, strict=True):
+            validate.check_replaced(group["params"], shapes)
 
     @staticmethod
     def _names(index: int, group: Group) -> list[str]:

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -60,6 +60,17 @@ def check_counted(value: object, stages: object) -> bool:
     if not value and stages is None:
         raise ValueError("counted=False is for copies that another stage counts: pass stages=")
     return value
+
+
+def check_replaced(params: Iterable[Tensor], shapes: Collection[torch.Size]) -> None:
+    """Raise ValueError for a vector that no parameter of the group ever was: layers end to end."""
+    for p in params:
+        if p.ndim == 1 and p.shape not in shapes and any(len(shape) > 1 for shape in shapes):
+            raise ValueError(
+                f"a group was given the shapes {sorted(map(tuple, shapes))} and now holds one of "
+                f"{tuple(p.shape)}: a wrapper has laid layers end to end, as DeepSpeed's ZeRO "
+                "does, and their matrices are lost. Use fully_shard, DDP or ZeRO stage 0"
+            )
 
 
 def check_number(
