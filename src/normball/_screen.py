@@ -1,4 +1,4 @@
-"""What every live view is made of: a bar, and a picture that is drawn on terminals alone."""
+"""The parts of every live view: a progress bar, and a picture drawn only on terminals."""
 
 from types import TracebackType
 from typing import Self
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 def make_bar() -> Progress:
-    """A bar with its share, the time it has taken, and the time that is left."""
+    """Return a progress bar with the share done, the time so far, and the time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -17,7 +17,7 @@ def make_bar() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        # Runs differ in speed: the time left is judged from the last ten minutes, not seconds.
+        # Runs vary in speed: the time left is estimated from the last ten minutes, not seconds.
         speed_estimate_period=600,
     )
 

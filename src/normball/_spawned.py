@@ -1,4 +1,4 @@
-"""How a process that was spawned for work behaves: it obeys its parent, and ends with it."""
+"""How a spawned worker process behaves: it follows its parent, and ends with it."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ import torch
 
 
 def settle_in() -> None:
-    """Begin the life of a worker: one thread of arithmetic, Ctrl-C left to its parent.
+    """Set up a worker process: one thread of arithmetic, Ctrl-C handled by its parent only.
 
-    However the parent ends, the process ends with it: one that waits for work from it would wait
-    for ever.
+    The process ends when the parent ends, in whatever way. Otherwise a worker that waits for work
+    would wait for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

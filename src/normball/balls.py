@@ -1,4 +1,4 @@
-"""Weights and their balls: where training starts, and the way back inside."""
+"""Weights and their balls: start training on the sphere, and scale weights back into the ball."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -55,10 +55,11 @@ def init_(
     scales (vectors that are not named a bias) keep their value.
 
     Args:
-        target: a model, which is placed by `param_groups(model)`; a plan or other groups with
-            `params`, `norm` and `radius`; or an optimizer of this package with a ball for each.
+        target: a model, whose groups are then `param_groups(model)`; a plan or other groups with
+            `params`, `norm` and `radius`; or an optimizer of this package in which every parameter
+            has its own ball.
         generator: source of the randomness; torch's global one when None.
-        zero_output: start weights under the norm `Sign` at 0 instead, as is common for the last
+        zero_output: start weights with the norm `Sign` at 0 instead, as is common for the last
             layer, whose radius is large.
 
     Returns:
@@ -94,8 +95,8 @@ def init_(
 def project_(target: Target) -> Report:
     """Scale every weight that lies outside its ball onto its sphere, in place.
 
-    A constrained optimizer does the same at its first step, with a warning. Along the ray, not to
-    the nearest point: one factor per parameter, which keeps its direction.
+    A constrained optimizer does the same at its first step, with a warning. Each parameter is
+    multiplied by one factor, so it keeps its direction; this is not the nearest point of the ball.
 
     Args:
         target: as in `init_`.
@@ -177,7 +178,7 @@ def _entries(target: Target) -> Iterator[tuple[str, Tensor, Norm, float]]:
 
 
 def _check_apart(optimizer: Optimizer) -> None:
-    """Raise TypeError where all parameters share one ball, whose sphere none is on by itself."""
+    """Raise TypeError if all parameters share one ball: no single one can be put on its sphere."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if isinstance(optimizer, GGNC | S3CG) and len(params) > 1:
         raise TypeError(

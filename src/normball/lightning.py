@@ -1,4 +1,4 @@
-"""Averaged weights in Lightning: a callback, for either name of the package."""
+"""Averaged weights in Lightning: a callback, for both names of the Lightning package."""
 
 import sys
 from importlib import import_module
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 else:
 
     def _base() -> type:
-        """Return the base class in the package that is imported, or else installed."""
+        """Return the base class of the package that is imported already, or else is installed."""
         names = ("lightning.pytorch", "pytorch_lightning")
         for name in sorted(names, key=lambda name: name not in sys.modules):
             try:
@@ -27,16 +27,17 @@ __all__ = ["AverageWeights"]
 
 
 class AverageWeights(Callback):
-    """Validates, saves and ends with the averaged weights, and trains the fast ones.
+    """Trains the fast weights; validates, saves and ends the fit with the averaged weights.
 
-    It calls `train()` before every training batch and `eval()` before validation, at the end of an
-    epoch, when a checkpoint is written, and when the fit ends or breaks off, on each of the
-    trainer's optimizers that has the two. So the `state_dict` of a checkpoint holds the averaged
-    weights, those that were validated, and `fit(ckpt_path=...)` goes on with the fast ones, bit for
-    bit. After `fit` the module holds the averaged weights, which `test`, `predict` and `validate`
-    then use; they leave weights alone that were loaded from a checkpoint.
+    The callback calls `train()` before every training batch. It calls `eval()` before validation,
+    at the end of an epoch, when a checkpoint is written, and when the fit ends or stops with an
+    error. It does so for each of the trainer's optimizers that has both methods. So the
+    `state_dict` of a checkpoint holds the averaged weights, which were validated, and
+    `fit(ckpt_path=...)` continues with the fast weights, bit for bit. After `fit` the module holds
+    the averaged weights, and `test`, `predict` and `validate` use them. If these three load weights
+    from a checkpoint, the callback does not change those.
 
-    A `ModelCheckpoint` with `save_weights_only` asks no callback: within an epoch
+    A `ModelCheckpoint` with `save_weights_only` calls no callback: within an epoch
     (`every_n_train_steps`, `train_time_interval`) it saves the fast weights.
 
     Examples:
@@ -47,11 +48,11 @@ class AverageWeights(Callback):
     """
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        """Take the fast weights back."""
+        """Put the fast weights back into the module."""
         _each(trainer, "train")
 
     def on_validation_start(self, trainer: Any, *_: Any) -> None:
-        """Put the averaged weights into the module, unless this is no validation within a fit."""
+        """Put the averaged weights into the module, if this validation is part of a fit."""
         if trainer.state.fn == "fit":
             _each(trainer, "eval")
 
@@ -64,7 +65,7 @@ class AverageWeights(Callback):
         _each(trainer, "eval")
 
     def on_exception(self, trainer: Any, *_: Any) -> None:
-        """Put the averaged weights into the module, also where the fit breaks off."""
+        """Put the averaged weights into the module when the fit stops with an error."""
         _each(trainer, "eval")
 
     def on_save_checkpoint(self, trainer: Any, _: Any, checkpoint: dict[str, Any]) -> None:

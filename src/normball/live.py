@@ -22,11 +22,11 @@ _LINES = 10
 
 
 class Live(Screen):
-    """Shows a bar, the loss, and what the optimizer saw, while a loop trains.
+    """Shows a progress bar, the loss and the optimizer's metrics while a loop trains.
 
-    Use it as a context manager and call `step` after every step of the optimizer. The device is
-    waited for four times a second at most. Where the output is no terminal, about ten lines are
-    printed over the run instead.
+    Use it as a context manager and call `step` after every step of the optimizer. It waits for the
+    device at most four times a second. If the output is not a terminal, it prints about ten lines
+    over the run instead.
 
     Args:
         optimizer: `ClippedScion`, `Scion`, `GGNC` or `S3CG`.
@@ -72,10 +72,10 @@ class Live(Screen):
         self._next = 0.0
 
     def step(self, loss: Tensor | float | None = None) -> None:
-        """Show that one more step was taken.
+        """Add one step to the view.
 
         Args:
-            loss: of this step, 0-d; left out of the view when None.
+            loss: the loss of this step, 0-d; None leaves it out of the view.
         """
         self._done += 1
         self._bar.advance(self._task)
@@ -133,7 +133,7 @@ class Live(Screen):
 
 
 def spark(values: "deque[float] | list[float]") -> str:
-    """A line of bars, one for each value, on a logarithmic scale from the smallest to the largest.
+    """Return a line of bars, one for each value, on a log scale from the smallest to the largest.
 
     Args:
         values: any numbers; those that are not positive and finite are drawn as the lowest bar.

@@ -1,4 +1,4 @@
-"""Pictures of what an optimizer saw. Drawing needs matplotlib; recording does not."""
+"""Charts of the metrics of an optimizer. Drawing needs matplotlib; recording does not."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,14 @@ __all__ = ["History", "clipped_share", "draw", "dual_norm", "heatmap", "layers"]
 
 
 class History:
-    """The metrics of an optimizer along its training.
+    """The metrics of an optimizer over its training.
 
-    `record()` after a step keeps tensors on their device and waits for none; they are read when
-    they are drawn. A record is six numbers, and one for each group.
+    Call `record()` after a step. It keeps the metrics as tensors on their device, without waiting
+    for it; they are read when they are drawn. A record is six numbers, and one for each group.
 
     Args:
         optimizer: `ClippedScion`, `Scion`, `GGNC` or `S3CG`.
-        every: keep one step in so many.
+        every: record one step in `every`.
 
     Raises:
         TypeError: another optimizer.
@@ -62,7 +62,7 @@ class History:
         self._seen: list[dict[str, Tensor]] = []
 
     def record(self) -> None:
-        """Take in the step just taken, or leave it out if it is not its turn."""
+        """Record the step just taken; do nothing for steps that `every` leaves out."""
         self._calls += 1
         if (self._calls - 1) % self.every:
             return
@@ -80,7 +80,7 @@ class History:
 
     @property
     def labels(self) -> list[str]:
-        """A name for every group: that of its first parameter, and how many more there are."""
+        """A label for every group: the name of its first parameter, and how many more it has."""
         found = []
         for number, group in enumerate(self.optimizer.param_groups):
             names = group.get("param_names") or [f"group {number}"]
@@ -92,9 +92,9 @@ class History:
         """Return what was recorded, on the CPU in float64; this waits for the device.
 
         Returns:
-            For n records: `step` (from 1), `threshold` (NaN where the method has none that is one
-            number), `dual_norm` or `gap`, `step_factor`, `clipped_share` and `skipped`, of shape
-            `(n,)`, and `group_dual_norms` of shape `(n, groups)`.
+            For n records: `step` (from 1), `threshold` (NaN if the method has no threshold that is
+            a single number), `dual_norm` or `gap`, `step_factor`, `clipped_share` and `skipped`, of
+            shape `(n,)`, and `group_dual_norms` of shape `(n, groups)`.
 
         Raises:
             ValueError: nothing was recorded.
@@ -108,7 +108,7 @@ class History:
         }
         for name in self._seen[0]:
             column = [seen[name].detach().cpu().double() for seen in self._seen]
-            if name == "group_dual_norms":  # a group may have joined on the way
+            if name == "group_dual_norms":  # a group may have been added during training
                 pad = torch.nn.functional.pad
                 column = [pad(x, (0, groups - len(x)), value=math.nan) for x in column]
             result[name] = torch.stack(column)
@@ -117,7 +117,7 @@ class History:
 
 def _threshold(optimizer: NormBallOptimizer) -> float | Tensor:
     if isinstance(optimizer, ClippedScion):
-        # Variant 1 scales its threshold anew at every step.
+        # Variant 1 scales its threshold again at every step.
         known = not optimizer._needs_corner
     else:
         known = isinstance(optimizer, GGNC)
@@ -131,7 +131,7 @@ def dual_norm(history: History, axes: "Axes | None" = None) -> "Axes":
 
     Args:
         history: what to draw.
-        axes: where; a new figure's when None.
+        axes: where to draw; None makes a new figure.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -167,7 +167,7 @@ def clipped_share(history: History, axes: "Axes | None" = None) -> "Axes":
 
     Args:
         history: what to draw.
-        axes: where; a new figure's when None.
+        axes: where to draw; None makes a new figure.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -199,7 +199,7 @@ def layers(history: History, axes: "Axes | None" = None) -> "Axes":
 
     Args:
         history: what to draw.
-        axes: where; a new figure's when None.
+        axes: where to draw; None makes a new figure.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -232,7 +232,7 @@ def heatmap(history: History, axes: "Axes | None" = None) -> "Axes":
 
     Args:
         history: what to draw.
-        axes: where; a new figure's when None.
+        axes: where to draw; None makes a new figure.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -267,7 +267,7 @@ def heatmap(history: History, axes: "Axes | None" = None) -> "Axes":
 
 
 def draw(history: History) -> "Figure":
-    """Draw all four pictures as one figure; `draw(history).savefig("seen.png")` keeps it.
+    """Draw all four charts as one figure; `draw(history).savefig("seen.png")` saves it.
 
     Args:
         history: what to draw.

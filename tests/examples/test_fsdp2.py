@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,29 +21,32 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-def run(ranks: int, out: Path, *options: object, example: str = "fsdp2_gpt") -> list[float]:
-    """Return the losses that it prints."""
+def command(ranks: int, out: Path, *options: object, example: str) -> list[str]:
+    """Return the command line that trains on so many ranks."""
     start = out.with_suffix(".py")
     start.write_text(START, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += [f"--nproc-per-node={ranks}"]
+    program = [start, (EXAMPLES / f"{example}.py").as_posix(), "--out", out, *options]
+    return [*torchrun, *map(str, program)]
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def losses(text: str) -> list[float]:
+    """Return those that were printed."""
+    return [float(value) for value in re.findall(r"loss (\d+\.\d+)", text)]
+
+
+def run(ranks: int, out: Path, *options: object, example: str = "fsdp2_gpt") -> list[float]:
+    """Return the losses that it prints."""
     done = subprocess.run(
-        [
-            *command,
-            f"--nproc-per-node={ranks}",
-            start,
-            (EXAMPLES / f"{example}.py").as_posix(),
-            "--out",
-            out,
-            *map(str, options),
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+        command(ranks, out, *options, example=example),
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return [float(value) for value in re.findall(r"loss (\d+\.\d+)", done.stdout)]
+    return losses(done.stdout)
 
 
 @pytest.mark.slow
@@ -74,3 +78,32 @@ def test_stages_train_and_go_on_in_other_stages(tmp_path):
     sharded = run(4, cut, "--steps", 30, "--stages", 2, example="pipeline_gpt")
     again = run(4, cut, "--steps", 40, example="pipeline_gpt")
     assert [*first, *sharded, *again] == pytest.approx(full, abs=2e-4)
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in text.split()]
+
+
+@pytest.mark.slow
+@needs.fsdp_on_cpu
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_killed_stage_ends_all_and_a_second_start_goes_on_in_other_stages(tmp_path):
+    options = ("--steps", 40, "--save-every", 10)
+    full = run(2, tmp_path / "full", *options, example="pipeline_gpt")
+    out, killed = tmp_path / "cut", False
+    with subprocess.Popen(
+        command(2, out, *options, example="pipeline_gpt"),
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as agent:  # fmt: skip
+        assert agent.stdout is not None
+        for text in agent.stdout:
+            if text.startswith("step 20") and not killed:
+                killed = True
+                os.kill(children(agent.pid)[-1], signal.SIGKILL)
+        assert agent.wait(timeout=120) != 0
+    assert killed
+    # The checkpoint of step 20 may or may not be whole.
+    again = run(4, out, *options, example="pipeline_gpt")
+    assert 2 <= len(again) <= 3
+    assert again == pytest.approx(full[-len(again) :], abs=2e-4)

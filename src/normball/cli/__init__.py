@@ -1,11 +1,11 @@
-"""The command line; this module loads nothing of the extra, so that it can say what lacks."""
+"""The command line; it imports nothing of the extra here, so that it can say what is missing."""
 
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NoReturn
 
-# What the extra brings, by the names of its modules.
+# The modules that the extra installs.
 NEEDED = (
     "filelock", "jinja2", "joblib", "matplotlib", "numpy", "PIL", "platformdirs", "pooch", "rich",
     "scipy", "sklearn", "typer",
@@ -15,8 +15,8 @@ NEEDED = (
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``normball`` and leave the process.
 
-    The exit code is 0 when done, 1 for a fault of the program, 2 for something the user can put
-    right, 130 after Ctrl-C.
+    The exit code is 0 when done, 1 for a fault of the program, 2 for something that the user can
+    correct, 130 after Ctrl-C.
 
     Args:
         argv: the arguments after the program's name; those of the process when None.

@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
         return _fail(str(error), 2)
     except WorkerError as error:
         return _fail(str(error), 1)
-    except OSError as error:  # a disk that is full, also under what is printed
+    except OSError as error:  # a full disk, also when output is redirected to it
         return _fail(f"{error}.", 2)
     except _UsageError as error:
         return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
@@ -74,7 +74,7 @@ def _root(version: Version = False) -> None:
 
 
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """The command; Typer would end it after Ctrl-C without a word."""
+    """Wrap a command, because Typer would end it after Ctrl-C without a message."""
 
     @functools.wraps(command)
     def run_or_say(**given: Any) -> None:

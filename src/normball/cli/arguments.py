@@ -1,4 +1,4 @@
-"""The arguments and options of the commands that are no settings of runs, each with its help."""
+"""The arguments and options that are not settings of runs, each with its help."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""What a run looks like in the terminal while it goes on, and what is left standing after."""
+"""The terminal view of a run while it trains, and the output that remains after it."""
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -202,7 +202,7 @@ def layer_table(probe: SmoothnessProbe) -> Table:
     for title in ("parameter", "L0", "L1", "rank correlation"):
         table.add_column(title, justify="left" if title == "parameter" else "right")
     for name, pairs in probe.layers().items():
-        if int(pairs.isfinite().all(0).sum()) < 3:  # it hardly ever moved
+        if int(pairs.isfinite().all(0).sum()) < 3:  # it moved in too few steps
             table.add_row(name, "-", "-", "-")
             continue
         fit = probe.fit(layer=name)

@@ -25,44 +25,45 @@ def param_groups(
     polar: Polar | None = None,
     overrides: Mapping[Key, Value] | None = None,
 ) -> Plan:
-    """Give every parameter of a model its norm and its radius, and say by which rule.
+    """Give every parameter of a model its norm and its radius, and report which rule did so.
 
     The first layer gets `Spectral(scale="input")`, the last one `Sign()`, layers between them
     `Spectral()`, embedding tables `Column(transposed=True)`, vectors `RMS()`, and kernels
-    `SpectralConv` where a matrix gets `Spectral`; the further cases are in `docs/param-groups.md`.
-    First and last go by the order in which the model registers its layers. A shared parameter is
-    placed once; as an embedding and a head at once it is the last layer. Frozen parameters stay
-    out of the groups. Only types, names and shapes are looked at, so a model on the meta device
-    is as good.
+    `SpectralConv` where a matrix gets `Spectral`; the other cases are in `docs/param-groups.md`.
+    First and last mean the order in which the model registers its layers. A shared parameter is
+    placed once; if it is both an embedding and a head, it counts as the last layer. Frozen
+    parameters are in no group. Only types, names and shapes matter, so a model on the meta device
+    works too.
 
     Args:
-        model: a module; compiled and wrapped ones give the names of the module inside.
-        radius: of hidden layers, in units of their norms. Layers for queries and keys, by name,
-            take half of it, since both factors of a score move; the second factor of a low-rank
-            pair of rank `r` takes `sqrt(r / d_out)` of it.
-        input_radius: of the first layer, of embedding tables, and of vectors, which are tables of
-            one row. A table of more than 64 rows takes `sqrt(rows / 64)` times that, at most four
-            times: a row moves only when a batch has it.
-        output_radius: of the last layer. A step of length 1/64, the default of `ClippedScion`, then
-            moves an output by at most a half where inputs have root mean square 1.
+        model: a module; for compiled and wrapped ones, names are those of the module inside.
+        radius: radius of hidden layers, in units of their norms. Layers for queries and keys,
+            recognised by name, get half of it, because both factors of a score move. The second
+            factor of a low-rank pair of rank `r` gets `sqrt(r / d_out)` of it.
+        input_radius: radius of the first layer, of embedding tables, and of vectors, which count as
+            tables of one row. A table of more than 64 rows gets `sqrt(rows / 64)` times that, at
+            most four times, because a row moves only when it occurs in a batch.
+        output_radius: radius of the last layer. With the default, a step of length 1/64, the
+            default of `ClippedScion`, moves an output by at most a half if inputs have root mean
+            square 1.
         polar: the polar factor of every spectral norm that a rule chooses; by default `Auto()`.
-        overrides: what holds for some parameters instead: a pattern of names (as in `fnmatch`) or a
-            module type, to a dict with some of `norm`, `radius`, `lr` and `alpha`, or to one of the
-            roles `input`, `hidden`, `output`, `embedding`, `bias`, `vector`. Later entries win. A
-            type speaks of the weights its modules hold themselves, or of their vectors if they hold
-            nothing else.
+        overrides: other settings for some parameters. A key is a pattern of names (as in `fnmatch`)
+            or a module type. A value is a dict with some of `norm`, `radius`, `lr` and `alpha`, or
+            one of the roles `input`, `hidden`, `output`, `embedding`, `bias`, `vector`. Later
+            entries win. A module type applies to the weights that such modules hold themselves, or
+            to their vectors if they hold nothing else.
 
     Returns:
         A list of dicts `{"params": [(name, parameter), ...], "norm": ..., "radius": ...}`, one for
         each distinct role and settings, for any optimizer of this package.
 
     Raises:
-        TypeError: `model` is not a module; a radius, `polar`, a key or a value of another type than
-            documented.
-        ValueError: a parameter that no rule knows (the message names all of them and what to
-            write), an override that matches nothing or names an unknown role or setting, a norm
-            that does not fit its parameter, a radius, `lr` or `alpha` that is not positive and
-            finite, a lazy module that has not seen a batch, nothing to train.
+        TypeError: `model` is not a module; a radius, `polar`, a key or a value has a type that is
+            not documented.
+        ValueError: a parameter that no rule knows (the message names all of them, and what to
+            write), an override that matches nothing or has an unknown role or setting, a norm that
+            does not fit its parameter, a radius, `lr` or `alpha` that is not positive and finite, a
+            lazy module without shapes (run one batch first), or nothing to train.
 
     Examples:
         >>> import torch
@@ -87,7 +88,7 @@ def param_groups(
     _check_parameters(slots)
     entries = parse(overrides, slots)
     findings = _findings(slots)
-    # Modules of which a type in the overrides means the weights alone.
+    # Modules for which a type in the overrides applies to weights only, not to vectors.
     weighty = {id(s.module) for f in findings if f.role not in VECTORS for s in f.slots}
     rows = [_row(finding, entries, weighty, radii, polar) for finding in findings]
     _check_placed(findings, rows)
@@ -104,16 +105,16 @@ def param_groups(
 
 @dataclass(frozen=True)
 class _Finding:
-    """A parameter, all its places, and what the rules make of it."""
+    """A parameter, all its places in the model, and the role that the rules give it."""
 
     slots: list[Slot]
     role: str
-    """`hidden` where no rule knows the parameter: what an override that states a norm leaves."""
+    """`hidden` if no rule knows the parameter; an override with a norm keeps this role."""
     storage: Storage
     rule: str
-    """Empty where no rule knows the parameter."""
+    """Empty if no rule knows the parameter."""
     share: float = 1.0
-    """Its radius over that of its role."""
+    """Its radius divided by that of its role."""
 
 
 def _check_parameters(slots: Sequence[Slot]) -> None:
@@ -140,7 +141,7 @@ def _ends(order: list[tuple[str, int]]) -> tuple[set[int], int | None]:
     """Return which parameters are heads, and which one is the first layer if there is one.
 
     Args:
-        order: the spot and the identity of everything that has a spot, as registered.
+        order: spot and id of every parameter that has a spot, in the order of registration.
     """
     tables = {key for spot, key in order if spot == "table"}
     layers = [(spot, key) for spot, key in order if spot != "table"]
@@ -168,7 +169,7 @@ def _finding(places: list[tuple[Slot, Kind | None]], head: bool, first: bool) ->
 
 
 def _speaking(finding: _Finding, entries: list[Override], weighty: set[int]) -> list[Override]:
-    """Return the entries that speak of a parameter."""
+    """Return the entries that apply to a parameter."""
     speaking = []
     for entry in entries:
         slots = [s for s in finding.slots if entry.matches(s)]
@@ -186,7 +187,7 @@ def _row(
     radii: dict[str, float],
     polar: Polar | None,
 ) -> Row:
-    """Return the row of a parameter; `norm` is None for one that nothing places."""
+    """Return the row of a parameter; `norm` is None if no rule and no override gives one."""
     name, shape = finding.slots[0].name, finding.slots[0].shape
     others = tuple(slot.name for slot in finding.slots[1:])
     if not finding.slots[0].parameter.requires_grad:
@@ -210,7 +211,7 @@ def _row(
 
 
 def _with_polar(norm: Norm | None, polar: Polar | None) -> Norm | None:
-    """Return the norm with another polar factor, also inside of norms made of norms."""
+    """Return the norm with another polar factor, also in the norms that it is made of."""
     if norm is None or polar is None:
         return norm
     changes: dict[str, Any] = {}

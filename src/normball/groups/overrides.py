@@ -1,4 +1,4 @@
-"""What the user states about parameters, by a pattern of names or the type of a module."""
+"""The user's settings for parameters, by a pattern of names or a module type."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -28,16 +28,16 @@ class Override:
     norm: Norm | None = None
     radius: float | None = None
     extra: tuple[tuple[str, float], ...] = ()
-    """`lr` and `alpha`, which the plan hands on to the optimizer."""
+    """`lr` and `alpha`, which the plan passes to the optimizer."""
 
     @property
     def label(self) -> str:
-        """The entry as the printed plan names it."""
+        """The entry as the printed plan shows it."""
         extra = "".join(f", {name}={value:g}" for name, value in self.extra)
         return f"override {_show(self.key)}{extra}"
 
     def matches(self, slot: Slot) -> bool:
-        """Tell whether the key speaks of the place."""
+        """Tell whether the key matches the place."""
         if isinstance(self.key, str):
             return fnmatchcase(slot.name, self.key)
         return isinstance(slot.module, self.key)
@@ -47,7 +47,7 @@ def parse(overrides: Mapping[Key, Value] | None, slots: Sequence[Slot]) -> list[
     """Return the entries in order.
 
     Raises:
-        TypeError: `overrides`, a key, a value or a norm of another type than documented.
+        TypeError: `overrides`, a key, a value or a norm has a type that is not documented.
         ValueError: an unknown role or key, a number that is not positive and finite, an entry that
             matches no parameter.
     """

@@ -27,7 +27,7 @@ class Row:
     radius: float | None
     """None where frozen."""
     rule: str
-    """What placed it there."""
+    """The rule or override that gave it its role."""
     others: tuple[str, ...] = ()
     """Its other names, where it is shared."""
 
@@ -60,12 +60,13 @@ class Plan(list[dict[str, Any]]):
     def of(self, part: nn.Module) -> "Plan":
         """Return the groups of a part of the model, such as a stage of a pipeline.
 
-        What is first or last in a part is so in the model only by chance: the roles are those of
-        the whole. A copy of a parameter that the model has in another part, too (a tied head), has
-        `counted=False`, so that it counts once in the dual norm of all parts.
+        The roles are those in the whole model, because the first or last layer of a part need not
+        be that of the model. If two parts hold copies of one parameter (a tied head), the copy
+        under its second name has `counted=False`, so that the parameter counts once in the dual
+        norm of all parts.
 
         Args:
-            part: a module whose parameters have the names and shapes that they have in the model.
+            part: a module whose parameters have the same names and shapes as in the model.
 
         Raises:
             ValueError: a parameter has another name or shape, or none needs a gradient.

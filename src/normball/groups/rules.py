@@ -1,4 +1,4 @@
-"""The rules that tell what a parameter is, and the norm that each kind of storage has in a role."""
+"""The rules that find the role of a parameter, and the norm for each kind of storage in a role."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,19 +19,19 @@ VECTORS = ("bias", "vector")
 
 
 class Storage(ABC):
-    """How a tensor holds a weight: what its dimensions mean."""
+    """How a tensor stores a weight: the meaning of its dimensions."""
 
     @abstractmethod
     def norm(self, role: str) -> Norm | None:
-        """Return the norm of the weight in one of `ROLES`; None where that cannot be told."""
+        """Return the norm of the weight in one of `ROLES`; None if that is not known."""
 
 
 @dataclass(frozen=True)
 class Weight(Storage):
     """A matrix `(d_out, d_in)`, or a kernel `(c_out, c_in, *k)`, perhaps several in one.
 
-    `transposed`: stored input first, the first two dimensions exchanged. `blocks`: so many weights,
-    one below the other along the output.
+    `transposed`: stored input first, with the first two dimensions exchanged. `blocks`: the number
+    of weights, one below the other along the output.
     """
 
     kernel: bool = False
@@ -84,14 +84,14 @@ class Table(Storage):
 class Stack(Storage):
     """One matrix per expert, `(experts, d_out, d_in)`, or `transposed` `(experts, d_in, d_out)`.
 
-    `blocks`: so many maps in every matrix, one below the other along the output.
+    `blocks`: the number of maps in every matrix, one below the other along the output.
     """
 
     blocks: int = 1
     transposed: bool = False
 
     def norm(self, role: str) -> Norm | None:
-        """Return the norm that gives every expert's every map a ball of its own."""
+        """Return the norm in which every map of every expert has its own ball."""
         if role in VECTORS:
             return RMS()
         if role not in ("input", "hidden"):
@@ -104,7 +104,7 @@ class Stack(Storage):
 
 @dataclass(frozen=True)
 class Raw(Storage):
-    """A tensor of which only the shape is known; told that it is a weight, `(d_out, d_in)`."""
+    """A tensor of which only the shape is known; as a weight it counts as `(d_out, d_in)`."""
 
     shape: torch.Size
 
@@ -117,7 +117,7 @@ class Raw(Storage):
 
 @dataclass(frozen=True)
 class Kind:
-    """What a rule found a parameter to be."""
+    """What a rule found about a parameter."""
 
     role: str
     """Its role unless it turns out to be the first or the last layer."""
@@ -125,14 +125,14 @@ class Kind:
     rule: str
     """As the table prints it."""
     spot: str = ""
-    """Its part in the order of layers: `layer` can be first or last; `inside` and `table` take a
-    place but no role; anything else takes no place."""
+    """Its part in the order of layers: a `layer` can be the first or the last one; `inside` and
+    `table` count in the order, but never get these roles; anything else does not count."""
     share: float = 1.0
-    """Its radius over that of its role."""
+    """Its radius divided by that of its role."""
 
 
 def kind_of(slot: Slot) -> Kind | None:
-    """Return what the first rule that knows the place finds there, None where none does."""
+    """Return what the first rule that knows the place finds; None if no rule knows it."""
     return next((kind for rule in RULES if (kind := rule(slot)) is not None), None)
 
 
@@ -174,7 +174,8 @@ _RATES = {"A_log", "A_logs"}
 _SCORES = {"query", "key", "query_proj", "key_proj", "q", "k", "q_proj", "k_proj"}
 _SCORES |= {"to_q", "to_k", "q_lin", "k_lin", "wq", "wk", "q_proj_weight", "k_proj_weight"}
 _BOTH = 0.5
-# A table of so many rows or fewer has the radius of its role, and no table more than so many times.
+# A table of at most `_ROWS` rows has the radius of its role; no table has more than `_MOST` times
+# that.
 _ROWS, _MOST = 64, 4.0
 _LORA = {"lora_a", "lora_b"}
 _LORA_TABLE = {"lora_embedding_a", "lora_embedding_b"}
@@ -215,7 +216,7 @@ def _named_table(slot: Slot) -> Kind | None:
 
 
 def _bias(slot: Slot) -> Kind | None:
-    """Biases, of any shape: `bias` or `biases` is a word of the name. And vectors proper."""
+    """Biases of any shape (`bias` or `biases` is a word of the name), and tensors of one dim."""
     if {"bias", "biases"} & set(slot.tensor.split("_")):
         return _vector(slot, "bias", "bias")
     return _vector(slot, "one dimension") if slot.parameter.ndim < 2 else None
@@ -234,7 +235,7 @@ def _lora(slot: Slot) -> Kind | None:
     storage = layer.storage if layer else Weight()
     if "lora_b" not in path:
         return Kind("hidden", storage, "low-rank factor")
-    # The first factor, random at the start, multiplies the second one's step by about the inverse.
+    # The first factor, random at the start, multiplies a step of the second by about 1 / share.
     rank, width = sorted(slot.shape[:2])
     return Kind("hidden", storage, "low-rank factor, second", share=math.sqrt(rank / width))
 
@@ -242,7 +243,7 @@ def _lora(slot: Slot) -> Kind | None:
 def _embedding(slot: Slot) -> Kind | None:
     if not (isinstance(slot.module, nn.Embedding | nn.EmbeddingBag) and slot.tensor in _WEIGHT):
         return None
-    # Positions are no input of their own: the layer after such a table can still be the first.
+    # A position table does not count as an input: the layer after it can still be the first.
     if _POSITIONS & set(slot.name.split(".")):
         return Kind("embedding", Table(slot.shape), "embedding table")
     share = min(max(1.0, math.sqrt(slot.shape[0] / _ROWS)), _MOST)
@@ -266,7 +267,7 @@ def _linear(slot: Slot) -> Kind | None:
     if slot.tensor not in _WEIGHT or slot.parameter.ndim != 2:
         return None
     if isinstance(module, nn.Linear):
-        # The output projection of torch's attention: its module ends inside a network.
+        # The output projection of torch's attention, which is not the last layer of a network.
         inside = isinstance(module, NonDynamicallyQuantizableLinear)
         return _scored(slot, Weight(), "linear", "inside" if inside else "layer")
     if any(base.__name__ == "Conv1D" for base in type(module).__mro__):
@@ -280,7 +281,7 @@ def _linear(slot: Slot) -> Kind | None:
 
 
 def _scored(slot: Slot, storage: Storage, rule: str, spot: str = "layer") -> Kind:
-    """A linear layer: a query or a key, by its name, takes half the step, since both move."""
+    """A linear layer; a query or key, by its name, gets half the radius, because both move."""
     if _SCORES & {slot.tensor, *slot.name.split(".")}:
         return Kind("hidden", storage, f"{rule}, query or key", spot, _BOTH)
     return Kind("hidden", storage, rule, spot)
@@ -300,7 +301,7 @@ def _experts(slot: Slot) -> Kind | None:
     transposed = getattr(slot.module, "is_transposed", None)
     if slot.tensor not in _EXPERTS or slot.parameter.ndim != 3 or not isinstance(transposed, bool):
         return None
-    # Interleaved gates and values are no blocks: they share a ball.
+    # Interleaved gates and values are not blocks: they share one ball.
     apart = slot.tensor == "gate_up_proj" and getattr(slot.module, "is_concatenated", False)
     rule = "experts, stored (in, out)" if transposed else "experts"
     return Kind("hidden", Stack(2 if apart else 1, transposed), rule, "inside")
@@ -337,7 +338,7 @@ def _recurrent(slot: Slot) -> Kind | None:
 
 
 def _rates(slot: Slot) -> Kind | None:
-    """Decay rates of a state space model, by name: one for every channel and state, no matrix."""
+    """Decay rates of a state space model, by name: one per channel and state, not a matrix."""
     return _vector(slot, "state space, rates") if slot.tensor in _RATES else None
 
 

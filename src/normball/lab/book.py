@@ -1,4 +1,4 @@
-"""One page about a folder of results: verdicts, pictures, tables, and what was run on what."""
+"""One page about a folder of results: verdicts, pictures, tables, versions and machines."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from normball.lab.rows import ROW_START, ROWS, Row, read_rows
 from normball.lab.tasks import find_task
 
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
-# Settings that one table may mix: the rest tells tables apart.
+# Settings that may differ within one table; runs that differ in others get separate tables.
 _WITHIN = {"optimizer", "lr", "rho", "seed", "alpha", "variant", "weight_decay"}
 _RADII = {"input_radius", "radius", "output_radius"}
 

@@ -1,4 +1,4 @@
-"""Finished runs that differ in nothing but their seed, put together."""
+"""Finished runs grouped so that the runs of a group differ only in their seed."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ class Cell:
 
     @property
     def higher(self) -> bool:
-        """Whether a high score is a good one."""
+        """Whether higher scores are better."""
         return find_task(self.rows[0].config.task).higher
 
     @property
@@ -110,7 +110,7 @@ def make_cells(rows: Iterable[Row]) -> tuple[Cell, ...]:
 
 
 def best(cells: Sequence[Cell]) -> Cell:
-    """The cell with the best mean; of equals the one of the smallest step.
+    """The cell with the best mean; among equals, the one with the smallest step.
 
     Args:
         cells: at least one, all of one task.
@@ -148,7 +148,7 @@ def epochs_to(scores: Sequence[float], goal: float, *, higher: bool) -> float:
     Args:
         scores: the score after each epoch.
         goal: what is to be reached.
-        higher: whether a high score is a good one.
+        higher: whether higher scores are better.
     """
     before = math.nan
     for epoch, score in enumerate(scores, 1):

@@ -28,7 +28,7 @@ def _score_label(cells: Sequence[Cell]) -> str:
 
 
 def _fit(axes: Axes, cells: Sequence[Cell]) -> None:
-    """Losses of runs that went astray would hide all others."""
+    """Limit the axis: the losses of diverging runs would hide all others."""
     if not cells[0].higher:
         finite = [cell.mean for cell in cells if math.isfinite(cell.mean)]
         if finite:
@@ -164,7 +164,7 @@ def gap(axes: Axes, cells: Sequence[Cell]) -> None:
             weights = range(1, len(result.inner) + 1)
             axes.plot(weights, result.inner, color=colour, alpha=0.7, linestyle=":")
     axes.plot([], [], color=INK, linestyle=":", label="-<d, x>, the weights' part")
-    # Straight near 0, which the weights' part may cross.
+    # Linear near 0, because the weights' part may change its sign.
     axes.set_yscale("symlog", linthresh=0.1)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.25)

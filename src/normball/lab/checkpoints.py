@@ -1,4 +1,4 @@
-"""Checkpoints of one run: whole or not there, the last two kept, read without trusting them."""
+"""Checkpoints of one run: never incomplete, the last two kept, and checked when they are read."""
 
 import hashlib
 import re
@@ -23,8 +23,8 @@ class Checkpoints:
 
     Args:
         folder: the run folder.
-        config: the run; every configuration has a place of its own, named after its optimizer and
-            a digest of all its settings.
+        config: the run; every configuration has its own folder, named after its optimizer and a
+            digest of all its settings.
 
     Attributes:
         path: the folder of this run's checkpoints.
@@ -43,7 +43,7 @@ class Checkpoints:
         return sorted(named, reverse=True)
 
     def save(self, trainer: Trainer) -> Path:
-        """Write where a run stands, beside its place first, and forget all but the last two.
+        """Write a checkpoint to a temporary file, rename it, and delete all but the last two.
 
         Args:
             trainer: the run, between two epochs.
@@ -52,7 +52,7 @@ class Checkpoints:
             The file.
 
         Raises:
-            LabError: if the disk does not take it; the checkpoints before it are as they were.
+            LabError: if it cannot be written; earlier checkpoints are then unchanged.
         """
         target = self.path / f"epoch-{trainer.state.epoch:06d}.pt"
         content = {"schema": _SCHEMA, "config": self._config.key(), "state": trainer.snapshot()}
@@ -63,13 +63,13 @@ class Checkpoints:
         return target
 
     def resume(self, say: Callable[[str], None]) -> tuple[Trainer, Path | None]:
-        """Go on from the latest checkpoint that can be trusted, or from the beginning.
+        """Continue from the latest valid checkpoint, or start from the beginning.
 
         Args:
-            say: told about every checkpoint that is refused, by name.
+            say: called with a message for every checkpoint that is refused, with its name.
 
         Returns:
-            The run, and the file it goes on from; None at the beginning.
+            The run, and the file it continues from; None at the beginning.
         """
         for file in self.files():
             trainer = Trainer(self._config)

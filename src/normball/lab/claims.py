@@ -1,4 +1,4 @@
-"""Claims on finished runs, declared before they are run, and what the runs say about them."""
+"""Claims about runs, declared before the runs, and the verdicts from finished runs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +25,12 @@ class Claim:
         kind: a key of ``KINDS``.
         text: the claim in words, its tolerance included.
         ours: the optimizer it is about.
-        theirs: the one it is held against; empty where there is none.
+        theirs: the one it is compared with; empty if there is none.
         at_least: what the measured effect must exceed.
         at_most: what it must stay below; None for a one-sided claim.
-        factor: of ``keeps`` and ``loses``: how many times the best step of ``theirs`` is looked at.
-        since: of ``grows``: the end of the tenth of the run that its last tenth is held against, as
+        factor: of ``keeps`` and ``loses``: the step to compare at, in units of the best step of
+            ``theirs``.
+        since: of ``grows``: the last tenth of the run is compared with the tenth that ends here, as
             a share of the run from a tenth to 1.
     """
 
@@ -55,7 +56,7 @@ class Finding:
 
     Attributes:
         values: the effect for every seed.
-        about: between what it was measured.
+        about: the settings that were compared.
         unit: of the effect.
     """
 
@@ -66,12 +67,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say about a claim.
+    """The outcome of a claim.
 
     Attributes:
         claim: the claim.
         outcome: ``"holds"``, ``"fails"`` or ``"undecided"``.
-        finding: what was measured; None where the runs do not allow it.
+        finding: what was measured; None if the runs are not enough to measure it.
         low: lower end of the interval of the mean effect.
         high: its upper end.
     """
@@ -87,7 +88,7 @@ class Verdict:
         """The outcome with its figures."""
         if self.finding is None:
             return f"{self.outcome}: the runs that it needs are not there"
-        # Rounded far below what one example is worth, so that equal means differ by 0.
+        # Rounded far below the effect of one example, so that equal means differ by 0.
         mean, unit = round(fmean(self.finding.values), 9) + 0.0, self.finding.unit
         return (
             f"{self.outcome}: {mean:.3g} {unit} ({LEVEL:.0%} interval {self.low:.3g} to "
@@ -96,12 +97,12 @@ class Verdict:
 
 
 def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
-    """Hold a claim against finished runs.
+    """Judge a claim by finished runs.
 
-    The effect is measured once for every seed, between settings that the mean over the seeds has
-    chosen. A claim holds where Student's interval for the mean effect lies wholly on its side of
-    the bound, which itself is on neither, fails where it lies wholly on the other, and is
-    undecided in between.
+    The effect is measured once for every seed, between settings chosen by their mean over the
+    seeds. A claim holds if Student's interval for the mean effect lies wholly on its side of the
+    bound. It fails if the interval lies wholly on the other side. Otherwise it is undecided. The
+    bound itself is on neither side.
 
     Args:
         claim: the claim.
@@ -137,7 +138,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _gain(ours: Cell, theirs: Cell) -> tuple[float, ...]:
-    """By how much one cell is better than another, seed by seed."""
+    """How much better one cell is than another, seed by seed."""
     sign = 1 if ours.higher else -1
     one, two = ours.scores, theirs.scores
     return tuple(sign * (one[seed] - two[seed]) for seed in sorted(one.keys() & two.keys()))
@@ -204,14 +205,14 @@ def _steps_saved(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
 def share_saved(ours: RunResult, theirs: RunResult, *, higher: bool) -> float:
     """Steps that one run saves on its way to the worse of two final scores.
 
-    Both get there, so that every pair of runs has a value: ``(t2 - t1) / max(t1, t2)``, in [-1, 1],
-    with the times ``t1`` and ``t2`` of ours and theirs. Exchanging the two changes its sign alone.
-    A run that diverged gets nowhere.
+    Both reach that score, so every pair of runs has a value: ``(t2 - t1) / max(t1, t2)``, in
+    [-1, 1], with the times ``t1`` and ``t2`` of ours and theirs. Exchanging the two only changes
+    the sign. A run that diverged never reaches a score.
 
     Args:
         ours: a run.
         theirs: one of as many epochs of as many steps.
-        higher: whether a high score is a good one.
+        higher: whether higher scores are better.
     """
     sound = [run for run in (ours, theirs) if not run.diverged and math.isfinite(run.score)]
     if len(sound) < 2:
@@ -241,7 +242,7 @@ def _grows(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
 
 
 def _middle_wins(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
-    """By how much the best threshold in between beats the better of both ends, at any step."""
+    """How much better the best middle threshold is than the better of both ends, at any step."""
     ours = of(cells, claim.ours)
     thresholds = sorted({cell.rho for cell in ours if cell.rho is not None})
     if len(thresholds) < 3:

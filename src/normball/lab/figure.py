@@ -60,7 +60,7 @@ def draw_accuracy(axes: Axes, comparison: Comparison) -> None:
 
 
 def _accuracy_axis(axes: Axes) -> None:
-    # Errors of 1 and of 50 points must both be seen: the axis is logarithmic in the error.
+    # Errors of 1 and of 50 points must both be visible: the axis is logarithmic in the error.
     axes.set_yscale("function", functions=(_spread, _gather))
     axes.set_yticks(_ACCURACY_TICKS)
     axes.set_yticks([], minor=True)

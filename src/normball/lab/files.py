@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the program or the machine is stopped."""
+"""Files that are complete or absent, whenever the program or the machine is stopped."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from normball.lab.errors import LabError
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:
-    """Write a file beside its place, and move it there once it is on the disk.
+    """Write a temporary file in the same folder, and rename it when it is on the disk.
 
     Args:
         target: the file's path; its folder is made.
@@ -22,7 +22,7 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
         The open file to be written.
 
     Raises:
-        LabError: if the disk does not take it; a file of that name is then as it was.
+        LabError: if it cannot be written; an existing file of that name is then unchanged.
     """
     beside = target.with_name(f".{target.name}.new")
     try:
@@ -70,14 +70,14 @@ def _finite(value: Any) -> Any:
 
 
 def append_line(record: Path, line: bytes) -> None:
-    """Add a line to a file: one write, pushed to the device before this returns.
+    """Add a line to a file: one write, synced to the disk before this returns.
 
     Args:
-        record: the file, written to by this process alone.
+        record: the file; only this process writes to it.
         line: with its newline.
 
     Raises:
-        LabError: if the disk does not take the line.
+        LabError: if the line cannot be written.
     """
     try:
         with record.open("ab", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""What a result was computed with: package versions and the machine, without its name."""
+"""What a result was computed with: package versions and the machine, but not its host name."""
 
 import platform
 import subprocess

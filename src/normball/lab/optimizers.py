@@ -1,4 +1,4 @@
-"""The optimizers one can ask for by name, and the settings each of them has."""
+"""The optimizers that a user can name, and the settings of each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class OptimizerSpec:
     Attributes:
         name: the name on the command line.
         label: the name in a report.
-        options: the fields of ``RunConfig`` it has, beside those that every run has.
+        options: the fields of ``RunConfig`` it has, besides those that every run has.
         build: makes the optimizer for a model.
         clips_outside: the loop clips the gradient's Euclidean norm at ``rho`` before its step.
     """
@@ -103,8 +103,8 @@ def _sgd(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
 
 
 def _groups(model: nn.Module, config: RunConfig) -> Any:
-    # The paper has one radius for all hidden layers and vectors, and one for all tables; it has the
-    # first one for biases too, to which the recorded figures of the digits belong.
+    # The paper has one radius for all hidden layers and vectors, and one for all tables. It uses
+    # the first one for biases too, and the recorded results of the digits were made with that.
     own = find_task(config.task).paper_biases
     radii = {
         "input": config.input_radius,
@@ -126,7 +126,7 @@ def _scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
 
 
 def _clipped_scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    # A run without a threshold is a mistake here, not one whose threshold is measured.
+    # A run without a threshold is a mistake here; it does not mean that it is measured.
     options = _given(config, "alpha", "constrained", "variant") | _OF_THE_PAPER
     options["rho"] = config.rho
     return ClippedScion(_groups(model, config), lr=config.lr, **options)
@@ -168,7 +168,7 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
 )
 
 
-# What a comparison has without asking.
+# The optimizers of a comparison by default.
 COMPARED = ("adam", "scion", "clipped-scion")
 
 
@@ -189,7 +189,7 @@ def find_optimizer(name: str) -> OptimizerSpec:
         name: a key of ``OPTIMIZERS``.
 
     Raises:
-        LabError: if there is none; the message offers the nearest name.
+        LabError: if no optimizer has that name; the message has the nearest one.
     """
     try:
         return OPTIMIZERS[name]

@@ -1,4 +1,4 @@
-"""How every picture of the lab looks: it reads on light and on dark pages, and is reproducible."""
+"""The style of all pictures: readable on light and on dark pages, and reproducible."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from normball._style import FORM, VECTOR
 
-# Told apart by the colour-blind, and on paper.
+# Colours that also differ for the colour-blind, and on paper.
 COLOURS: Mapping[str, str] = MappingProxyType(
     {
         "adam": "#6b7280",

@@ -1,4 +1,4 @@
-"""Optimizers side by side: the best score of each, and how soon it reaches a goal all reach."""
+"""Optimizers compared: the best score of each, and how soon it reaches a goal that all reach."""
 
 import math
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ class Racer:
         best: the one with the best mean score at the end.
         fastest: the one that reaches the goal with every seed in the fewest steps.
         steps: the mean number of those steps.
-        seconds: the time of so many steps, evaluation included, at the pace of the optimizer's
-            quickest run: other work on the machine slows runs down, and none speeds them up.
+        seconds: the time of that many steps, evaluation included, at the speed of the optimizer's
+            fastest run, because other work on the machine can only slow runs down.
     """
 
     settings: int
@@ -54,18 +54,18 @@ class Race:
 
 
 def race(cells: Sequence[Cell]) -> Race | None:
-    """Hold the optimizers side by side.
+    """Compare the optimizers.
 
-    Settings are chosen after the fact, the best and the fastest alike, so each optimizer is
-    favoured in the measure of how many settings of it were tried. Where some of them were run with
-    more seeds than others, the choice is among those.
+    The best and the fastest settings are both chosen after the runs, so an optimizer has an
+    advantage if more of its settings were tried. If some settings were run with more seeds than
+    others, only those with the most seeds are considered.
 
     Args:
         cells: runs that differ in optimizer, settings of optimizers, and seed.
 
     Returns:
-        None where there are fewer than two optimizers, an undefined score is the best of one, or
-        the rows are from before they told the steps of an epoch.
+        None if there are fewer than two optimizers, if the best score of one is undefined, or if
+        the rows are too old to contain the steps of an epoch.
     """
     fields = [own for name in OPTIMIZERS if (own := of(cells, name))]
     if len(fields) < 2 or not all(row.result.steps for cell in cells for row in cell.rows):
@@ -78,7 +78,7 @@ def race(cells: Sequence[Cell]) -> Race | None:
 
 
 def _repeated(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells with the most seeds: a single seed is no match for a mean."""
+    """The cells with the most seeds: a single seed cannot be compared with a mean."""
     most = max(len(cell.rows) for cell in cells)
     return [cell for cell in cells if len(cell.rows) == most]
 

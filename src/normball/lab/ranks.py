@@ -28,7 +28,7 @@ def device() -> torch.device:
 
 
 def join() -> None:
-    """Join the processes of torchrun; nothing without it."""
+    """Join the processes of torchrun; do nothing without it."""
     if world() > 1 and not dist.is_initialized():
         if device().type == "cuda":
             torch.cuda.set_device(device())
@@ -36,7 +36,7 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Part from the other processes, if there are any."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

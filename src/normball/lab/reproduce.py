@@ -32,10 +32,10 @@ class Experiment:
         scale: one of ``SCALES``.
         title: what the figure shows.
         published: what the paper reports.
-        about: what is run here in its place.
+        about: what is run here instead.
         charts: keys of ``CHARTS``.
         configs: the runs.
-        claims: what they are to show.
+        claims: what the runs should show.
     """
 
     name: str
@@ -118,7 +118,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
         values["published"],
         part["about"],
         tuple(part["charts"]),
-        # Seeds outermost: a run that is cut short has whole comparisons.
+        # Seeds in the outer loop: if the work is stopped early, whole comparisons are finished.
         tuple(sorted(configs, key=lambda config: config.seed)),
         claims,
     )

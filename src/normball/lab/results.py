@@ -1,4 +1,4 @@
-"""What a run shows on the way, and what comes out of it."""
+"""The reports of a run while it trains, and its result."""
 
 from dataclasses import dataclass, field
 
@@ -33,7 +33,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came out of a run.
+    """The result of a run.
 
     Attributes:
         score: as in ``EpochReport``, at the end.
@@ -46,10 +46,10 @@ class RunResult:
         trace: that quantity, at every ``trace_every``-th step from the first; at most 512 values.
         trace_every: the distance, in steps, of the trace's values.
         clipped_share: the share of steps above the threshold, as in ``EpochReport``.
-        skipped: steps skipped because a gradient was not finite; None where nobody counts them.
+        skipped: steps skipped because a gradient was not finite; None if they are not counted.
         seconds: wall time of training and evaluation.
-        steps: how many steps an epoch has; 0 in rows from before it was kept.
-        data: which data were used; empty likewise.
+        steps: how many steps an epoch has; 0 in old rows, which do not have it.
+        data: which data were used; empty in old rows.
         inner: of a constrained run, ``-<d, x>`` of the estimate and the weights after each epoch:
             the part of the gap that the weights make.
     """
@@ -73,7 +73,7 @@ class RunResult:
 
 @dataclass
 class History:
-    """What the epochs of a run have shown, in numbers that a checkpoint can hold.
+    """The measurements of a run so far, in numbers that a checkpoint can hold.
 
     Attributes:
         losses: training loss of each epoch.

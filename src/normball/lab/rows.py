@@ -34,11 +34,11 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Row:
-    """A finished run as it stands in the record.
+    """A finished run, as the record holds it.
 
     Attributes:
         config: the settings.
-        result: what came out; a number that is not finite is read back as NaN.
+        result: the result; a number that is not finite is read back as NaN.
         versions: package name to version, at the time of the run.
         machine: processor and number of cores.
         commit: of the checkout that ran it; None for an installed package, or where it was changed.
@@ -52,7 +52,7 @@ class Row:
 
 
 def new_row(config: RunConfig, result: RunResult) -> Row:
-    """A row for a run that finished here and now.
+    """A row for a run that has just finished in this process.
 
     Args:
         config: the run's settings.
@@ -130,7 +130,7 @@ def _nan_if_none(value: float | None) -> float:
 
 
 def read_rows(record: Path) -> list[Row]:
-    """The rows of a record that nobody is writing to.
+    """The rows of a record that no process is writing to.
 
     Args:
         record: the file.
@@ -159,7 +159,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         rows: the finished runs, in the order they finished.
-        dropped: whether a last line, torn by a kill, was found and cut off.
+        dropped: whether an incomplete last line, left by a kill, was found and removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -177,19 +177,19 @@ class RunFolder:
         return {row.config.key() for row in self.rows}
 
     def append(self, row: Row) -> None:
-        """Add a row on the disk, whole: one write, pushed to the device before this returns.
+        """Add a row on the disk: one write, synced to the disk before this returns.
 
         Args:
             row: the finished run.
 
         Raises:
-            LabError: if the disk does not take the line.
+            LabError: if the line cannot be written.
         """
         append_line(self.record, to_line(row))
         self.rows.append(row)
 
     def replace(self, name: str, content: bytes) -> Path:
-        """Write a file beside its place and move it there, so that no reader sees half of it.
+        """Write a temporary file and rename it, so that no reader sees an incomplete file.
 
         Args:
             name: the file's name in the folder.
@@ -204,7 +204,7 @@ class RunFolder:
         return write_whole(self.path / name, content)
 
     def read(self) -> None:
-        """Read the record, cutting off a last line that a kill has torn.
+        """Read the record, and remove an incomplete last line that a kill has left.
 
         Raises:
             LabError: if it cannot be read, or another line is no row; the message has the file and
@@ -261,7 +261,7 @@ class RunFolder:
 def open_folder(path: Path) -> Iterator[RunFolder]:
     """Make a run folder if need be, lock it, read it.
 
-    The lock is the system's, so it goes when the process does, however that ends.
+    It is a lock of the operating system, so it ends with the process, however that ends.
 
     Args:
         path: the folder.
@@ -271,7 +271,7 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
 
     Raises:
         LabError: if the folder cannot be made or written, another process holds it, or its record
-            holds something else than rows.
+            contains lines that are not rows.
     """
     if path.exists() and not path.is_dir():
         raise LabError(f"{path} is a file: --out must be a folder, there or still to be made.")

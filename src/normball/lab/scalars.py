@@ -1,4 +1,4 @@
-"""A run's figures for TensorBoard."""
+"""A run's metrics for TensorBoard."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from normball.lab.results import EpochReport
 
 
 class Scalars:
-    """Writes the figures of every epoch as TensorBoard's scalars.
+    """Writes the metrics of every epoch as TensorBoard scalars.
 
     Args:
-        folder: where TensorBoard is to look.
+        folder: the folder that TensorBoard reads.
 
     Raises:
         LabError: if TensorBoard is not installed, or the folder cannot be written.
@@ -27,7 +27,7 @@ class Scalars:
             raise LabError(f"--tensorboard cannot write to {folder}: {error.strerror}.") from error
 
     def write(self, report: EpochReport) -> None:
-        """Write an epoch's figures, at once.
+        """Write an epoch's metrics, without delay.
 
         Args:
             report: the epoch.

@@ -36,7 +36,7 @@ def factor(name: str, step: int, steps: int, warmup: float) -> float:
     growing = round(warmup * steps)
     if step < growing:
         return (step + 1) / growing
-    # After the last step, which may be one of the warm-up, all is done.
+    # After the last step, which may be in the warm-up, the factor is that of the end.
     done = (step - growing) / (steps - growing) if step < steps else 1.0
     if name == "linear":
         return 1 - done

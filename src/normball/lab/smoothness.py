@@ -1,4 +1,4 @@
-"""What can be measured before one settles on a step: smoothness, and a range test; pictures."""
+"""Measurements that help to choose a step size: smoothness, and a range test; with pictures."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from normball.optim.probe import Fit
 
 
 def fit_run(probe: SmoothnessProbe) -> Fit:
-    """The line through what a run has measured.
+    """The line fitted to the measurements of a run.
 
     Args:
         probe: of the run.

@@ -1,4 +1,4 @@
-"""What a set of rows says: the best step of each optimizer, how wide it is, and the claim."""
+"""A summary of rows: the best step of each optimizer, the range of good steps, and the claim."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -56,12 +56,12 @@ class Summary:
 
     @property
     def best(self) -> StepResult:
-        """The step size of the highest mean accuracy; of equals the smallest."""
+        """The step size with the highest mean accuracy; among equals, the smallest."""
         return max(self.steps, key=lambda step: step.mean)
 
     @property
     def good(self) -> tuple[StepResult, ...]:
-        """The unbroken stretch of the grid around the best step that stays within one point."""
+        """The range of the grid around the best step with an accuracy within one point of it."""
         centre = self.steps.index(self.best)
         first = last = centre
         while first > 0 and self._near(first - 1):
@@ -72,12 +72,12 @@ class Summary:
 
     @property
     def factor(self) -> float:
-        """Largest over smallest step size of the good stretch."""
+        """The largest good step size divided by the smallest one."""
         return self.good[-1].lr / self.good[0].lr
 
     @property
     def reaches_end(self) -> bool:
-        """Whether the good stretch touches an end of the grid, so that it may be wider still."""
+        """Whether the good range reaches an end of the grid, so that it may be wider than that."""
         return self.good[0] is self.steps[0] or self.good[-1] is self.steps[-1]
 
     def _near(self, index: int) -> bool:
@@ -86,11 +86,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a fixed step exists at which clipping saves what no clipping loses.
+    """Whether a fixed step exists that works with clipping, and loses accuracy without it.
 
     Attributes:
-        holds: whether the claim holds; None where the rows cannot tell.
-        lr: the step that shows it best, or that comes nearest; None where there is none.
+        holds: whether the claim holds; None if the rows do not decide it.
+        lr: the step that shows it best, or that comes closest; None if there is no such step.
         text: the verdict in words, with its figures.
     """
 

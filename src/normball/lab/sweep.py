@@ -14,11 +14,11 @@ from normball.lab.workers import Event, Finished, run_all
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a comparison, and what is left of them.
+    """The runs of a comparison, and those that are still missing.
 
     Attributes:
         configs: every run of the comparison.
-        todo: those without a row yet, in the order in which they are begun.
+        todo: those without a row yet, in the order in which they start.
     """
 
     configs: tuple[RunConfig, ...]
@@ -164,9 +164,9 @@ def make_plan(
     *,
     varied: Sequence[str] | None = ("lr", "seed"),
 ) -> Plan:
-    """What is left to run, given the rows a folder has.
+    """The runs still missing, given the rows that a folder has.
 
-    Rows of other step sizes, seeds or optimizers are welcome: they join the comparison.
+    The folder may have rows of other step sizes, seeds or optimizers: they join the comparison.
 
     Args:
         configs: the runs of the comparison.

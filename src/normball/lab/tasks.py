@@ -1,4 +1,4 @@
-"""What can be trained: each task ties data, a network and default settings together."""
+"""The tasks that can be trained: each has data, a network and default settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,7 +34,7 @@ def powers_of_two(low: int, high: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class ScionSettings:
-    """What the Scions need on a task, in one of their two forms.
+    """The settings of the Scions on a task, in one of their two forms.
 
     Attributes:
         lr: step size for a single run.
@@ -55,23 +55,23 @@ class ScionSettings:
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, a network for it, and the settings one gets without asking.
+    """A data set, a network for it, and the default settings.
 
     Attributes:
         name: the name on the command line.
         title: the name in a report.
         about_data: one sentence on the data, its split and its scaling.
-        train_size: number of training images; None for text, where every window counts, and for
-            folders of images.
-        test_size: number of test images, likewise.
+        train_size: number of training images; None for text, where every window is an example, and
+            for folders of images.
+        test_size: number of test images; None in the same cases.
         load: returns the data, for a number of training and of test examples, None for all.
-        shape: what an example looks like; for text, its vocabulary is that of the data.
-        model: the network one gets without asking.
+        shape: the shape of an example; for text, its vocabulary is that of the data.
+        model: the default network.
         epochs: passes over the training data.
         batch_size: examples a step.
-        higher: the score is an accuracy, the higher the better; else a loss.
+        higher: the score is an accuracy, of which higher is better; else a loss.
         smoothing: label smoothing of the training loss.
-        lrs: step size of a single run for every optimizer that is no Scion.
+        lrs: step size of a single run for every optimizer that is not a Scion.
         free: settings of the unconstrained Scions by network, the ones that a comparison uses.
         constrained: settings of the constrained Scions by network.
         grid: optimizer name to the step sizes a comparison tries, ascending.
@@ -108,7 +108,7 @@ class Task:
         return self.load(config.train_size, config.test_size)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The training loss, 0-d: the mean cross-entropy, its labels smoothed where they are.
+        """The training loss, 0-d: the mean cross-entropy, with the task's label smoothing.
 
         Args:
             logits: shape ``(..., classes)``.
@@ -119,7 +119,7 @@ class Task:
         )
 
     def settings(self, model: str, *, constrained: bool) -> ScionSettings:
-        """The Scions' settings for a network; those of the task's own where it has none.
+        """The Scions' settings for a network; if it has none, those of the task's own network.
 
         Args:
             model: name of the network.
@@ -157,7 +157,7 @@ def _grid(low: int, high: int, **others: tuple[int, int]) -> Mapping[str, tuple[
 
 
 def _whole(load: Callable[[], Images]) -> Callable[[int | None, int | None], Data]:
-    """A loader that cuts the whole data: the first so many, in the order of the files."""
+    """A loader that takes the first examples of the whole data, in the order of the files."""
 
     def cut(train: int | None, test: int | None) -> Data:
         data = load()
@@ -193,7 +193,7 @@ DIGITS = Task(
     higher=True,
     lrs=MappingProxyType({"adam": 2.0**-6}),
     free=MappingProxyType({"cnn": ScionSettings(2.0**-5, 0.5, 16.0, 1.0, 5.0, 200.0)}),
-    # A constrained run needs room for the weights: with the radii above it stops near 85 %.
+    # A constrained run needs larger radii for the weights: with those above it stops near 85 %.
     constrained=MappingProxyType({"cnn": ScionSettings(2.0**-8, 0.5, 16.0, 5.0, 25.0, 2000.0)}),
     grid=_grid(-9, -2, adam=(-9, -2), adamw=(-9, -2), muon=(-8, -1), sgd_clip=(-6, 1)),
     paper_biases=True,
@@ -235,7 +235,7 @@ CIFAR10 = Task(
     batch_size=2000,
     higher=True,
     smoothing=0.2,
-    # The paper's thresholds belong to a sum over 2000 images, ours to their mean.
+    # The paper's thresholds are for a sum over 2000 images, ours for their mean.
     free=MappingProxyType(
         {
             "airbench": ScionSettings(2.0**-2, 0.5, 0.6, 1.0, 5.0, 200.0),
@@ -376,7 +376,7 @@ def find_task(name: str) -> Task:
         name: a key of ``TASKS``.
 
     Raises:
-        LabError: if there is none; the message offers the nearest name.
+        LabError: if no task has that name; the message has the nearest one.
     """
     try:
         return TASKS[name]

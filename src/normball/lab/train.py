@@ -1,4 +1,4 @@
-"""One training run: settings in, result out, the same every time."""
+"""One training run, from settings to a result; it is the same every time."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ _TRACED = ("dual_norm", "gap")
 
 @dataclass
 class TrainState:
-    """All that a run carries from one epoch to the next.
+    """The state of a run between two epochs.
 
     Attributes:
         model: the network.
@@ -39,7 +39,7 @@ class TrainState:
         schedule: sets the step size of every step.
         order: draws the order of the training data, and nothing else.
         epoch: how many epochs are done.
-        history: what the run has seen; it goes into the result and decides nothing.
+        history: the measurements of the run, for the result; training does not depend on it.
     """
 
     model: nn.Module
@@ -53,16 +53,16 @@ class TrainState:
 class Trainer:
     """Trains one configuration from scratch.
 
-    The state is explicit, and nothing outside it decides how training goes on.
+    The state is explicit: how training continues depends on nothing else.
 
     Attributes:
         config: the run's settings.
         state: the model, the optimizer, the generator of the data's order, and the epoch.
-        probe: measures the smoothness on the way, if asked to.
+        probe: measures the smoothness during the run, if that was asked for.
 
     Args:
         config: the run's settings.
-        probe_every: measure the smoothness once in so many steps; None for never.
+        probe_every: measure the smoothness once in this many steps; None for never.
 
     Raises:
         LabError: if the optimizer has no norms to measure in, or so few measurements that no line
@@ -126,10 +126,10 @@ class Trainer:
         return self._result()
 
     def find_lr(self) -> LrCurve:
-        """Look for a step size; the run is as if it had not been asked.
+        """Look for a step size; the run is unchanged afterwards.
 
         Raises:
-            LabError: if the optimizer is none of the Scions, or the loss never falls.
+            LabError: if the optimizer is not a Scion, or the loss never falls.
         """
         optimizer = self.state.optimizer
         if not isinstance(optimizer, Scion | ClippedScion):
@@ -155,7 +155,7 @@ class Trainer:
             torch.set_rng_state(before)
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that decides how the run goes on, in tensors, numbers, strings and lists."""
+        """Everything that decides how the run continues, in tensors, numbers, strings and lists."""
         state = self.state
         return {
             "model": state.model.state_dict(),
@@ -168,13 +168,13 @@ class Trainer:
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go on from a snapshot of the same configuration, bit for bit.
+        """Continue from a snapshot of the same configuration, bit for bit.
 
         Args:
             snapshot: from ``snapshot``.
 
         Raises:
-            LabError: if it does not fit; this trainer must then be thrown away.
+            LabError: if it does not fit; do not use this trainer any more then.
         """
         state = self.state
         try:
@@ -244,7 +244,7 @@ class Trainer:
                 traced.append(metrics[history.trace_name].detach().clone())
                 factors.append(metrics["step_factor"])
         if factors:
-            # The optimizer's own counts start anew in every process.
+            # The optimizer's own counts start from zero in every process.
             skipped = int(_metrics(optimizer)["skipped"] - before["skipped"])
             history.skipped += skipped
             history.steps += len(factors) - skipped
@@ -255,7 +255,7 @@ class Trainer:
         return torch.stack(losses), torch.stack(traced).tolist() if traced else []
 
     def _backward(self, batch: Batch) -> Tensor:
-        """The mean loss of a mini-batch, its gradients added up; in parts where it is to be."""
+        """The mean loss of a mini-batch; gradients are added up, in ``accumulate`` parts."""
         parts = self.config.accumulate
         losses = []
         for number, (x, y) in enumerate(zip(*(t.chunk(parts) for t in batch), strict=True), 1):

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, reported on as they go."""
+"""Runs in separate processes, with reports while they run."""
 
 import signal
 import traceback
@@ -52,7 +52,7 @@ class Finished:
     Attributes:
         worker: the worker's number, from 0.
         config: the run.
-        result: what came out.
+        result: the result.
     """
 
     worker: int
@@ -91,7 +91,7 @@ def run_all(configs: Iterable[RunConfig], jobs: int) -> Generator[Event, None, N
         jobs: number of processes.
 
     Yields:
-        What happens, as it happens.
+        Events, as they happen.
 
     Raises:
         LabError: if a run cannot be done as asked, for lack of data for instance.
@@ -113,7 +113,7 @@ def run_all(configs: Iterable[RunConfig], jobs: int) -> Generator[Event, None, N
 
 
 def _begin(worker: _Worker, config: RunConfig) -> Started:
-    # If the process has died already, receiving from it will say how.
+    # If the process has died already, receiving from it will raise and say how.
     with suppress(ConnectionError):
         worker.pipe.send(config)
     worker.config = config
@@ -180,7 +180,7 @@ def _spawn(number: int) -> _Worker:
 
 
 def _work(pipe: Connection) -> None:
-    """A worker's life: take a configuration, train it, send what happened, until it is killed."""
+    """The loop of a worker: receive a configuration, train it, send events, until it is killed."""
     settle_in()
     while True:
         config: RunConfig = pipe.recv()

@@ -13,14 +13,14 @@ __all__ = ["Norm"]
 class Norm(ABC):
     """A norm on tensors of one shape, with the oracle of its unit ball `{x : norm(x) <= 1}`.
 
-    Objects are immutable, hashable, and equal where their `repr` is. A norm serves every floating
-    dtype and device. Scalars come back 0-d in float32 (float64 for float64 input); results stay
-    finite over the whole range of the dtype, an overflow being the dtype's largest number. NaN or
-    infinity in gives NaN out. Inputs are never changed.
+    Objects are immutable, hashable, and equal if their `repr` is. A norm works on every floating
+    dtype and device. Scalars are returned 0-d in float32 (float64 for float64 input). Results are
+    finite over the whole range of the dtype: an overflow gives the dtype's largest number. Input
+    with NaN or infinity gives NaN. Inputs are never changed.
     """
 
     def check(self, shape: torch.Size) -> None:  # noqa: B027 (most norms fit every shape)
-        """Raise ValueError, saying what would fit, where the norm does not fit `shape`."""
+        """Raise ValueError if the norm does not fit `shape`; the message says what would fit."""
 
     @abstractmethod
     def norm(self, w: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Norm(ABC):
 
     @abstractmethod
     def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `lmo(d)` and `dual_norm(d)`, 0-d, for the price of one.
+        """Return `lmo(d)` and `dual_norm(d)`, 0-d, at the cost of one of them.
 
         Raises:
             ValueError: the norm does not fit the shape of `d`.
@@ -43,7 +43,7 @@ class Norm(ABC):
 
         Args:
             d: not changed, unless it is `out`.
-            out: of the shape, dtype and device of `d`; `d` itself, or memory apart from it.
+            out: of the shape, dtype and device of `d`; `d` itself, or memory that does not overlap.
 
         Raises:
             ValueError: the norm does not fit the shape of `d`; `out` is then as it was.
@@ -107,8 +107,8 @@ class Norm(ABC):
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float] | None:  # noqa: ARG002
         """Describe a norm that measures lines: `||w|| = max_j ||w_j||_2 / gain`.
 
-        Then `lmo(d)_j = -gain d_j / ||d_j||_2` and `||d||* = gain sum_j ||d_j||_2`: a tensor cut
-        across its lines needs their lengths from elsewhere, and nothing more.
+        Then `lmo(d)_j = -gain d_j / ||d_j||_2` and `||d||* = gain sum_j ||d_j||_2`. So a rank that
+        holds parts of lines needs only the lengths of the whole lines from other ranks.
 
         Returns:
             The dimensions that run along a line (none: every entry is one) and the gain of a tensor
@@ -121,7 +121,7 @@ class Norm(ABC):
         return frozenset()
 
     def flops(self, shape: torch.Size) -> float:
-        """Return about how many operations a minimiser takes, for sharing them out."""
+        """Return about how many operations a minimiser takes, to divide the work among ranks."""
         return 8.0 * shape.numel()
 
     @property

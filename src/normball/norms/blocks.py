@@ -1,4 +1,4 @@
-"""Norms of tensors that are several weights in one, or a weight stored the other way round."""
+"""Norms of tensors that hold several weights, or one weight stored transposed."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ class Blocks(Norm):
 
     With the blocks `w_1, ..., w_count`, each of which keeps all dimensions of `w`, and `of` the
     norm of every block: `||w|| = max_i ||w_i||`, `lmo(d)_i = lmo(d_i)`, `||d||* = sum_i ||d_i||*`.
-    For weights stored as one: query, key and value, the gates of a recurrent layer, the heads of an
-    attention, the groups of a convolution. Blocks of the spectral family go through one batched
-    call, those of another norm one after the other.
+    Use it for weights stored in one tensor: query, key and value, the gates of a recurrent layer,
+    the heads of an attention, the groups of a convolution. Blocks of the spectral family are
+    computed in one batched call, those of another norm one after the other.
 
     Raises:
         TypeError: `of` is not a `Norm`.
@@ -67,7 +67,7 @@ class Blocks(Norm):
             pairs = [self.of.lmo_and_dual(x) for x in self._cut(d)]
             lmo = self._join(torch.stack([v for v, _ in pairs]))
             duals = torch.stack([dual for _, dual in pairs])
-            # A NaN in one block belongs to the whole tensor.
+            # A NaN in one block makes the whole tensor NaN.
             return torch.where(duals.isnan().any(), torch.nan, lmo), saturate(duals.sum())
         factor, nuclear = self.of.polar(self._matrices(self.of, d))
         gain = self.of._gain(block)

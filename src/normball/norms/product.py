@@ -1,4 +1,4 @@
-"""One norm from many: over the layers of a network, or chosen by the shape of a tensor."""
+"""Norms made of other norms: over the layers of a network, or chosen by a tensor's shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,11 +100,11 @@ class Product:
 
 @dataclass(frozen=True)
 class ByShape(Norm):
-    """The norm of a parameter of which nothing but the shape is known.
+    """The norm of a parameter of which only the shape is known.
 
     `RMS()` for scalars and vectors, `Spectral()` for matrices, `SpectralConv()` for
-    tensors of three and more dimensions. What `optimizer(model.parameters())` uses; it takes a
-    table for a matrix and a stack of experts for a kernel, which `param_groups(model)` does not.
+    tensors of three and more dimensions. `optimizer(model.parameters())` uses it. It treats an
+    embedding table as a matrix, and a stack of experts as a kernel; `param_groups(model)` does not.
 
     Examples:
         >>> import torch

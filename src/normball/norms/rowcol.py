@@ -34,7 +34,7 @@ def _normalised_lines(d: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     length = torch.linalg.vector_norm(unit, dim=dim, keepdim=True)
     unit = unit / torch.where(length == 0, 1, length)
     shares, largest = split_scale(scale)
-    # A NaN in one line belongs to the whole tensor.
+    # A NaN in one line makes the whole tensor NaN.
     return unit + 0 * largest, saturate((shares * length).sum() * largest)
 
 

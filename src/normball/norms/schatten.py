@@ -1,4 +1,4 @@
-"""Norms of the singular values other than their maximum."""
+"""Norms of the singular values, other than the largest singular value."""
 
 import math
 from abc import abstractmethod
@@ -15,11 +15,11 @@ __all__ = ["Nuclear", "Schatten"]
 
 
 class _SingularValueNorm(Norm):
-    """A norm that a full SVD reads off; a tensor `(..., m, n)` is a stack of blocks."""
+    """A norm computed from a full SVD; a tensor `(..., m, n)` is a stack of blocks."""
 
     @property
     def synchronises(self) -> bool:
-        """True: so does every decomposition."""
+        """True: every decomposition waits for the device."""
         return True
 
     def check(self, shape: torch.Size) -> None:

@@ -1,4 +1,4 @@
-"""Norms that see a tensor, or several, of any shape as one vector."""
+"""Norms that treat one or several tensors of any shape as one vector."""
 
 import math
 from abc import abstractmethod
@@ -30,10 +30,10 @@ def _unit_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
 
 
 class VectorNorm(Norm):
-    """A norm on vectors: a tensor counts by its entries, several tensors as their concatenation.
+    """A norm on vectors: a tensor is the vector of its entries, several are concatenated.
 
-    The concatenation is never made. `joint_norm` and `joint_lmo_and_dual` take tensors of any
-    shapes and devices; scalars come back on the device of the first.
+    The concatenation is never built. `joint_norm` and `joint_lmo_and_dual` take tensors of any
+    shapes and devices; scalars are returned on the device of the first.
 
     Examples:
         >>> import torch
@@ -160,7 +160,7 @@ def _one_length(x: Tensor, p: float) -> Tensor:
 def _stacked_lengths(x: Tensor, gain: float) -> tuple[Tensor, Tensor]:
     """Return `-gain x_i / ||x_i||_2` and `sum_i gain ||x_i||_2`, 0-d, for a stack `(k, ...)`.
 
-    A fifth of the calls that the same takes under `vmap`, which is all that small tensors cost.
+    It makes a fifth of the calls that `vmap` would make; for small tensors the calls are the cost.
     """
     unit, scale = split_scale(as_working(x).flatten(1), 1)
     length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
@@ -275,7 +275,7 @@ class Sign(VectorNorm):
         """Return `d_in max|w_ij|`."""
         fan_in = self._fan_in(parts)
         units, scale = _unit_scale(parts)
-        # The largest entry of a unit is 1, or 0 where all are.
+        # The largest entry of a unit is 1, or 0 if all entries are 0.
         return saturate(_length(units, float("inf")) * scale * fan_in)
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -298,7 +298,7 @@ class Sign(VectorNorm):
         scale = torch.where(scale == 0, 1, scale) + 0 * (scale - scale)
         sums = [_sum_of_ratios(x, scale.to(x.device)) for x in work]
         dual = torch.stack([x.to(device) for x in sums]).sum() / fan_in * scale
-        # sign(NaN) is 0; a scale that is NaN carries it over.
+        # sign(NaN) is 0, so the scale is NaN to make the result NaN.
         return 0 * scale - 1 / fan_in, saturate(dual)
 
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:

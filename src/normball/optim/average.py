@@ -1,4 +1,4 @@
-"""Averaged weights, in the state of the optimizer, that can change places with the fast ones."""
+"""Averaged weights in the optimizer's state, which can be swapped with the fast weights."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,19 +16,19 @@ from normball.optim.settings import AVERAGE_STEPS as _STEPS
 class Average:
     """The running average `m_t = m_{t-1} + min(1, 1 / (c t)) (x_t - m_{t-1})` of the weights.
 
-    `t` counts the steps that moved. With `c = 1` it is the mean of all iterates; `c = 0.1` weighs
-    iterate `j` about as `(j / t)^9`, the last tenth of a run whatever its length (Shamir and Zhang,
-    2013). It needs no schedule and no horizon, and stays in every convex set that the iterates stay
-    in.
+    `t` counts the steps that changed the weights. With `c = 1` the average is the mean of all
+    iterates. With `c = 0.1` iterate `j` has a weight of about `(j / t)^9`, so the average covers
+    the last tenth of a run of any length (Shamir and Zhang, 2013). It needs no schedule, and no
+    length of the run in advance. It stays in every convex set that the iterates stay in.
 
     A parameter's state has it under `average`, in float32 for 16-bit weights. While the average is
-    in the place of the weights, these lie there, or under `fast` where they have 16 bits.
+    in the model, `average` holds the fast weights; for 16-bit weights, `fast` holds them.
     """
 
     def __init__(self) -> None:
         self.steps = torch.zeros((), dtype=torch.float64)
         self.out = False
-        """Whether the average is in the place of the weights."""
+        """Whether the average is in the model, in place of the fast weights."""
         self._versions: dict[Tensor, int] = {}
 
     def begin(self, state: State, params: Iterable[Tensor]) -> None:
@@ -38,7 +38,7 @@ class Average:
                 state[p]["average"] = p.detach().to(_dtype_of(p), copy=True)
 
     def fit(self, state: State, params: Iterable[Tensor]) -> None:
-        """Bring averages to their parameters, whose dtype or device may have changed since."""
+        """Move averages to the dtype and device of their parameters, which may have changed."""
         for p in params:
             kept = state.get(p, {}).get("average")
             if kept is not None:
@@ -48,8 +48,8 @@ class Average:
         """Average the new weights in.
 
         Args:
-            state: of the optimizer; what has no average there has not moved yet.
-            params: all of the optimizer, also those without a gradient just now.
+            state: of the optimizer; a parameter without an average there has not moved yet.
+            params: all of the optimizer, also those without a gradient in this step.
             weight: `c`.
             moved: whether this was a step, 0-d bool.
         """
@@ -74,7 +74,7 @@ class Average:
                     m.lerp_(x.to(m.dtype), float(share))
 
     def put_out(self, state: State, params: Iterable[Tensor]) -> None:
-        """Put the averages in the place of the weights, bit for bit; nothing if they are."""
+        """Put the averages into the model, bit for bit; do nothing if they are there already."""
         if self.out:
             return
         for p in params:
@@ -90,10 +90,10 @@ class Average:
         self.out = True
 
     def put_back(self, state: State, params: Iterable[Tensor]) -> None:
-        """Take the fast weights back, bit for bit; nothing if they are in the model.
+        """Put the fast weights back, bit for bit; do nothing if they are in the model already.
 
         Raises:
-            RuntimeError: weights were written to in the meantime. Nothing is changed.
+            RuntimeError: the weights were written to in the meantime. Nothing is changed.
         """
         if not self.out:
             return
@@ -118,12 +118,12 @@ class Average:
         self.out = False
 
     def save(self, groups: Iterable[dict[str, Any]]) -> None:
-        """Write the count and the place of the average into the groups of a state."""
+        """Write into the groups of a state the count, and whether the average is in the model."""
         for group in groups:
             group[_STEPS], group[_OUT] = float(self.steps), self.out
 
     def load(self, groups: Iterable[Mapping[str, Any]]) -> None:
-        """Go on from the groups of a state, whose weights and averages are loaded as they lay."""
+        """Continue from the groups of a state; weights and averages are loaded where they were."""
         for group in groups:
             self.steps = torch.full_like(self.steps, group[_STEPS])
             self.out = group[_OUT]
@@ -137,11 +137,11 @@ def without_figures(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return a saved state without what `Average.save` wrote into its groups.
 
     Raises:
-        ValueError: it is no count, or no answer.
+        ValueError: the count is not a count, or the place of the average is not True or False.
     """
     groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
-        return state_dict  # refused by who checks the rest
+        return state_dict  # a later check refuses it
     for group in groups:
         if ("average" in group) != (_STEPS in group and _OUT in group):
             raise ValueError(
@@ -163,12 +163,12 @@ def without_figures(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_fast(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a state of averages in the weights that lacks the fast weights of 16 bits.
+    """Refuse a state saved in eval mode that lacks the fast weights of 16-bit parameters.
 
-    So it is read by who asked for the entries of a state that was not in eval mode.
+    Such a state comes from a reader that asked for the entries of a state not in eval mode.
 
     Args:
-        state_dict: a saved state, sound but for this.
+        state_dict: a saved state, valid in everything else.
         groups: those of the optimizer that loads it.
 
     Raises:
@@ -187,7 +187,7 @@ def check_fast(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]
 
 
 def scalar_dtype(like: Tensor) -> torch.dtype:
-    """Return the dtype of figures on the device of a tensor: float64, if the device has it."""
+    """Return the dtype for scalars on the device of a tensor: float64, if the device has it."""
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 

@@ -1,4 +1,4 @@
-"""The shell of every optimizer: estimate, minimiser, one global number, step."""
+"""The common part of every optimizer: estimate, minimiser, one global number, step."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -28,10 +28,10 @@ from normball.optim.totals import totals
 
 @dataclass
 class _Known:
-    """What is remembered from step to step, made anew where it is missing.
+    """Values kept from step to step, and computed again if they are missing.
 
-    In an object of its own: the compiler of torch 2.9 to 2.11 traces no attribute that a step
-    writes on the optimizer itself.
+    They are in a separate object because the compiler of torch 2.9 to 2.11 traces no attribute that
+    a step writes on the optimizer itself.
     """
 
     inside: dict[Tensor, float] = field(default_factory=dict)
@@ -44,8 +44,8 @@ class _Known:
 class NormBallOptimizer(Optimizer):
     """Steps along `v = -lmo(d)`, with one global number for their length.
 
-    The `Estimator` says what `d` is, the geometry what `lmo` is, for all layers together, and a
-    subclass, in `_factor`, which share of the longest step to take.
+    The `Estimator` computes `d`, and the geometry `lmo`, for all layers together. A subclass
+    computes in `_factor` which share of the longest step to take.
     """
 
     # The attributes that a copy of the optimizer keeps.
@@ -94,8 +94,8 @@ class NormBallOptimizer(Optimizer):
         self._stages = None if stages is None else parallel.Stages(stages)
         self._copies: list[Tensor] = []
         """Parameters that another stage counts."""
-        self._shapes: list[set[torch.Size]] = []
-        """Those of the parameters that every group was given."""
+        self._shapes: set[torch.Size] = set()
+        """Those of all parameters that were given."""
         self._reuse_grad = reuse_grad
         self._known = _Known()
         self._record = metrics.Record()
@@ -116,14 +116,14 @@ class NormBallOptimizer(Optimizer):
         return False
 
     def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Tensor) -> None:
-        """See new gradients, before anything is changed."""
+        """Read the new gradients, before anything is changed."""
 
     def _took(self, factor: Tensor, finite: Tensor) -> None:
-        """Learn which share of the longest step is taken, and whether it is not skipped; 0-d."""
+        """Read which share of the longest step is taken, and whether it is not skipped; 0-d."""
 
     @property
     def _figures(self) -> list[str]:
-        """What a saved group has beside its settings."""
+        """The keys of a saved group besides its settings."""
         return [AVERAGE_STEPS, AVERAGE_OUT] if self._average is not None else []
 
     @property
@@ -134,9 +134,10 @@ class NormBallOptimizer(Optimizer):
         """Add a group: a dict of `params` and the keys that the class documents.
 
         Raises:
-            TypeError: an unknown key, a norm that is none, a tensor that is not real and dense.
-            ValueError: a number out of range, a norm that does not fit a shape, a parameter twice.
-                Nothing is added.
+            TypeError: an unknown key, a norm that is not a `Norm`, a tensor that is not real and
+                dense.
+            ValueError: a number out of range, a norm that does not fit a shape, the same parameter
+                twice. Nothing is added.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group must be a dict, not {type(param_group).__name__}")
@@ -146,7 +147,7 @@ class NormBallOptimizer(Optimizer):
             capture.check_group(group)
         self._geometry.check_count(sum(len(g["params"]) for g in [*self.param_groups, group]))
         super().add_param_group(group)
-        self._shapes.append({p.shape for p in self.param_groups[-1]["params"]})
+        self._shapes |= {p.shape for p in self.param_groups[-1]["params"]}
         if not counted:
             self._copies += self.param_groups[-1]["params"]
         self._mark()
@@ -167,15 +168,15 @@ class NormBallOptimizer(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step, and return the loss of `closure` if one is given.
 
-        A gradient that is not finite, in any parameter, makes this step change nothing: weights and
-        momentum stay bit for bit, and `metrics()["skipped"]` counts it. So does one above half the
-        largest number of the momentum's dtype, and an `lr` or `rho` in a tensor whose value is out
-        of range. A parameter without a gradient stays as it is and
-        counts zero.
+        The step is skipped if the gradient of any parameter is not finite: weights and momentum
+        stay bit for bit, and `metrics()["skipped"]` counts it. It is also skipped if a gradient
+        entry exceeds half the largest number of the momentum's dtype, or if `lr` or `rho` is a
+        tensor whose value is out of range. A parameter without a gradient does not change, and adds
+        nothing to the dual norm.
 
         Raises:
-            ValueError: a group was set to a number out of range, or to another `rho` than its
-                neighbours; a gradient is sparse. Nothing is changed.
+            ValueError: a group was set to a number out of range, or to another `rho` than the other
+                groups; a gradient is sparse. Nothing is changed.
             RuntimeError: a CUDA graph is being captured, and this optimizer is not `capturable` or
                 has not taken a step yet; the averaged weights are in the model.
         """
@@ -230,7 +231,7 @@ class NormBallOptimizer(Optimizer):
         found: dict[int, Term] = {}
         corner = self._needs_corner
         for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
-            # Held until the global number is known, in the gradient's memory if allowed.
+            # Kept until the global number is known, in the gradient's memory if that is allowed.
             if free[i]:
                 grad = grads[i]
                 term.update = term.update if term.update is grad else grad.copy_(term.update)
@@ -243,15 +244,15 @@ class NormBallOptimizer(Optimizer):
         total = totals(bundles, terms, corners, groups, self._stages, zero)
         size = total.gap if self._constrained and total.gap is not None else total.dual
         factor = self._factor(size, total.corner)
-        # Weights that are NaN already make a gap of NaN: a step would only spread it.
+        # Weights that are already NaN give a gap of NaN: a step would only spread it.
         finite = finite & size.isnan().logical_not()
         factor = torch.where(finite, factor, 0)
         self._took(factor, finite)
         if self._average is not None:
             self._average.begin(self.state, [block.owner for block in blocks])
         self._move(bundles, [term.update for term in terms], factor, finite)
-        # Where all estimates are zero no step is counted: torch.distributed.checkpoint makes one
-        # like it to create the state.
+        # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
+        # step to create the state.
         moved = finite & (total.dual != 0)
         self._record.add(size, factor, total.per_group, moved, finite)
         if self._average is not None:
@@ -300,8 +301,8 @@ class NormBallOptimizer(Optimizer):
         self._known.norms = chosen
 
     def _check_replaced(self) -> None:
-        for group, shapes in zip(self.param_groups, self._shapes, strict=True):
-            validate.check_replaced(group["params"], shapes)
+        for group in self.param_groups:
+            validate.check_replaced(group["params"], self._shapes)
 
     @staticmethod
     def _names(index: int, group: Group) -> list[str]:
@@ -335,20 +336,20 @@ class NormBallOptimizer(Optimizer):
             bundle.keep_(new.to(old.dtype), old, finite)
 
     def metrics(self) -> dict[str, Tensor]:
-        """Return what the steps so far saw, as tensors that no host has waited for.
+        """Return the metrics of the steps so far, as tensors on the device, without waiting for it.
 
-        All are 0-d, in float64 where the device has it:
+        All are 0-d, in float64 if the device has it:
 
         - `dual_norm`: the global `sum_l r_l ||d_l||_l*` of the last step; in its place `gap`, the
           global `sum_l <d_l, x_l + r_l v_l>`, for a constrained optimizer;
         - `step_factor`: the share in [0, 1] of the longest step that the last step took;
-        - `clipped_share`: the share of the steps that the threshold cut to the longest step;
+        - `clipped_share`: the share of the steps that the threshold clipped to the longest step;
         - `skipped`: how many steps were skipped for a gradient that is not finite, or an `lr` or
           `rho` in a tensor that is out of range;
 
         and `group_dual_norms`, of shape `(number of groups,)`, splits the dual norm.
-        All are zero before the first step, and for a group that joined after the last one. They
-        describe this process: none survives a resume.
+        All are zero before the first step, and for a group that was added after the last step. They
+        describe this process only: a checkpoint does not contain them.
         """
         size = "gap" if self._constrained else "dual_norm"
         return self._record.read(size, len(self.param_groups))
@@ -357,21 +358,21 @@ class NormBallOptimizer(Optimizer):
 
     @torch.no_grad()
     def eval(self) -> None:
-        """Put the averaged weights into the model, in place of the fast ones that train.
+        """Put the averaged weights into the model, in place of the fast weights, which are trained.
 
-        The two change places in memory, bit for bit; called twice it does nothing more, and before
-        the first step, or without `average=`, nothing at all. A step then raises until `train()`.
+        The two are swapped in memory, bit for bit. A second call does nothing; nor does a call
+        before the first step or without `average=`. After the swap a step raises until `train()`.
         """
         if self._average is not None:
             self._average.put_out(self.state, self._params())
 
     @torch.no_grad()
     def train(self) -> None:
-        """Take the fast weights back into the model, after `eval()`.
+        """Put the fast weights back into the model, after `eval()`.
 
         Raises:
-            RuntimeError: weights were written to since `eval()`, as far as their version tells.
-                Nothing is changed.
+            RuntimeError: weights were written to since `eval()`, as far as torch's version counters
+                show it. Nothing is changed.
         """
         if self._average is not None:
             self._average.put_back(self.state, self._params())
@@ -379,8 +380,9 @@ class NormBallOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors, numbers and strings; a norm is stored as its repr.
 
-        With `average=` it holds the fast and the averaged weights as they lie: saved after `eval()`
-        together with the model, both come back in that mode, and `train()` goes on.
+        With `average=` it holds the averaged weights, or after `eval()` the fast weights (both for
+        16-bit weights). Save it together with the model. If that is done after `eval()`, both load
+        in that mode, and `train()` puts the fast weights back.
         """
         state = checkpoint.plain(super().state_dict())
         if self._average is not None:
@@ -390,14 +392,14 @@ class NormBallOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, bit for bit.
 
-        The momentum keeps the dtype of this optimizer's state, whatever that of the parameters. An
-        `lr` or `rho` that is a tensor here stays that tensor, and takes the saved value.
+        The momentum keeps the dtype of this optimizer's state, whatever the dtype of the
+        parameters. If `lr` or `rho` is a tensor here, that tensor stays and gets the saved value.
 
         Raises:
-            TypeError: a setting is no number.
-            ValueError: it belongs to another optimizer, another norm, other shapes or another order
-                of the parameters' names, a setting is out of its range, or one of the two measures
-                `rho` and the other does not. Nothing is loaded.
+            TypeError: a setting is not a number.
+            ValueError: the state belongs to another optimizer, another norm, other shapes or
+                another order of the parameters' names; a setting is out of its range; or only one
+                of state and optimizer measures `rho`. Nothing is loaded.
         """
         if not isinstance(state_dict, dict):
             raise ValueError(f"this is no optimizer state: a dict, not {type(state_dict).__name__}")
@@ -431,7 +433,7 @@ class NormBallOptimizer(Optimizer):
         return {"state": state_dict["state"], "param_groups": groups}
 
     def _loaded(self, state_dict: dict[str, Any]) -> None:
-        """Take from a state what torch has left or changed."""
+        """Take from a state what torch did not load, or changed."""
         self._mark()
         self._known.inside.clear()  # the weights may have been loaded as well
         indices = (i for group in state_dict["param_groups"] for i in group["params"])

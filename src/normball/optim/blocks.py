@@ -11,21 +11,22 @@ from normball import parallel
 from normball._numeric import choose_
 from normball.norms import Norm
 
-# Up to this many entries a tensor costs more to launch than to compute: 128 x 128 on a CPU, where
-# products of larger matrices gain nothing from a batch; 1024 x 1024 where launches wait in a queue.
+# Up to this many entries the launch of an operation costs more than its arithmetic: 128 x 128 on a
+# CPU, where products of larger matrices gain nothing from a batch; 1024 x 1024 on a device that
+# takes launches from a queue.
 _SMALL = {"cpu": 2**14}
 _SMALL_ELSEWHERE = 2**20
 
 
 @dataclass(slots=True)
 class Setting:
-    """What the parameters of one group have in common; its values are read anew at every step."""
+    """The settings that the parameters of one group share; every step reads them again."""
 
     group: int
     norm: Norm
     radius: float = 1.0
     longest: float | Tensor = 0.0
-    """The share of the way, or the length, of a step that is not held back; 0-d if a tensor."""
+    """The length, or the share of the way, of the longest step; 0-d if a tensor."""
     alpha: float = 1.0
 
 
@@ -33,8 +34,8 @@ class Setting:
 class Block:
     """One parameter with a gradient.
 
-    `param` and `grad` are what this rank holds, `grad` only during a step; `owner` is the parameter
-    as the optimizer has it, a DTensor where it is sharded.
+    `param` and `grad` are this rank's parts, `grad` only during a step; `owner` is the parameter as
+    the optimizer has it, a DTensor if it is sharded.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Block:
     grad: Tensor
     setting: Setting
     counted: bool = True
-    """False for a copy of what another stage of a pipeline counts."""
+    """False for a copy of a parameter that another stage of a pipeline counts."""
 
     @property
     def group(self) -> int:
@@ -52,22 +53,22 @@ class Block:
 
     @property
     def norm(self) -> Norm:
-        """That of its group."""
+        """The norm of its group."""
         return self.setting.norm
 
     @property
     def radius(self) -> float:
-        """That of its group."""
+        """The radius of its group."""
         return self.setting.radius
 
     @property
     def longest(self) -> float | Tensor:
-        """That of its group."""
+        """The longest step of its group."""
         return self.setting.longest
 
     @property
     def alpha(self) -> float:
-        """That of its group."""
+        """The `alpha` of its group."""
         return self.setting.alpha
 
     @property
@@ -76,7 +77,7 @@ class Block:
         return self.param is not self.owner
 
     def kind(self) -> Hashable:
-        """Return what blocks that a step can stack have in common; None for a large one."""
+        """Return a key that is equal for blocks that a step can stack; None for a large block."""
         p = self.param
         if self.sharded or p.numel() > _SMALL.get(p.device.type, _SMALL_ELSEWHERE):
             return None
@@ -87,10 +88,11 @@ class Block:
 class Bundle:
     """Blocks of one group, alike but for their values, in tensors stacked along a new dimension.
 
-    A single block is taken as it is, without a copy. `room` is memory of this rank's part, of the
-    dtype of the estimate and perhaps its memory, that the update may be written to; `fresh` says
-    that the estimate read last may be. `active` says which parts of this rank's part do not rest,
-    with size 1 where they run along; None for all.
+    A single block is used as it is, without a copy. `room` is memory that the update may be written
+    to: of the shape of this rank's part and the dtype of the estimate, and perhaps the estimate's
+    own memory. `fresh` says that the update may be written to the estimate read last. `active`
+    says which parts of this rank's tensor do not rest, with size 1 in the dimensions inside a part;
+    None means all.
     """
 
     blocks: list[Block]
@@ -104,11 +106,11 @@ class Bundle:
     new: Tensor | None = None
     """The new values of several parameters."""
     new_rows: list[Tensor] = field(default_factory=list)
-    """One for each; kept between steps where they are small, since views cost as much as copies."""
+    """Views of `new`, one for each; kept between steps if small: views cost as much as copies."""
 
     @property
     def first(self) -> Block:
-        """The block that has all that the bundle has in common."""
+        """The first block; its settings are those of all blocks of the bundle."""
         return self.blocks[0]
 
     @property
@@ -148,7 +150,7 @@ class Bundle:
         torch._foreach_copy_(self.params, self.new_rows)
 
     def leave(self) -> None:
-        """Let go of what only a step needs."""
+        """Free what only a step needs."""
         self.room = self.active = None
         if self.first.param.numel() > _SMALL["cpu"]:
             self.new, self.new_rows = None, []
@@ -168,14 +170,14 @@ def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
 
 
 def _kind_of(p: Tensor, grad: Tensor | None) -> Hashable:
-    """Return what of a parameter a roster relies on; None where it takes no part."""
+    """Return what a roster assumes of a parameter; None for one without a gradient."""
     return None if grad is None else (p.shape, p.dtype, p.device, grad.dtype)
 
 
 class Roster:
-    """Who takes part in a step, kept while the same parameters of the same groups have gradients.
+    """The parameters in a step, kept while the same parameters of the same groups have gradients.
 
-    To look at every parameter anew costs more than the arithmetic on a small one.
+    To examine a parameter again costs more than the arithmetic on a small one.
     """
 
     def __init__(self, names: Sequence[str], groups: Sequence[Mapping[str, Any]]) -> None:
@@ -194,11 +196,12 @@ class Roster:
         self.bundles: list[Bundle] = []
 
     def enter(self, groups: Sequence[Mapping[str, Any]], longest: Callable[..., Any]) -> bool:
-        """Read the values of the groups, of their longest steps, and the gradients.
+        """Read the settings of the groups, their longest steps, and the gradients.
 
         Returns:
-            False, where these groups have other parameters, others of them gradients, or some of
-            another shape, dtype or device (`model.float()` keeps a parameter and changes its data).
+            False if the roster no longer fits: the groups have other parameters, other parameters
+            have gradients, or one has another shape, dtype or device (`model.float()` keeps a
+            parameter and changes its data).
 
         Raises:
             ValueError: a gradient is sparse.
@@ -236,7 +239,7 @@ class Roster:
                 )
 
     def leave(self) -> None:
-        """Let go of the gradients, which whoever trains may want to free."""
+        """Drop the references to gradients, so that the training loop can free them."""
         for block in self.blocks:
             del block.grad
         for bundle in self.bundles:

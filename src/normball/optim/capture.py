@@ -1,4 +1,4 @@
-"""Steps recorded in a CUDA graph: what they ask of parameters, norms and settings."""
+"""Steps recorded in a CUDA graph: their requirements on parameters, norms and settings."""
 
 from collections.abc import Container, Mapping, Sequence
 from operator import is_
@@ -12,7 +12,7 @@ from normball.optim.settings import Group, Settings
 
 
 def check_group(group: Group) -> None:
-    """Refuse what a captured step cannot do.
+    """Refuse a group that a captured step cannot handle.
 
     Raises:
         ValueError: a parameter is sharded, or its norm waits for the device.
@@ -34,7 +34,7 @@ def check_group(group: Group) -> None:
 
 
 def recording() -> bool:
-    """Tell whether what is launched now is recorded in a CUDA graph instead of run."""
+    """Tell whether a CUDA graph is being captured: launches are then recorded, not run."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
@@ -45,14 +45,14 @@ def check_now(
     inside: Container[Tensor] | None,
     started: bool,
 ) -> None:
-    """Refuse a step whose replay would not be a step.
+    """Refuse to capture a step whose replay would not be a valid step.
 
     Args:
         settings: of the optimizer.
-        roster: who takes part.
+        roster: the parameters of this step.
         state: of the optimizer.
-        inside: the parameters that are known to be in their ball; None if there is none.
-        started: whether it has taken a step, which makes its counts.
+        inside: the parameters that are known to be in their ball; None if there are no balls.
+        started: whether the optimizer has taken a step, which creates its counts.
 
     Raises:
         RuntimeError: the optimizer is not capturable, or its state is not as a step leaves it.
@@ -72,7 +72,7 @@ def check_now(
 
 
 def _has_state(bundle: Bundle, state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
-    """Tell whether the momenta are there, and lie where the step will look for them."""
+    """Tell whether the momenta exist, in the memory where the step will read them."""
     if bundle.first.alpha == 1:
         return True
     rows = [state.get(block.owner, {}).get("momentum") for block in bundle.blocks]
@@ -80,10 +80,10 @@ def _has_state(bundle: Bundle, state: Mapping[Tensor, Mapping[str, Tensor]]) -> 
 
 
 def check_numbers(groups: Sequence[Group]) -> None:
-    """Refuse numbers that the graph would keep for ever.
+    """Refuse numbers that every replay of the graph would use unchanged.
 
     Raises:
-        ValueError: `lr` or `rho` is no tensor.
+        ValueError: `lr` or `rho` is not a tensor.
     """
     for group in groups:
         for name in ("lr", "rho"):

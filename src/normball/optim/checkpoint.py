@@ -1,4 +1,4 @@
-"""State that loads with `weights_only=True`, and what is refused on loading."""
+"""State that loads with `weights_only=True`, and the checks on loading."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,9 +34,9 @@ def between_hooks(
     check: Callable[[Optimizer, dict[str, Any]], dict[str, Any]],
     finish: Callable[[Optimizer], None],
 ) -> Iterator[None]:
-    """Load after the hooks that users put before loading, and before those that they put after it.
+    """Run `check` after the users' hooks before loading, `finish` before their hooks after it.
 
-    Theirs may change what is read, and then what was loaded.
+    The users' first hooks may change what is read, and their last ones what was loaded.
     """
     hooks = (
         optimizer.register_load_state_dict_pre_hook(check),
@@ -93,7 +93,7 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
 def _check_order(saved: list[Mapping[str, Any]], groups: list[dict[str, Any]]) -> None:
     """Refuse a state of the same names in another order, whose momenta would change places.
 
-    Other names are none of our business: a wrapper may have put something in front of them.
+    Other names are accepted: a wrapper may have added a prefix.
     """
     before, now = (
         [name for group in side for name in group.get("param_names", ())]
@@ -159,14 +159,14 @@ def _check_group(
 
 
 def _check_settings(index: int, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse names that are none, and switches that are no longer True or False."""
+    """Refuse names of a wrong type, and switches that are not True or False."""
     where = f"group {index} of the saved state has"
     params = saved["params"]
-    # torch.distributed.checkpoint names parameters where torch numbers them.
+    # torch.distributed.checkpoint has names of parameters where torch has numbers.
     if not isinstance(params, list) or any(type(key) not in (int, str) for key in params):
         raise ValueError(f"{where} the params {params!r}: a list of numbers or names is expected")
     names = saved.get("param_names")
-    # A flat state that stages of a pipeline share has those of the group as another rank saved it.
+    # If the stages of a pipeline share a flat state, the names are those that another rank saved.
     if names is not None and not (
         isinstance(names, list) and all(isinstance(name, str) for name in names)
     ):

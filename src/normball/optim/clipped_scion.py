@@ -24,8 +24,8 @@ class ClippedScion(NormBallOptimizer):
     r"""Steepest descent below a threshold of the dual norm, norm-ball steps above it.
 
     With `d_l <- (1 - alpha) d_l + alpha g_l`, the estimate `e_l = (1 - alpha) d_l + alpha g_l` that
-    looks ahead (`nesterov=False`: `e_l = d_l`, as in the paper), `v_l = -lmo_l(e_l)`, and sums over
-    all layers:
+    looks ahead (`nesterov=False`: `e_l = d_l`, as in the paper), `v_l = -lmo_l(e_l)`, and with sums
+    over all layers, a step is:
 
     - unconstrained (Algorithm 3 of arXiv 2506.01913): `x_l <- x_l - lr min(1, D / rho) r_l v_l`,
       `D = sum_l r_l ||e_l||_l*`;
@@ -34,56 +34,61 @@ class ClippedScion(NormBallOptimizer):
       into `rho`) and `rho' = rho max_l (||x_l + r_l v_l||_l / r_l)^2` for variant 1.
 
     In the paper's symbols `lr = gamma rho`. `rho -> 0` gives `Scion`; a `rho` above every `D`
-    gives steepest descent with step size `lr / rho`. `D` starts at `alpha` times its usual size,
-    because `d_0 = 0`: a clipped method starts gently.
+    gives steepest descent with step size `lr / rho`. Because `d_0 = 0`, `D` starts at a part of its
+    usual size, `alpha` or with `nesterov` about twice that, so the first steps are short.
 
     Args:
         params: tensors, named tensors, or groups with the keys `params`, `norm`, `radius`, `lr`,
-            `alpha` and `rho`; `normball.param_groups(model)` makes them. Without a norm,
-            `ByShape()`.
-        lr: length of the longest step in units of the norm; constrained, the largest share in
-            [0, 1] of the way to the target on the ball. Like `rho` a number or a 0-d tensor.
-        rho: the threshold, positive, one number for all groups: of the global dual norm `D`, in
-            units of the loss per unit of the norm; of the gap `G`, in units of the loss, when
-            constrained. For a loss that is a mean; multiply by n for a sum over n. `"auto"`
-            measures it while training: `lr` times the curvature that the steps meet, a heuristic
-            (`docs/tuning.md`). Step k is then at most `lr min(1, sqrt(50 / k))` long, and at
-            least a quarter of that once five are taken. The groups hold the threshold as a tensor,
-            1 before the first step, and a number put into every group ends the measuring. One step
-            in five finds the minimisers twice. It needs momentum, `alpha < 1`.
+            `alpha` and `rho`; `normball.param_groups(model)` makes them. A group without a norm
+            gets `ByShape()`.
+        lr: length of the longest step in units of the norm; if constrained, the largest share in
+            [0, 1] of the way to the target on the ball. A number or a 0-d tensor, like `rho`.
+        rho: the threshold, positive, one number for all groups. It applies to the global dual norm
+            `D`, in units of the loss per unit of the norm; if constrained, to the gap `G`, in units
+            of the loss. If the loss is a sum over n samples instead of a mean, multiply by n.
+            `"auto"` measures the threshold while training: it is `lr` times the curvature measured
+            along the steps, a heuristic (`docs/tuning.md`). Step k is then at most
+            `lr min(1, sqrt(50 / k))` long, and at least a quarter of that from the fifth step on.
+            The groups hold the threshold as a tensor, which is 1 before the first step. To stop
+            measuring, set `rho` to a number in every group. One step in five, and each of
+            the first twenty, computes the minimisers twice. `"auto"` needs momentum, `alpha < 1`.
         alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
         constrained: keep every layer in its ball of radius `r_l`: weight decay by the Frank-Wolfe
-            short step. A layer that starts outside is scaled onto it at the first step, with a
+            short step. The first step scales a layer that starts outside onto the ball, with a
             warning.
-        variant: 1 or 2, of the constrained step; 1 also needs the norm of every layer.
+        variant: 1 or 2, of the constrained step; 1 also computes a norm for every layer.
         nesterov: look ahead: the minimiser and `D` or `G` are those of `e_l`; only `d_l` is kept.
-            The paper's methods have False.
-        average: weight in (0, 1] of a running average of the weights, over about the last `average`
-            of all steps so far; None keeps none. `eval()` puts it into the model, `train()` takes
-            the fast weights back. 0.1 serves runs of any length, without a schedule.
-        lazy: let a row of a table, or an expert of a stack, rest in a step in which its gradient is
-            exactly 0: weights and momentum stay, and it adds nothing to `D` or `G`. With
-            False it goes on along its fading momentum, as the formulas say.
+            False gives the paper's methods.
+        average: weight in (0, 1] of a running average of the weights, which covers about the last
+            `average` of all steps so far; with None there is no average. `eval()` puts the average
+            into the model, and `train()` puts the fast weights, which are trained, back. 0.1 works
+            for runs of any length, without a schedule.
+        lazy: skip a row of an embedding table, or an expert of a stack, in a step in which its
+            gradient is exactly 0: its weights and momentum do not change, and it adds nothing to
+            `D` or `G`. With False its decaying momentum still moves it, as in the formulas.
         maximize: ascend.
-        state_dtype: of the momentum; by default that of the parameter, float32 for 16-bit ones.
+        state_dtype: dtype of the momentum; by default that of the parameter, float32 for 16-bit
+            parameters.
         reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
             afterwards they hold no gradient.
-        split: share the costly minimisers of parameters that all ranks hold (DDP) out over the
-            ranks of the default process group, and send the results round. Every rank must then
-            have gradients for the same parameters. What is sharded is shared out anyway.
-        stages: where ranks hold different parameters: a process group, or a mesh of one dimension,
-            with one rank of every pipeline stage, such as `mesh["pp"]`. The global number is then
-            that of all stages, and a gradient that is not finite in one makes all skip. A group
-            with `counted=False` holds copies of what another stage counts (a tied head).
-        capturable: keep `lr` and `rho` as 0-d tensors beside the parameters, so that `step` can be
-            captured in a CUDA graph, which sees their later values: change them by `fill_`, as
-            torch's schedulers do. Norms that wait for the device, sharded parameters, `split` and
-            `rho="auto"` are refused.
+        split: divide the costly minimisers of parameters that all ranks hold (DDP) among the ranks
+            of the default process group, which then exchange the results. Every rank must have
+            gradients for the same parameters. Minimisers of sharded parameters are divided anyway.
+        stages: for ranks that hold different parameters: a process group, or a mesh of one
+            dimension, with one rank of every pipeline stage, such as `mesh["pp"]`. `D` or `G` is
+            then that of all stages together, and if one stage has a gradient that is not finite,
+            all stages skip the step. A group with `counted=False` holds copies of parameters that
+            another stage counts (a tied head).
+        capturable: keep `lr` and `rho` as 0-d tensors on the parameters' device, so that a CUDA
+            graph can capture `step`. A replay reads their current values: change them by `fill_`,
+            as torch's schedulers do. Norms that wait for the device, sharded parameters, `split`
+            and `rho="auto"` are refused.
 
     Raises:
-        TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
-        ValueError: a number out of range, two values of `rho`, a norm that does not fit a shape, a
-            parameter twice, an empty list.
+        TypeError: an unknown key in a group, a norm that is not a `Norm`, a tensor that is not
+            real.
+        ValueError: a number out of range, two values of `rho`, a norm that does not fit a shape,
+            the same parameter twice, an empty list.
 
     Examples:
         >>> import torch
@@ -165,7 +170,7 @@ class ClippedScion(NormBallOptimizer):
 
     @property
     def _measuring(self) -> MeasuredThreshold | None:
-        """What measures the threshold, until a number takes its place in the groups."""
+        """The measurement of the threshold; None once the groups hold a number instead."""
         threshold = self._threshold
         if threshold is None or self.param_groups[0]["rho"] is not threshold.rho:
             return None
@@ -175,9 +180,10 @@ class ClippedScion(NormBallOptimizer):
         """Add a group: a dict of `params` and the keys that the class documents.
 
         Raises:
-            TypeError: an unknown key, a norm that is none, a tensor that is not real and dense.
-            ValueError: a number out of range, a norm that does not fit a shape, a parameter twice,
-                `rho="auto"` without momentum. Nothing is added.
+            TypeError: an unknown key, a norm that is not a `Norm`, a tensor that is not real and
+                dense.
+            ValueError: a number out of range, a norm that does not fit a shape, the same parameter
+                twice, `rho="auto"` without momentum. Nothing is added.
         """
         if isinstance(param_group, dict) and self._threshold is not None:
             self._check_momentum(param_group.get("alpha", self.defaults["alpha"]))
@@ -235,7 +241,7 @@ class ClippedScion(NormBallOptimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors, numbers and strings; a norm is stored as its repr.
 
-        With `rho="auto"` every group also has `curvature`, what was measured so far.
+        With `rho="auto"` every group also has `curvature`, the measurements so far.
         """
         state = super().state_dict()
         threshold = self._measuring

@@ -1,4 +1,4 @@
-"""The gradient estimate: the momentum, the look-ahead, and parts that rest."""
+"""The gradient estimate: the momentum, the look-ahead, and parts that a step skips."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ class Estimator:
 
     The estimate is `d`, or with `nesterov` the look-ahead `(1 - alpha) d + alpha g` with the new
     `d`; with `alpha = 1` both are `g`. With `lazy`, a part of a parameter that has a ball of its
-    own (a row of a table, an expert of a stack) and a gradient of exact zeros rests: its momentum
-    stays, and its estimate is 0.
+    own (a row of a table, an expert of a stack) rests if its gradient is exactly 0: its momentum
+    does not change, and its estimate is 0.
 
     Attributes:
         nesterov: look ahead.
-        lazy: let parts without a gradient rest.
+        lazy: let parts rest whose gradient is 0.
         maximize: take `-g` for `g`.
-        state_dtype: of the momentum; None for that of the parameter, float32 for 16-bit ones.
+        state_dtype: dtype of the momentum; None for that of the parameter, float32 for 16-bit ones.
     """
 
     nesterov: bool = False
@@ -46,12 +46,12 @@ class Estimator:
         return torch.float32 if p.dtype.itemsize < 4 else p.dtype
 
     def limit(self, bundles: Sequence[Bundle]) -> float:
-        """Return the largest gradient that a momentum of the other sign can take in."""
+        """Return the largest gradient entry whose difference to a momentum cannot overflow."""
         dtypes = {self.dtype_of(bundle.first.param) for bundle in bundles}
         return min(torch.finfo(dtype).max for dtype in dtypes) / 2
 
     def fit(self, state: State, blocks: Sequence[Block]) -> None:
-        """Bring momenta to their parameters, whose dtype or device may have changed since.
+        """Move momenta to the dtype and device of their parameters, which may have changed.
 
         Raises:
             ValueError: the shape of a parameter has changed. Nothing is changed.
@@ -70,9 +70,9 @@ class Estimator:
             state[p]["momentum"] = momentum.to(p.device, self.dtype_of(p))
 
     def rest(self, bundles: Sequence[Bundle], grads: Sequence[Tensor], constrained: bool) -> None:
-        """Say in every bundle which of its parts have a gradient, alike on all ranks.
+        """Set in every bundle which of its parts have a gradient, the same on all ranks.
 
-        Without momentum and without a ball to shrink into, an estimate of 0 is a rest by itself.
+        Without momentum, and if not constrained, a part with an estimate of 0 does not move anyway.
         """
         shared: list[tuple[Bundle, Tensor, tuple[slice, ...], parallel.Members]] = []
         for bundle, g in zip(bundles, grads, strict=True):
@@ -87,7 +87,7 @@ class Estimator:
                 whole = bundle.whole(g)
                 bundle.active = bundle.part(_found(whole, (dim,)).expand_as(whole))
             else:
-                # Every rank sees a piece of each part.
+                # A rank holds only a piece of each part.
                 sizes = [1] * g.ndim
                 sizes[dim] = bundle.first.owner.shape[dim]
                 here = g.new_zeros(sizes, dtype=torch.float64)
@@ -117,7 +117,7 @@ class Estimator:
             state: of the optimizer.
             bundles: those of this step.
             grads: of each, joined.
-            free: whether the memory of a gradient may be taken.
+            free: whether the memory of a gradient may be overwritten.
             finite: whether the step is taken, 0-d bool.
         """
         found = []
@@ -127,7 +127,7 @@ class Estimator:
                 g = g.neg_() if own else -g
             dtype = self.dtype_of(bundle.first.param)
             bundle.room = g if own and g.dtype == dtype else None
-            # Without momentum so far none is kept; one that is there stays what it is defined as.
+            # With alpha = 1 a momentum is kept only if there is one already.
             if alpha == 1 and all(_kept(state, block) is None for block in bundle.blocks):
                 bundle.room = None
                 found.append(_Estimate(bundle, None, g.to(dtype), finite))
@@ -135,7 +135,7 @@ class Estimator:
             d = self.momentum(state, bundle)
             ahead = self.nesterov and alpha < 1
             _advance(bundle, d, g.to(dtype), finite, None if ahead else bundle.room)
-            # One that was turned in new memory is not kept: it is turned again when it is read.
+            # A gradient negated in new memory is not kept: it is negated again when it is read.
             kept, turned = (g, False) if own else (grad, self.maximize)
             found.append(_Estimate(bundle, d, kept if ahead else None, finite, bundle.room, turned))
         return Estimates(found)
@@ -161,8 +161,8 @@ class Estimator:
     def last(self, state: State, bundles: Sequence[Bundle]) -> "Estimates":
         """Return the momenta before this step, 0 where a part rests in it.
 
-        They tell the direction of the last step: exactly, or with `nesterov`, whose estimate is not
-        kept, that of the momentum in it.
+        They give the direction of the last step: the exact one, or with `nesterov`, whose estimate
+        is not kept, that of the momentum.
         """
         unknown = torch.zeros((), dtype=torch.bool)
         return Estimates([_Estimate(b, self.momentum(state, b), None, unknown) for b in bundles])
@@ -182,12 +182,12 @@ class _Estimate:
     room: Tensor | None = None
     turned: bool = False
     _kept: Tensor | None = None
-    """The estimate, once it took the place of the gradient."""
+    """The estimate, after it was written into the gradient's memory."""
 
     def value(self) -> Tensor:
-        """Return the estimate; it may lie in the momentum, or in the room of the bundle.
+        """Return the estimate; its memory may be that of the momentum, or `room`.
 
-        The bundle learns whether it is in new memory, so that the update needs no more.
+        `bundle.fresh` is set if it is in new memory, which the update can then reuse.
         """
         bundle, d, g = self.bundle, self.d, self.g
         bundle.fresh = False
@@ -217,7 +217,7 @@ class _Estimate:
 
 
 class Estimates(Sequence[Tensor]):
-    """One estimate for every bundle, computed whenever it is read: none but one need be held."""
+    """One estimate for every bundle, computed when it is read, so that only one is in memory."""
 
     def __init__(self, parts: Sequence[_Estimate]) -> None:
         self._parts = parts
@@ -235,7 +235,7 @@ class Estimates(Sequence[Tensor]):
 
 
 def _advance(bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor, room: Tensor | None) -> None:
-    """Write the new momentum where all is finite and the part does not rest; `room` is for use."""
+    """Write the new momentum where all is finite and the part does not rest; may use `room`."""
     alpha = bundle.first.alpha
     weight = alpha if bundle.active is None else alpha * bundle.active.to(d.dtype)
     if not host_knows(finite):
@@ -250,10 +250,10 @@ def _kept(state: State, block: Block) -> Tensor | None:
 
 
 def _active(g: Tensor, kept: Dims) -> Tensor | None:
-    """Return which parts of a gradient have an entry that is not 0; None if the host sees: all."""
+    """Return which parts of a gradient have an entry other than 0; None if the host knows: all."""
     if not host_knows(g):
         return _found(g, kept)
-    # Of a dense gradient already one entry of every part says so.
+    # In a dense gradient, one entry of every part is enough to tell.
     corner = g[tuple(slice(None) if i in kept else slice(1) for i in range(g.ndim))]
     if bool((corner != 0).all()):
         return None

@@ -14,22 +14,22 @@ from normball.optim import metrics, validate
 from normball.optim.clipped_scion import ClippedScion
 from normball.optim.scion import Scion
 
-# The weight of the past in the smoothed loss, and the first steps, which show how far a loss
-# scatters from batch to batch.
+# The weight of earlier losses in the smoothed loss, and the number of first steps that measure how
+# much the loss varies from batch to batch.
 _WEIGHT, _QUIET = 0.8, 10
-# A threshold that no dual norm stays under: every step has its full length.
+# A threshold below every dual norm: every step has its full length.
 _NO_THRESHOLD = 1e-30
 
 
 @dataclass(frozen=True)
 class LrCurve:
-    """How the loss went while the step grew.
+    """The loss at growing step sizes.
 
     Attributes:
-        lrs: step sizes, ascending by a constant factor.
-        losses: the loss before each step, averaged over about five of them, as many.
-        suggestion: the step at which `losses` fall (with `maximize`, rise) most quickly for a
-            factor of `lr`.
+        lrs: step sizes, each larger than the one before by a constant factor.
+        losses: the loss before each step, averaged over about five steps; as long as `lrs`.
+        suggestion: the step size at which `losses` fall (with `maximize`, rise) fastest per factor
+            of `lr`.
     """
 
     lrs: tuple[float, ...]
@@ -48,23 +48,25 @@ def find_lr(
 ) -> LrCurve:
     """Train for `steps` steps that grow from `low` to `high`, and undo them.
 
-    The range test of Smith (arXiv 1506.01186), with steps of full length: a threshold `rho` is put
-    out of the way. It ends early where the loss is no longer finite, or stands above its start by
-    more than it had fallen below it, and by more than thrice its scatter in the first ten steps.
-    Weights, momentum, settings and gradients are then as before, whatever happens; that takes a
-    copy of weights and momentum. A heuristic: `docs/tuning.md` says how good it was.
+    This is the range test of Smith (arXiv 1506.01186), with steps of full length: a threshold `rho`
+    has no effect meanwhile. The test ends early when the loss is no longer finite. It also ends
+    when the loss is above its start by more than it had fallen below it, and by more than three
+    times its scatter in the first ten steps. Afterwards weights, momentum, settings and gradients
+    are as before, even after an error. That takes a copy of weights and momentum. The test is a
+    heuristic: `docs/tuning.md` shows how well it did.
 
     Args:
-        optimizer: as it will be used. Its groups keep their ratios of `lr`.
+        optimizer: as it will be used for training. Its groups keep the ratios of their `lr`.
         closure: clears the gradients, computes the loss of a *new* batch, calls `backward`, returns
             the loss; the same one on every rank.
         low: the first step size, positive.
         high: the last one, at most 1 if constrained.
         steps: how many at most, at least 10.
-        model: whose buffers (batch norm) are put back too.
+        model: its buffers (batch norm) are restored too.
 
     Raises:
-        TypeError: another kind of optimizer, a number that is none, or a closure without a loss.
+        TypeError: another kind of optimizer, a value that is not a number, or a closure that
+            returns no loss.
         ValueError: a number out of range; a loss that is not finite at the first step, or that
             never falls: the message has the losses.
 
@@ -142,7 +144,7 @@ def _steepest(lrs: list[float], losses: list[float]) -> float:
 def _undone(
     optimizer: ClippedScion | Scion, model: nn.Module | None
 ) -> Iterator[Callable[[float], None]]:
-    """Give a function that sets the largest `lr`, with no threshold; put everything back."""
+    """Yield a function that sets the largest `lr`, without a threshold; restore all at the end."""
     groups = optimizer.param_groups
     params = [p for group in groups for p in group["params"]]
     tensors = [*params, *(model.buffers() if model is not None else ())]

@@ -18,11 +18,11 @@ class Geometry(ABC):
     """A norm over all blocks together, and its minimiser."""
 
     split = False
-    """Whether ranks that hold the same parameters share the costly minimisers out."""
+    """Whether ranks that hold the same parameters divide the costly minimisers among them."""
 
     @abstractmethod
     def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
-        """Return the blocks as a step takes them."""
+        """Return the blocks in the bundles that a step works on."""
 
     @abstractmethod
     def minimise(
@@ -30,8 +30,8 @@ class Geometry(ABC):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for every bundle its part of the minimiser over the unit ball, new tensors.
 
-        With it goes, 0-d, the part of the dual norm that belongs to the bundle: their sum, each
-        weighted with its radius, is the dual norm of the whole.
+        Each comes with the bundle's part of the dual norm, 0-d. The sum of these parts, each
+        multiplied by its radius, is the dual norm of the whole.
         """
 
     @abstractmethod
@@ -47,17 +47,17 @@ class Geometry(ABC):
         Args:
             bundles: those of this step.
             estimates: `d` of each, this rank's parts.
-            constrained: whether updates come times their radius, and with a product `<d, x>`.
-            corner: whether terms come with a corner, where `corners` reads it from them.
+            constrained: whether to multiply updates by their radius, and compute `<d, x>` too.
+            corner: whether to compute the corner of a term, if `corners` reads it from there.
         """
 
     @abstractmethod
     def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:
-        """Return what `||x - update|| / radius` is the largest of, over all ranks; 0-d each."""
+        """Return the values of `||x - update|| / radius`, over all ranks, 0-d each."""
 
     @abstractmethod
     def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
-        """Return the largest norm of points over their radius, 0-d: one per bundle or ball."""
+        """Return the largest norm of points divided by its radius, 0-d: one per bundle or ball."""
 
     @abstractmethod
     def balls(self, blocks: Sequence[Block]) -> list[Sequence[Block]]:
@@ -67,7 +67,7 @@ class Geometry(ABC):
         """Raise ValueError if the norm cannot take that many parameters."""
 
     def check_norm(self, norm: Norm) -> None:  # noqa: B027 (layers: each its own)
-        """Raise ValueError for a norm in a group that the step would not take."""
+        """Raise ValueError for a norm in a group that the step would not use."""
 
     def check_complete(self, missing: Sequence[str]) -> None:  # noqa: B027 (a ball each: no need)
         """Raise ValueError if a constrained step without these parameters can leave the ball."""
@@ -76,14 +76,14 @@ class Geometry(ABC):
 class Layers(Geometry):
     """The product norm: every block has its own norm and ball, and the dual norms add up.
 
-    With `split`, ranks that hold the same parameters share the costly minimisers out.
+    With `split`, ranks that hold the same parameters divide the costly minimisers among them.
     """
 
     def __init__(self, split: bool = False) -> None:
         self.split = split
 
     def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
-        """Return small equal layers together."""
+        """Return bundles: small equal layers together, large ones alone."""
         return bundles_of(blocks)
 
     def minimise(
@@ -104,7 +104,7 @@ class Layers(Geometry):
         """Yield the layers that each rank computes for itself, then those of the owners."""
         owned: list[Owned] = []
         for number, bundle in enumerate(bundles):
-            # In a call of its own, so that no estimate is held while the next is made.
+            # In its own call, so that no estimate stays in memory while the next is computed.
             found = self._term(number, bundle, estimates[number], constrained, corner, owned)
             if found is not None:
                 yield number, found
@@ -119,13 +119,13 @@ class Layers(Geometry):
         corner: bool,
         owned: list[Owned],
     ) -> Term | None:
-        """Return the term of a bundle; None where an owner computes it, which `owned` then has."""
+        """Return the term of a bundle; None if an owner computes it, which is added to `owned`."""
         first = bundle.first
         norm, shape = first.norm, first.owner.shape
         radius = first.radius if constrained else 1.0
         x = bundle.join(bundle.params).to(d.dtype) if constrained else None
         if corner and x is not None and bundle.active is not None:
-            x = x * bundle.active  # what rests does not go to the corner
+            x = x * bundle.active  # a part that rests does not move to the corner
         cut = parallel.cut_of(first.owner)
         if cut is not None and cut.boxes:
             lines = norm.lines(shape)
@@ -145,7 +145,7 @@ class Layers(Geometry):
     def _whole(
         self, bundle: Bundle, d: Tensor, x: Tensor | None, radius: float, corner: bool
     ) -> Term:
-        """Return the term of a layer that this rank holds, or gathers, all of."""
+        """Return the term of a layer of which this rank holds all, or gathers all."""
         norm, room = bundle.first.norm, bundle.room
         room = d if room is None and bundle.fresh and not bundle.stacked else room
         product = ratio = None
@@ -186,7 +186,7 @@ class Joint(Geometry):
         self.norm = norm
 
     def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
-        """Return every block alone; the norm takes them all at once."""
+        """Return every block alone; the norm works on all of them together."""
         return [Bundle([block]) for block in blocks]
 
     def minimise(
@@ -243,12 +243,12 @@ class Joint(Geometry):
             yield number, terms.Known(bundle.part(lmo), dual, product)
 
     def _apart(self, bundles: Sequence[Bundle]) -> bool:
-        """Tell whether some block is sharded, and each has a ball of its own or is the only one."""
+        """Tell whether a block is sharded, and blocks have own balls or there is only one."""
         alone = not isinstance(self.norm, VectorNorm) or isinstance(self.norm, Sign)
         return alone and self._cut(bundles)
 
     def _pool(self, bundles: Sequence[Bundle]) -> Pool | None:
-        """Return where sharded blocks add their squares up; None where that is not the norm."""
+        """Return the sum of squares for sharded blocks; None if squares do not give the norm."""
         size = sum(bundle.first.owner.numel() for bundle in bundles)
         lines = self.norm.lines(torch.Size([size])) if self._cut(bundles) else None
         return Pool(lines[1]) if lines and lines[0] else None
@@ -258,7 +258,7 @@ class Joint(Geometry):
         return any(parallel.cut_of(bundle.first.owner) is not None for bundle in bundles)
 
     def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:
-        """Return the one of all blocks together."""
+        """Return the corner of all blocks together."""
         if self._cut(bundles) and terms[0].corner is not None:
             return [term.corner for term in terms if term.corner is not None]
         return self.ratios(
@@ -281,7 +281,7 @@ class Joint(Geometry):
         return [blocks]
 
     def check_count(self, count: int) -> None:
-        """Raise ValueError for several parameters under a norm of a single tensor."""
+        """Raise ValueError for several parameters with a norm that takes a single tensor."""
         alone = not isinstance(self.norm, VectorNorm) or self.norm == Sign(normalized=True)
         if alone and count > 1:
             raise ValueError(
@@ -290,7 +290,7 @@ class Joint(Geometry):
             )
 
     def check_norm(self, norm: Norm) -> None:
-        """Raise ValueError for another one than was built with."""
+        """Raise ValueError for another norm than the one that this was built with."""
         if norm != self.norm:
             raise ValueError(
                 f"a group was given the norm {norm!r}, but this optimizer was built with "
@@ -300,8 +300,8 @@ class Joint(Geometry):
     def check_complete(self, missing: Sequence[str]) -> None:
         """Raise ValueError unless nothing is missing or the ball is a box.
 
-        A parameter that stays where it is while the others step to the edge of a common ball takes
-        the whole outside, but for the box of the max norm.
+        If one parameter stays where it is while the others step to the edge of a common ball, the
+        point leaves the ball, except for the box of the max norm.
         """
         if missing and not isinstance(self.norm, Sign):
             raise ValueError(

@@ -15,7 +15,7 @@ from normball.optim.settings import Settings
 
 
 class _JointOptimizer(NormBallOptimizer):
-    """What the two have in common: the paper's parameters, one norm, one radius."""
+    """The shared part of both: the paper's parameters, one norm, one radius."""
 
     def __init__(
         self,
@@ -53,8 +53,8 @@ class GGNC(_JointOptimizer):
     steps of length `gamma rho` above. With `Euclidean()` and `alpha=1` it is
     `clip_grad_norm_(rho)` followed by SGD with `gamma`.
 
-    Vector norms are taken of the concatenation of all parameters, which is never made; a matrix
-    norm takes a single tensor. For networks, a norm for every layer: `ClippedScion`.
+    A vector norm is that of the concatenation of all parameters, which is never built. A matrix
+    norm takes a single tensor. For networks use `ClippedScion`, which has a norm for every layer.
 
     Args:
         params: tensors, named tensors, or groups with the key `params` alone.
@@ -63,13 +63,14 @@ class GGNC(_JointOptimizer):
         rho: threshold of the dual norm, positive.
         norm: an object of `normball.norms`. `RMS` counts the entries that have a gradient.
         alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
-        nesterov: as in `ClippedScion`; False, as in the paper, unless it is asked for.
+        nesterov: as in `ClippedScion`; the default is False, as in the paper.
         average, maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
 
     Raises:
-        TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
-        ValueError: a number out of range, several tensors under a norm of one, a norm that does not
-            fit a shape, a parameter twice, an empty list.
+        TypeError: an unknown key in a group, a norm that is not a `Norm`, a tensor that is not
+            real.
+        ValueError: a number out of range, several tensors with a norm that takes only one, a norm
+            that does not fit a shape, the same parameter twice, an empty list.
 
     Examples:
         >>> import torch
@@ -123,8 +124,8 @@ class S3CG(_JointOptimizer):
     `rho = L`.
 
     Args:
-        params: tensors, named tensors, or groups with the key `params` alone. A start outside the
-            ball is scaled onto it at the first step, with a warning.
+        params: tensors, named tensors, or groups with the key `params` alone. The first step scales
+            parameters that start outside the ball onto it, with a warning.
         gamma: step size, with `gamma * rho <= 1`. The groups keep it as `lr`, so schedulers change
             it.
         rho: threshold, positive.
@@ -133,13 +134,14 @@ class S3CG(_JointOptimizer):
             have a gradient at every step.
         alpha: weight of the new gradient, in (0, 1]; 1 keeps no momentum.
         variant: 1 or 2.
-        nesterov: as in `ClippedScion`; False, as in the paper, unless it is asked for.
+        nesterov: as in `ClippedScion`; the default is False, as in the paper.
         average, maximize, state_dtype, reuse_grad, capturable: as in `ClippedScion`.
 
     Raises:
-        TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
-        ValueError: a number out of range, `gamma * rho > 1`, several tensors under a norm of one, a
-            norm that does not fit a shape, a parameter twice, an empty list.
+        TypeError: an unknown key in a group, a norm that is not a `Norm`, a tensor that is not
+            real.
+        ValueError: a number out of range, `gamma * rho > 1`, several tensors with a norm that takes
+            only one, a norm that does not fit a shape, the same parameter twice, an empty list.
 
     Examples:
         >>> import torch

@@ -1,13 +1,13 @@
-"""What the steps saw, kept on the device."""
+"""The metrics of the steps, kept on the device."""
 
 import torch
 from torch import Tensor
 
 
 class Record:
-    """Running counts and the figures of the last step; nothing here waits for the device.
+    """Running counts and the numbers of the last step; nothing here waits for the device.
 
-    The counts are changed in place, so that they go on in a captured graph.
+    The counts are changed in place, so that a captured graph continues them.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Record:
     def add(
         self, size: Tensor, factor: Tensor, per_group: Tensor, moved: Tensor, finite: Tensor
     ) -> None:
-        """Take in one step; all 0-d on one device, but `per_group`, one entry per group.
+        """Record one step; all 0-d on one device, except `per_group`, one entry per group.
 
         `moved` says whether it counts as a step, `finite` whether it was not skipped.
         """
@@ -31,7 +31,7 @@ class Record:
         self.started = True
 
     def read(self, size_name: str, groups: int) -> dict[str, Tensor]:
-        """Return the figures under their public names, for so many groups."""
+        """Return the metrics under their public names, for `groups` groups."""
         taken, clipped, skipped = self._counts.unbind()
         per_group = self._per_group
         return {

@@ -1,4 +1,4 @@
-"""Measured smoothness: what (L0, L1) the loss of a network has along its own training."""
+"""Measured smoothness: the (L0, L1) of a network's loss along its own training."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -43,7 +43,7 @@ class Fit:
 class SmoothnessProbe:
     """Measures `L_k = ||g(x') - g(x)||* / ||x' - x||` across steps of an optimizer, on one batch.
 
-    Three lines in any loop that can be written with a closure, and none in the model:
+    It takes three lines in any training loop with a closure, and no change of the model:
 
         probe = SmoothnessProbe(optimizer, every=10)
         ...
@@ -51,18 +51,17 @@ class SmoothnessProbe:
         ...
         print(probe.fit())
 
-    Every `every` steps the closure is called once more, after the step, on the same batch and with
-    the same random numbers; norms are those of the optimizer, over all layers, for each group and
-    for each parameter.
-    It costs one more forward and backward pass and copies of weights and gradients on those
-    steps, so at most `1 / every` of the training time and twice the weights' memory. The training
-    itself is unchanged, bit for bit, if the closure has no state of its own; give `model` if it has
-    buffers that a forward pass changes (batch norm).
+    Once in `every` steps the probe calls the closure again after the step, on the same batch and
+    with the same random numbers. It measures in the norms of the optimizer: over all layers, for
+    each group and for each parameter. Such a step costs one more forward and backward pass, and
+    copies of weights and gradients: at most `1 / every` of the training time, and twice the
+    weights' memory. The training itself is unchanged, bit for bit, if the closure has no state of
+    its own. Give `model` if it has buffers that a forward pass changes (batch norm).
 
     Args:
         optimizer: of this package.
         every: measure at the first step and then once in so many steps; at least 1.
-        model: whose buffers are put back after a measurement.
+        model: its buffers are restored after a measurement.
 
     Raises:
         TypeError: another kind of optimizer.
@@ -102,7 +101,7 @@ class SmoothnessProbe:
         self._samples: list[tuple[int, Tensor, Tensor, dict[str, Tensor]]] = []
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """Take one step of the optimizer, and measure across it when it is due.
+        """Take one step of the optimizer, and measure across it when a measurement is due.
 
         Args:
             closure: clears the gradients, computes the loss, calls `backward`, returns the loss.
@@ -150,7 +149,7 @@ class SmoothnessProbe:
     def _measure(
         self, blocks: Sequence[Block], old: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return dual norms and L, over all layers first and then for every group; both by name."""
+        """Return dual norms and L, first over all layers, then for every group; and by name."""
         alone = [Bundle([block]) for block in blocks]
         turns = []
         for block, (_, gradient) in zip(blocks, old, strict=True):
@@ -214,11 +213,12 @@ class SmoothnessProbe:
         return torch.stack([pad(row, (0, width - len(row)), value=math.nan) for row in rows])
 
     def layers(self) -> dict[str, Tensor]:
-        """Return what was measured of every parameter, by its name.
+        """Return the measurements of every parameter, by its name.
 
-        Each has shape `(2, m)`, with `m` the number of measurements in which it had a gradient:
-        `r_l ||g_l||_l*`, its part of the dual norm, and `L`, the change of that part over the way
-        the parameter went in units of its own ball (of the ball of all, under one norm for all).
+        Each has shape `(2, m)`, with `m` the number of measurements in which the parameter had a
+        gradient. The first row is its part of the dual norm, `r_l ||g_l||_l*`. The second row is
+        `L`: the same for the change of its gradient, divided by the distance that the parameter
+        moved, in units of its own ball (of the common ball, if one norm is for all parameters).
         """
         found: dict[str, list[Tensor]] = {}
         for *_, by_name in self._samples:
@@ -229,9 +229,9 @@ class SmoothnessProbe:
     def fit(self, group: int | None = None, *, layer: str | None = None) -> Fit:
         """Fit `(L0, L1)` to the measurements over all layers, of one group, or of one parameter.
 
-        The slope is the median over all pairs of slopes (Theil and Sen), which up to 29 % of
-        outliers cannot move far, at least 0; the intercept the median of what it leaves, at least
-        0. The intervals come from 200 resamplings with a fixed seed.
+        The slope is the median of the slopes between all pairs (Theil and Sen), and at least 0; up
+        to 29 % of outliers cannot move it far. The intercept is the median of the residuals, and at
+        least 0. The intervals come from 200 resamplings with a fixed seed.
 
         Args:
             group: number of a parameter group.

@@ -30,40 +30,45 @@ class Scion(NormBallOptimizer):
 
     Args:
         params: tensors, named tensors, or groups with the keys `params`, `norm`, `radius`, `lr` and
-            `alpha`; `normball.param_groups(model)` makes them. Without a norm, `ByShape()`.
-        lr: length of a step in units of the norm; constrained, the share in [0, 1] of the way to
+            `alpha`; `normball.param_groups(model)` makes them. A group without a norm gets
+            `ByShape()`.
+        lr: length of a step in units of the norm; if constrained, the share in [0, 1] of the way to
             the target on the ball. A number or a 0-d tensor.
         alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
-        constrained: keep every layer in its ball of radius `r_l`: weight decay tied to the step. A
-            layer that starts outside is scaled onto it at the first step, with a warning.
+        constrained: keep every layer in its ball of radius `r_l`: weight decay tied to the step.
+            The first step scales a layer that starts outside onto the ball, with a warning.
         nesterov: look ahead: the minimiser and the dual norm are those of `e_l`; only `d_l` is
-            kept. The published method has False.
-        average: weight in (0, 1] of a running average of the weights, over about the last `average`
-            of all steps so far; None keeps none. `eval()` puts it into the model, `train()` takes
-            the fast weights back. 0.1 serves runs of any length, without a schedule.
-        lazy: let a row of a table, or an expert of a stack, rest in a step in which its gradient is
-            exactly 0: weights and momentum stay, and it adds nothing to the dual norm. With
-            False it goes on along its fading momentum, as the formulas say.
+            kept. False gives the published method.
+        average: weight in (0, 1] of a running average of the weights, which covers about the last
+            `average` of all steps so far; with None there is no average. `eval()` puts the average
+            into the model, and `train()` puts the fast weights, which are trained, back. 0.1 works
+            for runs of any length, without a schedule.
+        lazy: skip a row of an embedding table, or an expert of a stack, in a step in which its
+            gradient is exactly 0: its weights and momentum do not change, and it adds nothing to
+            the dual norm. With False its decaying momentum still moves it, as in the formulas.
         maximize: ascend.
-        state_dtype: of the momentum; by default that of the parameter, float32 for 16-bit ones.
+        state_dtype: dtype of the momentum; by default that of the parameter, float32 for 16-bit
+            parameters.
         reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
             afterwards they hold no gradient.
-        split: share the costly minimisers of parameters that all ranks hold (DDP) out over the
-            ranks of the default process group, and send the results round. Every rank must then
-            have gradients for the same parameters. What is sharded is shared out anyway.
-        stages: where ranks hold different parameters: a process group, or a mesh of one dimension,
-            with one rank of every pipeline stage, such as `mesh["pp"]`. The global number is then
-            that of all stages, and a gradient that is not finite in one makes all skip. A group
-            with `counted=False` holds copies of what another stage counts (a tied head).
-        capturable: keep `lr` and `rho` as 0-d tensors beside the parameters, so that `step` can be
-            captured in a CUDA graph, which sees their later values: change them by `fill_`, as
-            torch's schedulers do. Norms that wait for the device, sharded parameters and `split`
-            are refused.
+        split: divide the costly minimisers of parameters that all ranks hold (DDP) among the ranks
+            of the default process group, which then exchange the results. Every rank must have
+            gradients for the same parameters. Minimisers of sharded parameters are divided anyway.
+        stages: for ranks that hold different parameters: a process group, or a mesh of one
+            dimension, with one rank of every pipeline stage, such as `mesh["pp"]`. The dual norm is
+            then that of all stages together, and if one stage has a gradient that is not finite,
+            all stages skip the step. A group with `counted=False` holds copies of parameters that
+            another stage counts (a tied head).
+        capturable: keep `lr` as a 0-d tensor on the parameters' device, so that a CUDA graph can
+            capture `step`. A replay reads its current value: change it by `fill_`, as torch's
+            schedulers do. Norms that wait for the device, sharded parameters and `split` are
+            refused.
 
     Raises:
-        TypeError: an unknown key in a group, a norm that is none, a tensor that is not real.
-        ValueError: a number out of range, a norm that does not fit a shape, a parameter twice, an
-            empty list.
+        TypeError: an unknown key in a group, a norm that is not a `Norm`, a tensor that is not
+            real.
+        ValueError: a number out of range, a norm that does not fit a shape, the same parameter
+            twice, an empty list.
 
     Examples:
         >>> import torch

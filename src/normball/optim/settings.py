@@ -13,26 +13,27 @@ from normball.optim import validate
 
 Group = dict[str, Any]
 
-# What the groups of a saved state have beside their settings. Those of an optimizer that saves some
-# have them too, without a value: torch.distributed.checkpoint reads no other key of a flat state.
+# Keys that groups of a saved state have besides their settings. An optimizer that saves some of
+# them has these keys in its own groups too, without a value: torch.distributed.checkpoint reads no
+# other key of a flat state.
 FIGURES = (CURVATURE, AVERAGE_STEPS, AVERAGE_OUT) = (
     "curvature", "average_steps", "average_in_weights",
 )  # fmt: skip
-# The numbers that may be 0-d tensors, which a compiled or captured step reads at every run.
+# The numbers that may be 0-d tensors; a compiled or captured step reads them in every run.
 _ON_DEVICE = ("lr", "rho")
-# Schedulers multiply step after step: they may miss an end of 0 or 1 by so many roundings.
+# Schedulers multiply in every step: they may miss an end of 0 or 1 by this many roundings.
 _ROUNDINGS = 2**10
 _SLACK = _ROUNDINGS * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the groups of one optimizer may hold.
+    """The keys and values that the groups of one optimizer may have.
 
-    `keys` are those a user may give besides `params`; `numbers` those that hold numbers. Those in
-    `common` must be equal in all groups. `step` names the step size in messages, which is always
-    stored as `lr`, where schedulers look for it. With `capturable`, numbers that a schedule changes
-    are stored as tensors on the parameters' device.
+    `keys` are those that a user may give besides `params`; `numbers` are those that hold numbers.
+    Those in `common` must be equal in all groups. `step` is the name of the step size in messages;
+    it is always stored as `lr`, where schedulers expect it. With `capturable`, numbers that a
+    schedule changes are stored as tensors on the parameters' device.
     """
 
     keys: tuple[str, ...]
@@ -63,11 +64,13 @@ class Settings:
         return lr * group["rho"] if self.step == "gamma" else lr
 
     def complete(self, group: Group, others: Sequence[Group], defaults: Mapping[str, Any]) -> Group:
-        """Return a new group, filled up and checked against those that are there.
+        """Return a new group with all defaults, checked against the other groups.
 
         Raises:
-            TypeError: an unknown key, a norm that is none, a tensor that is not real and dense.
-            ValueError: a number out of range, a norm that does not fit a shape, a parameter twice.
+            TypeError: an unknown key, a norm that is not a `Norm`, a tensor that is not real and
+                dense.
+            ValueError: a number out of range, a norm that does not fit a shape, the same parameter
+                twice.
         """
         group = {k: v for k, v in _with_names(group).items() if k not in FIGURES}
         validate.check_keys(group, {"params", *self.keys})
@@ -84,7 +87,7 @@ class Settings:
         return group
 
     def check_values(self, group: Group, known: Mapping[str, Any] | None = None) -> None:
-        """Check numbers, also those in tensors but for `known` ones; waits for their device."""
+        """Check numbers, also tensors that are not in `known`; waits for their device."""
         self.check_numbers(group)
         tensors = {k: v for k, v in group.items() if isinstance(v, Tensor) and k in _ON_DEVICE}
         read = {k: float(v) for k, v in tensors.items() if v is not (known or {}).get(k)}
@@ -93,7 +96,7 @@ class Settings:
     def check_numbers(self, group: Group) -> None:
         """Raise where a number of a group is out of range; store them as Python floats.
 
-        Of a tensor only what the host knows is checked; `sound` does the rest.
+        Of a tensor only dtype and shape are checked here; `sound` checks its value.
         """
         for name in self.numbers:
             shown = self.step if name == "lr" else name
@@ -113,7 +116,7 @@ class Settings:
             )
 
     def check_common(self, groups: Sequence[Group]) -> None:
-        """Raise ValueError where groups differ in what must be one value, or one tensor."""
+        """Raise ValueError if groups differ in a value, or a tensor, that they must share."""
         for name in self.common:
             values = [group[name] for group in groups]
             shown = self.step if name == "lr" else name
@@ -149,7 +152,7 @@ class Settings:
         return torch.stack([check.to(checks[0].device) for check in checks]).all()
 
     def _to_tensors(self, group: Group, others: Sequence[Group]) -> None:
-        """Store the numbers that a schedule changes as tensors beside the parameters."""
+        """Store the numbers that a schedule changes as tensors on the parameters' device."""
         entry = next(iter(group["params"]), None)
         p = entry[1] if isinstance(entry, tuple) else entry
         if p is None:
@@ -204,7 +207,7 @@ def _with_names(group: Group) -> Group:
 
 
 def _place(p: Tensor) -> tuple[int, int] | None:
-    """Return what tells where the values of a parameter start, also where they have no address."""
+    """Return a key for where the values of a parameter start, also if they have no address."""
     if parallel.is_sharded(p) or not p.numel():
         return None
     return p.untyped_storage()._cdata, int(p.storage_offset())

@@ -1,4 +1,4 @@
-"""The first step of a constrained method: it begins in the ball."""
+"""The first step of a constrained method starts in the ball."""
 
 import math
 import warnings
@@ -12,7 +12,7 @@ from normball.optim.blocks import Block, Bundle
 from normball.optim.estimate import State
 from normball.optim.geometry import Geometry, gather
 
-# How far above its radius a norm may be read, by rounding alone.
+# How far above its radius a measured norm can be by rounding alone.
 _SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
@@ -25,20 +25,20 @@ def enter_ball(
 ) -> None:
     """Scale parameters that start outside their ball onto it, with a warning.
 
-    Averages, where there are some already, are scaled in the same way, by what each needs. The
-    first step of a parameter, also after a state was loaded or its radius became smaller, reads its
-    norm, and so waits for the device; no other does.
+    Averages that exist already are scaled in the same way, each by its own factor. The first step
+    of a parameter computes its norm, and so waits for the device; so does the first step after a
+    state was loaded or its radius became smaller. No other step waits.
 
     Args:
-        geometry: which parameters share a ball.
+        geometry: says which parameters share a ball.
         blocks: those of this step.
-        inside: the radius of every parameter known to be in its ball, brought up to date here.
+        inside: the radius of every parameter known to be in its ball; updated here.
         finite: whether the step is taken, 0-d bool.
         state: of the optimizer.
     """
     for b in blocks:
         if b.radius > inside.get(b.owner, math.inf):
-            inside[b.owner] = b.radius  # what is in a ball is in a larger one
+            inside[b.owner] = b.radius  # a point in a ball is also in a larger ball
     if all(inside.get(b.owner) == b.radius for b in blocks):
         return
     # A step of length 0 moves nothing, not even into the ball.

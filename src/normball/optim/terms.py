@@ -1,6 +1,6 @@
-"""What each layer contributes to a step, and which of it must be added up over ranks."""
+"""The contribution of each layer to a step, and which parts of it are summed over ranks."""
 
-# Annotations are text: those of a nested function stop the compiler of torch 2.6.
+# Annotations stay strings: evaluated in a nested function they stop the compiler of torch 2.6.
 from __future__ import annotations
 
 from abc import ABC
@@ -16,7 +16,7 @@ from normball.optim.blocks import Bundle
 
 
 def scalar(x: Tensor) -> Tensor:
-    """Return figures of a step in float64, if their device has it."""
+    """Return a scalar of a step in float64, if its device has that."""
     return x if x.device.type == "mps" else x.double()
 
 
@@ -27,9 +27,10 @@ Owned = tuple[int, Bundle, parallel.Cut, Tensor, Tensor | None]
 class Term(ABC):
     """One bundle in one step.
 
-    `update` is this rank's part of the minimiser over the ball. `dual`, the dual norm, `product`,
-    `<d, x>`, and `corner`, `||x - update|| / radius`, all 0-d, are those of the whole bundle once
-    `settle` was called; the last only of what this rank saw, where `partial_corner` says so.
+    `update` is this rank's part of the minimiser over the ball. Three 0-d numbers are those of the
+    whole bundle after `settle` was called: `dual`, the dual norm; `product`, `<d, x>`; and
+    `corner`, `||x - update|| / radius`. With `partial_corner`, that call leaves `corner` at the
+    value of this rank's part alone.
     """
 
     update: Tensor
@@ -42,18 +43,18 @@ class Term(ABC):
 
     @property
     def share(self) -> Tensor | None:
-        """What this rank adds to a sum over all ranks, float64; None if all is known."""
+        """This rank's part of a sum over ranks, float64; None if no sum is needed."""
         return None
 
     def settle(self, total: Tensor) -> None:  # noqa: B027 (what is known takes in nothing)
-        """Take in the sum of all shares."""
+        """Receive the sum of all shares."""
 
     def finish(self) -> None:  # noqa: B027 (most need nothing of other terms)
-        """Take in what other terms learned when they were settled."""
+        """Use what other terms received in `settle`."""
 
 
 class Known(Term):
-    """A bundle that this rank holds all of, or that was gathered."""
+    """A bundle of which this rank holds all, or has gathered all."""
 
     def __init__(
         self, update: Tensor, dual: Tensor, product: Tensor | None = None,
@@ -87,10 +88,10 @@ class Sums(Term):
 
 
 class Lines(Term):
-    """A layer of which every rank holds pieces of lines: only their lengths are added up.
+    """A layer of which every rank holds pieces of lines: ranks only add up the lengths of lines.
 
-    Squares are summed in float64. Where even that overflows (float64 entries above 1e154), the sums
-    are NaN, and the step changes nothing.
+    Squares are summed in float64. If that overflows (float64 entries above 1e154), the sums are
+    NaN, and the step changes nothing.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Lines(Term):
         self.holders, self._radius, self._corner = cut.holders, radius, corner
         self._along = tuple(sorted(along))
         across = [dim for dim in range(len(shape)) if dim not in along]
-        # Where this rank's lines lie among all lines.
+        # The place of this rank's lines among all lines.
         self._place = tuple(
             cut.slices[dim] if dim in across else slice(None) for dim in range(len(shape))
         )
@@ -145,14 +146,14 @@ class Pool:
         self.total: Tensor | None = None
 
     def add(self, total: Tensor) -> None:
-        """Take in those of one block."""
+        """Add those of one block."""
         self.total = total if self.total is None else self.total + total
 
 
 class Pooled(Term):
-    """A block under one Euclidean norm, scaled, of all blocks: only lengths are added up.
+    """A block, when one scaled Euclidean norm is for all blocks: only lengths are added up.
 
-    The range is that of `Lines`. `first` says whether this rank reports the values that it holds.
+    The range is that of `Lines`. `first` says whether this rank adds its values to the sums.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class Pooled(Term):
         return self._share
 
     def settle(self, total: Tensor) -> None:
-        """Tell the others."""
+        """Add the sums of this block to the pool, where the other blocks read them."""
         self._mine = total + 0 * (total - total)  # infinity - infinity is NaN
         self._pool.add(self._mine)
 
@@ -191,10 +192,10 @@ class Pooled(Term):
 
 
 def settle(terms: Sequence[Term], corner: bool) -> None:
-    """Make the numbers of all terms those of whole layers; what is known needs no reduction.
+    """Make the numbers of all terms those of whole layers; a `Known` term needs no reduction.
 
-    One reduction serves all layers that the same ranks hold. The largest corner travels as a sum,
-    too: every rank has an entry of its own.
+    There is one reduction for all layers that the same ranks hold. It is a sum, and also finds the
+    largest corner: every rank writes its own into an entry that only this rank sets.
     """
     shares = [term.share for term in terms]
     shared = [term for term, share in zip(terms, shares, strict=True) if share is not None]
@@ -218,7 +219,7 @@ def settle(terms: Sequence[Term], corner: bool) -> None:
 
 
 def _corners(terms: Sequence[Term], holders: parallel.Members, like: Tensor) -> Tensor:
-    """Return the largest partial corner that this rank saw, in its own of one entry per holder."""
+    """Return one entry per holder: this rank's has its largest partial corner, the others are 0."""
     slots = like.new_zeros(len(holders.ranks))
     seen = [t.corner for t in terms if t.partial_corner and t.holders == holders]
     corners = [scalar(corner).to(slots.device) for corner in seen if corner is not None]
@@ -231,7 +232,7 @@ def of_piece(
     norm: Norm, cut: parallel.Cut, shape: torch.Size, d: Tensor, x: Tensor | None,
     radius: float, corner: bool,
 ) -> Sums:  # fmt: skip
-    """Return the term of a piece that has a ball of its own: no rank needs to know of another."""
+    """Return the term of a piece that has its own ball: it needs no values of other ranks."""
     found = norm.lines(shape)
     scale = 1.0
     if found is not None:
@@ -256,9 +257,9 @@ def of_piece(
 
 
 def divided(bundles: list[Owned], constrained: bool, corner: bool) -> Iterator[tuple[int, Sums]]:
-    """Yield the terms of layers that one rank of each team computes; empties the list.
+    """Yield the terms of layers that one rank of each team computes; empty the list.
 
-    What a layer brought is let go of once its update is there.
+    The inputs of a layer are freed when its update is ready.
     """
     held = dict(enumerate(bundles))
     bundles.clear()
@@ -283,7 +284,7 @@ def divided(bundles: list[Owned], constrained: bool, corner: bool) -> Iterator[t
         jobs[i].parts.clear()
         zero = d.new_zeros((), dtype=torch.float64)
         dual, ratio = seen.get(i, (zero, zero if corner else None))
-        # The owner is one rank of its team, and there is one team for every copy.
+        # Every copy has a team, and the owner is one rank of it.
         if cut.dims and not cut.first:
             dual = 0 * dual
         product = None

@@ -14,24 +14,25 @@ from normball.optim.geometry import Geometry
 from normball.optim.terms import Known, Term, scalar, settle
 from normball.optim.totals import add_up
 
-# How often a step is looked at, and how many of the first ones all are.
+# A look measures one step in `_EVERY`, and each of the first `_START` steps.
 _EVERY, _START = 5, 20
 # The largest growth of the step size from look to look.
 _GROWTH = 2.0
-# The longest step is `lr` for so many steps, and then falls with the square root of their number.
+# The longest step is `lr` for this many steps, then falls with the square root of their number.
 _LEVEL = 50
-# No step is shorter than the longest one over this; in the first few, than a part of that.
+# No step is shorter than the longest one divided by `_SPREAD`. In the first `_RISE` steps this
+# lower limit is smaller, and rises linearly.
 _SPREAD, _RISE = 4.0, 5
-# The weight of what is known in the averages of a look, about ten of them long.
+# The weight of earlier looks in the running averages, which cover about ten looks.
 _WEIGHT = 0.9
-# `L` follows this quantile of the averages, by at most so much (in its logarithm) a look, and by
-# more in the first looks after the start: at most `_HASTE` over their number.
+# `L` follows this quantile of the averages. Its logarithm changes by at most `_PACE` a look; in the
+# first looks after the start by more, at most `_HASTE` divided by their number.
 _QUANTILE, _PACE, _HASTE = 0.1, 0.2, 2.0
-# After so many looks `L` falls by at most this over their number (in its logarithm) a look.
+# After `_SETTLED` looks the logarithm of `L` falls by at most `_DRIFT` over their number a look.
 _SETTLED, _DRIFT = 40, 0.5
 # An average below this share of the slope is mostly noise.
 _LEAST = 1e-3
-# The part of a measured curvature that is taken for one once the start is over.
+# After the start, the part of a measured curvature that counts as curvature.
 _TRIM = 0.5
 _FIGURES = 8
 
@@ -39,31 +40,34 @@ _FIGURES = 8
 class MeasuredThreshold:
     """Chooses `rho = lr * L`, below which a step is steepest descent with step size `1 / L`.
 
-    A step of length `t` along `u` goes from a slope of about `<d, u>`, with the estimate `d` that
-    chose `u`, to one of `<g', u>`, with the gradient of the batch after the step: of another batch,
-    so its noise is independent of `u`. The loss curves along the step by about
+    A step of length `t` along `u` starts at a slope of about `<d, u>`, where `d` is the estimate
+    that `u` was computed from. It ends at a slope of `<g', u>`, where `g'` is the gradient after
+    the step. `g'` comes from another batch, so its noise is independent of `u`. The curvature of
+    the loss along the step is about
 
         L_k = (<d, u> / (1 - (1 - alpha)^k) - <g', u>) / t
 
-    after `k` steps from `d_0 = 0`. That is too much: `d` is long along `u` by its own noise, the
-    more so the shorter the step, and older than the step. So `L` is half of a low quantile of
-    running averages. At the start there is a look after every step, `L` is the latest average, and
-    the step size at most doubles from look to look. Later `L` may rise as ever but fall only as one
-    over the root of the number of looks: noise hides the curvature more and more.
+    after `k` steps from `d_0 = 0`. This is too large, for two reasons. The noise in `d` makes
+    `<d, u>` larger, which matters most for short steps; and `d` holds gradients from before the
+    step. So `L` is half of a low quantile of running averages. At the start there is a look after
+    every step, and `L` is the latest average. The step size at most doubles from look to look.
+    Later `L` can still rise at the same rate, but it falls at most as one over the square root of
+    the number of looks, because noise hides the curvature more and more.
 
-    What is measured holds between two limits. A step is at most `lr min(1, sqrt(50 / k))` long, as
-    stochastic methods need whose end nobody knows, and at least a quarter of that, over the first
-    five steps rising from a twentieth: what curves most is not what has to be learned, and a step
-    in a norm ball moves no layer far. Nothing of this is proved; `docs/tuning.md` says what it
-    gave.
+    Two limits hold for the step, whatever was measured. A step is at most `lr min(1, sqrt(50 / k))`
+    long: a stochastic method needs such a decay if the length of the run is not known. And it is
+    at least a quarter of that; over the first five steps this share rises from a twentieth. The
+    lower limit is there because the directions of largest curvature are not those that have to be
+    learned, and because a step in a norm ball moves no layer far. Nothing of this is proved;
+    `docs/tuning.md` shows the results.
 
-    Constrained, `u` is the way `w` to the corner, `t` the share of it that was taken, and slopes
-    are gaps; in variant 1 `L` counts by `||w||^2`.
+    If constrained, `u` is the vector `w` to the corner, `t` is the share of it that was taken, and
+    the slopes are gaps; in variant 1 `t` is multiplied by `||w||^2`.
 
-    `rho` is the last threshold, 0-d, which the groups of the optimizer share. The figures stay on
-    the device in `stats`, float64 where it has it: the share taken by the last step, the same times
-    `||w||^2`, the number `k`, the averages of turn and length, the number of looks, `L`, and the
-    step size `gamma`.
+    `rho` is the last threshold, 0-d, which the groups of the optimizer share. The measurements stay
+    on the device in `stats`, in float64 if the device has it: the share taken by the last step, the
+    same times `||w||^2`, the number `k`, the averages of the change of slope and of the length, the
+    number of looks, `L`, and the step size `gamma`.
     """
 
     def __init__(self) -> None:
@@ -74,7 +78,7 @@ class MeasuredThreshold:
 
     @property
     def due(self) -> bool:
-        """Whether to look at what the last step did."""
+        """Whether to measure the last step."""
         return self.steps > 0 and (self.steps <= _START or self.steps % _EVERY == 0)
 
     def look(
@@ -86,7 +90,7 @@ class MeasuredThreshold:
         finite: Tensor,
         stages: parallel.Stages | None,
     ) -> None:
-        """Take in how the loss turned along the last step, unless that says nothing.
+        """Add the change of slope along the last step to the averages, unless it is not usable.
 
         Args:
             bundles: those of this step.
@@ -101,10 +105,10 @@ class MeasuredThreshold:
         self._stats = self._stats.to(like)
         share, _, count, *_ = self._stats.unbind()
         for bundle, (before, after) in zip(bundles, pairs, strict=True):
-            # Groups with a smaller lr went a smaller way.
+            # Groups with a smaller lr moved less.
             weight = _share(bundle.first.longest, lr)
             if constrained:
-                # What is left of the way after the step is 1 - share of it.
+                # After the step, 1 - share of the way to the corner is left.
                 weight = weight / (1 - share * weight).clamp(min=torch.finfo(share.dtype).eps)
             part = 1 - (1 - bundle.first.alpha) ** count
             slopes.append(weight * before / part)
@@ -143,7 +147,7 @@ class MeasuredThreshold:
         count, gamma = self._stats[2] + 1, self._stats[7]
         most = (_LEVEL / count).clamp(max=1).sqrt()
         least = most * (count / _RISE).clamp(max=1) / _SPREAD
-        # The share of `lr` is this over `rho`.
+        # The step is `unit / rho` times `lr`.
         unit = size / torch.where(self._square == 0, 1, self._square)
         rho = torch.where(gamma > 0, lr / gamma, torch.inf)
         rho = torch.minimum(torch.maximum(rho, unit / most), unit / least)
@@ -152,9 +156,10 @@ class MeasuredThreshold:
         return self.rho
 
     def took(self, factor: Tensor, lr: float | Tensor, finite: Tensor) -> None:
-        """Take in a step: its share of the longest one, 0-d, and whether it was not skipped.
+        """Record a step: its share of the longest step, 0-d, and whether it was not skipped.
 
-        One without gradients, as tools for checkpoints take it to create the state, is forgotten.
+        A step with a dual norm (or gap) of 0 does not change `stats`. Checkpoint tools take such a
+        step to create the state.
         """
         self.steps += 1
         share = factor * lr
@@ -168,24 +173,24 @@ class MeasuredThreshold:
         self._stats[7] = torch.where(self._stats[7] > 0, self._stats[7], begun)
 
     def figures(self) -> list[float]:
-        """Return the number of steps, and the figures, for a checkpoint."""
+        """Return the number of steps, and `stats`, for a checkpoint."""
         return [float(self.steps), *self._stats.tolist()]
 
     def restore(self, figures: Sequence[float]) -> None:
-        """Go on from the figures of a checkpoint."""
+        """Continue from the `figures` of a checkpoint."""
         self.steps = int(figures[0])
         self._stats = torch.tensor(figures[1:], dtype=self._stats.dtype)
 
 
 def split_state(state_dict: dict[str, Any], measuring: bool) -> tuple[dict[str, Any], list[float]]:
-    """Return an optimizer's state without what was measured, and that, empty if not `measuring`.
+    """Return an optimizer's state without the measurements, and these; empty if not `measuring`.
 
     Raises:
-        ValueError: only one of state and optimizer has measured figures, or they are none.
+        ValueError: only one of state and optimizer has measurements, or they are not valid.
     """
     groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
-        return state_dict, []  # refused by who checks the rest
+        return state_dict, []  # a later check refuses it
     saved = [group["curvature"] for group in groups if "curvature" in group]
     if saved and not measuring:
         raise ValueError('the state was saved with rho="auto": build the optimizer with it')
@@ -219,12 +224,12 @@ def slopes(
 ) -> list[tuple[Tensor, Tensor]]:
     """Return for every bundle the slopes `<d, u>` and `<g, u>` along the last step, 0-d, negated.
 
-    `u` is the minimiser for `momenta`, times the radius; constrained, the way to it from where the
-    parameters are. The minimisers are computed again, so that none has to be kept from one step to
-    the next.
+    `u` is the minimiser for `momenta`, times the radius; if constrained, the vector to that point
+    from the parameters. The minimisers are computed again, so that none has to be kept from one
+    step to the next.
 
     Args:
-        geometry: says what the minimiser is.
+        geometry: computes the minimisers.
         bundles: those of this step.
         momenta: `d` of the last step.
         grads: those of this step.

@@ -13,7 +13,10 @@ from normball.optim.terms import Term
 
 
 class Totals(NamedTuple):
-    """What the layers of a step give together; 0-d but for `per_group`, which is this rank's."""
+    """The numbers of all layers together, 0-d; but `per_group` has one entry per group.
+
+    `per_group` is that of this rank.
+    """
 
     per_group: Tensor
     dual: Tensor
@@ -34,12 +37,12 @@ def totals(
     Args:
         bundles: those of this step.
         terms: of each, settled.
-        corners: what the corner is the largest of; None where nobody asks.
-        groups: how many there are.
+        corners: the corners, of which the largest is returned; None if it is not needed.
+        groups: number of parameter groups.
         stages: where ranks hold different parameters.
-        zero: 0-d, for a stage without a layer.
+        zero: 0-d, the value for a stage without a layer.
     """
-    # In 64 bit, where the product of two finite 32-bit numbers is finite.
+    # In 64 bit, because there the product of two finite 32-bit numbers is finite.
     duals = [b.first.radius * t.dual for b, t in zip(bundles, terms, strict=True)]
     products = [(t.product, dual) for t, dual in zip(terms, duals, strict=True)]
     gaps = [product + dual for product, dual in products if product is not None]

@@ -1,4 +1,4 @@
-"""Refusals: what an optimizer does not accept, said before anything is changed."""
+"""Checks of what an optimizer accepts, made before anything is changed."""
 
 import difflib
 import math
@@ -14,7 +14,7 @@ import normball.norms as norms
 from normball import parallel
 from normball.norms import Norm
 
-# What users of other optimizers write, and what says the same here.
+# Keys of other optimizers, and what to write here instead.
 _ELSEWHERE = {
     "weight_decay": "pass constrained=True to the optimizer: the radius bounds the weights and lr "
     "sets how fast they shrink",
@@ -34,7 +34,7 @@ _ELSEWHERE = {
 def check_keys(group: Mapping[str, Any], allowed: Iterable[str]) -> None:
     """Raise TypeError for a key of a parameter group that the optimizer does not know.
 
-    The message names the nearest known key, or what replaces a key of other optimizers.
+    The message gives the nearest known key, or the replacement for a key of other optimizers.
     """
     allowed = sorted(allowed)
     for key in group:
@@ -52,7 +52,7 @@ def check_counted(value: object, stages: object) -> bool:
     """Return whether a group counts in sums over stages.
 
     Raises:
-        TypeError: `value` is no bool.
+        TypeError: `value` is not a bool.
         ValueError: it is False, and there is no other stage.
     """
     if not isinstance(value, bool):
@@ -63,13 +63,13 @@ def check_counted(value: object, stages: object) -> bool:
 
 
 def check_replaced(params: Iterable[Tensor], shapes: Collection[torch.Size]) -> None:
-    """Raise ValueError for a vector that no parameter of the group ever was: layers end to end."""
+    """Raise ValueError if a wrapper has replaced matrices by a vector of layers laid end to end."""
     for p in params:
         if p.ndim == 1 and p.shape not in shapes and any(len(shape) > 1 for shape in shapes):
             raise ValueError(
-                f"a group was given the shapes {sorted(map(tuple, shapes))} and now holds one of "
-                f"{tuple(p.shape)}: a wrapper has laid layers end to end, as DeepSpeed's ZeRO "
-                "does, and their matrices are lost. Use fully_shard, DDP or ZeRO stage 0"
+                f"the groups now hold a vector of {len(p)} entries, which the optimizer was never "
+                "given: a wrapper has laid layers end to end, as DeepSpeed's ZeRO does, and their "
+                "matrices are lost. Use fully_shard, DDP or ZeRO stage 0"
             )
 
 
@@ -131,7 +131,7 @@ def check_norm(norm: object) -> Norm:
 
 
 def check_parameter(name: str, parameter: object, norm: Norm) -> None:
-    """Refuse what cannot be trained by a step on a norm ball.
+    """Refuse a parameter that a step on a norm ball cannot train.
 
     Raises:
         TypeError: not a tensor, complex or not floating, or sharded or flattened by a wrapper.

@@ -1,10 +1,10 @@
-"""Sharded parameters and shared work: the only place that knows torch.distributed.
+"""Sharded parameters and work divided among ranks: only this package uses torch.distributed.
 
 A parameter sharded over ranks (a DTensor, as FSDP2 and tensor parallelism make it) keeps its
-shards, and so does its momentum. The norm of a layer is that of the whole layer. Where that norm
-needs the whole matrix, one rank, its owner, gathers it, minimises, and sends every rank its part of
-the result: the owners are chosen so that all have the same work. Sums over ranks travel together,
-in one reduction for the finite flag and one for the numbers of a step. Where ranks hold different
+shards, and so does its momentum. The norm of a layer is that of the whole layer. If that norm needs
+the whole matrix, one rank, the owner, gathers it, computes the minimiser, and sends every rank its
+part of the result. Owners are chosen so that all ranks have about the same work. There is one
+reduction for the finite flag, and one for the numbers of a step. If ranks hold different
 parameters, as the stages of a pipeline do, one more reduction makes these numbers global.
 """
 

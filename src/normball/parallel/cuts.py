@@ -20,11 +20,12 @@ Box = tuple[tuple[int, int], ...]
 class Cut:
     """How a tensor lies on the ranks that together hold one copy of it, its team.
 
-    `boxes` says what each member holds; none where the layout is one that this module cannot read.
-    `ranks` are the members in `group`, in the order of `boxes`; `here` is this rank's place among
-    them. `dims` are the dimensions that are cut: none where every member holds all of it. `first`
-    holds in one of several copies, that of the lowest rank of `holders`, and for a tensor that all
-    hold, on that rank: there it counts in sums over `holders`, the ranks of all copies.
+    `boxes` says what each member holds; it is empty if this module cannot read the layout. `ranks`
+    are the members in `group`, in the order of `boxes`; `here` is this rank's index among them.
+    `dims` are the dimensions that are cut, none if every member holds the whole tensor. `holders`
+    are the ranks of all copies. In sums over `holders`, only one copy counts, that of the lowest
+    rank of `holders`: there `first` is True. If every member holds the whole tensor, `first` is
+    True only on that lowest rank.
     """
 
     group: Any
@@ -37,7 +38,7 @@ class Cut:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """What this rank holds, as an index of the whole."""
+        """This rank's part, as an index of the whole tensor."""
         return slices_of(self.boxes[self.here])
 
 
@@ -97,11 +98,11 @@ def _team(
     rank: int,
     holders: tuple[int, ...] | None,
 ) -> tuple[tuple[int, ...], int, bool]:
-    """Return the ranks of a team in its group, this one's place, and whether it has the lowest.
+    """Return the ranks of a team in its group, this rank's index, and whether it has the lowest.
 
-    The members lie along some dimensions of the mesh, the last one fastest; in the others they have
-    the coordinates `fixed`. The group has those along one dimension, or all `holders`, all ranks if
-    None. Nothing is kept that holds a process group.
+    The members lie along some dimensions of the mesh, the last one fastest; in the other dimensions
+    they have the coordinates `fixed`. The group has the members along one dimension, or else all
+    `holders`, or all ranks if that is None. No reference to a process group is kept.
     """
     import torch.distributed as dist
 
@@ -119,7 +120,8 @@ def _team(
 def _boxes(shape: tuple[int, ...], layout: tuple[_Split, ...]) -> tuple[Box, ...]:
     """Return the box of every member, as torch.chunk cuts, one mesh dimension after the other.
 
-    A strided split comes after those whose parts it cuts. Layouts of more strides give none.
+    A strided split comes after the splits whose parts it cuts. Layouts with more strides give no
+    boxes.
     """
     strided = [split for split in layout if split.factor > 1]
     for split in strided:

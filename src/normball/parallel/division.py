@@ -1,4 +1,4 @@
-"""Minimisers shared out over ranks: each matrix is whole on one rank, and not all at once."""
+"""Minimisers divided among ranks: one rank has each whole matrix, and only a few at a time."""
 
 import heapq
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from normball.parallel.cuts import Box, Cut, slices_of
 
-# Matrices that travel together have at most so many entries, or are one.
+# Matrices sent together have at most this many entries, or it is a single matrix.
 _BUCKET = 2**20
 
 
 def share_out(costs: Sequence[float], count: int) -> list[list[int]]:
-    """Give every piece of work to one of `count` workers: the dearest first, to the least busy.
+    """Assign every job to one of `count` workers: the costliest first, to the least busy worker.
 
     Returns:
-        For every worker the indices of its pieces, dearest first. The same on all ranks.
+        For every worker the indices of its jobs, costliest first. The same on all ranks.
     """
     shares: list[list[int]] = [[] for _ in range(count)]
     loads = [(0.0, worker) for worker in range(count)]
@@ -32,7 +32,7 @@ def share_out(costs: Sequence[float], count: int) -> list[list[int]]:
 class Job:
     """A minimiser to be computed by one member of a team, from whole tensors of one dtype.
 
-    `parts` are this rank's parts of them, needed until its result is there, `flops` what it costs.
+    `parts` are this rank's parts of them, needed until the result is ready; `flops` is the cost.
     """
 
     cut: Cut
@@ -46,9 +46,10 @@ def divide(
 ) -> Iterator[tuple[int, Tensor]]:
     """Compute every job on one rank of its team, and yield this rank's part of each result.
 
-    In rounds: each member collects the parts of the next matrices that it owns while it works on
-    the last ones, and sends the results off. It holds one whole matrix for each of the two, or
-    several small ones of at most `2**20` entries together.
+    The work goes in rounds. In each, a member computes the minimisers of the matrices that it owns
+    and sends the results, while it receives the parts of its next matrices. So it holds one whole
+    matrix being computed and one being received, or for each several small ones of at most `2**20`
+    entries together.
 
     Args:
         jobs: the same on every rank.
@@ -85,7 +86,7 @@ def _rounds(
             arriving = _collect(jobs, plan[number + 1], cut)
         results = [minimise(i, whole) for i, whole in zip(owned[cut.here], wholes, strict=True)]
         sent = _return(jobs, owned, results, cut)
-        del results  # a matrix's worth of memory, sent by now
+        del results  # they are sent; this frees the memory of a matrix
         if leaving is not None:
             yield from leaving()
         leaving = sent
@@ -94,7 +95,7 @@ def _rounds(
 
 
 def _buckets(jobs: Sequence[Job], queue: list[int]) -> list[list[int]]:
-    """Cut a queue where the next matrix would not fit any more."""
+    """Split a queue into buckets, starting a new one when the next matrix would not fit."""
     buckets: list[list[int]] = []
     filled = 0
     for i in queue:
@@ -114,7 +115,7 @@ def _size(box: Box) -> int:
 def _collect(
     jobs: Sequence[Job], owned: list[list[int]], cut: Cut
 ) -> Callable[[], Iterator[list[Tensor]]]:
-    """Send this rank's parts to their owners; return what waits and gives its own as wholes."""
+    """Start sending parts to their owners; return a function that waits, and gives whole ones."""
     mine = owned[cut.here]
     if not cut.dims:
         return lambda: iter([list(jobs[i].parts) for i in mine])
@@ -136,7 +137,7 @@ def _collect(
                 whole.append(out)
                 place += 1
             if i == mine[-1]:
-                arrived.clear()  # before the last is worked on
+                arrived.clear()  # before the last matrix is computed
             yield whole
 
     return wholes
@@ -145,7 +146,7 @@ def _collect(
 def _return(
     jobs: Sequence[Job], owned: list[list[int]], results: list[Tensor], cut: Cut
 ) -> Callable[[], Iterator[tuple[int, Tensor]]]:
-    """Send off the results of this rank; return what waits and yields its part of everyone's."""
+    """Start sending results; return a function that waits, and yields this rank's parts of all."""
     if not cut.dims:
         return _broadcast(jobs, owned, results, cut)
     like = next(jobs[i] for owner in owned for i in owner).parts[0]
@@ -166,7 +167,7 @@ def _return(
 def _swap(
     pieces: list[list[Tensor]], boxes: list[list[Box]], cut: Cut, like: Tensor
 ) -> Callable[[], list[list[Tensor]]]:
-    """Start sending `pieces[m]` to member m; return what waits and gives those of `boxes[m]`."""
+    """Start sending `pieces[m]` to member m; return a function that waits for `boxes[m]`."""
     import torch.distributed as dist
 
     sizes = [[_size(box) for box in row] for row in boxes]
@@ -183,7 +184,7 @@ def _swap(
     def wait() -> list[list[Tensor]]:
         work.wait()
         found: list[list[Tensor]] = [[] for _ in order]
-        target = targets.pop()  # from here on only the parts hold its memory
+        target = targets.pop()  # from here on, only the parts refer to its memory
         for m, part in zip(order, torch.split(target, [sum(sizes[m]) for m in order]), strict=True):
             shapes = [[size for _, size in box] for box in boxes[m]]
             found[m] = [x.view(s) for x, s in zip(torch.split(part, sizes[m]), shapes, strict=True)]
@@ -195,7 +196,7 @@ def _swap(
 def _broadcast(
     jobs: Sequence[Job], owned: list[list[int]], results: list[Tensor], cut: Cut
 ) -> Callable[[], Iterator[tuple[int, Tensor]]]:
-    """Start sending the results of every owner to all; return what waits and yields them."""
+    """Start sending every owner's results to all; return a function that waits and yields them."""
     import torch.distributed as dist
 
     like = next(jobs[i] for owner in owned for i in owner).parts[0]

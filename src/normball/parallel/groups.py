@@ -28,7 +28,7 @@ class Members:
 
     @property
     def here(self) -> int:
-        """The place of this rank among them."""
+        """The index of this rank among them."""
         import torch.distributed as dist
 
         return self.ranks.index(dist.get_rank())
@@ -39,7 +39,7 @@ _among: ContextVar[Members | None] = ContextVar("among", default=None)
 
 @contextmanager
 def among(members: Members) -> Iterator[None]:
-    """Take these ranks, and not all, for those that share this rank's parameters."""
+    """Treat these ranks, instead of all, as those that share this rank's parameters."""
     token = _among.set(members)
     try:
         yield
@@ -57,8 +57,8 @@ def everybody() -> Members:
 def holders_of(x: Tensor) -> Members:
     """Return the ranks that hold `x`, or a part or a copy of it.
 
-    These are the ranks that share this rank's parameters, all if nothing else is said; but for a
-    DTensor whose mesh goes beyond them, the ranks of its mesh.
+    These are the ranks that share this rank's parameters, by default all ranks. For a DTensor whose
+    mesh has further ranks, they are the ranks of its mesh.
     """
     import torch.distributed as dist
 

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def is_sharded(x: object) -> bool:
-    """Tell whether `x` is a DTensor, without loading torch.distributed if nothing else did."""
+    """Tell whether `x` is a DTensor, without importing torch.distributed."""
     return type(x).__name__ == "DTensor"
 
 
 def is_flat(x: Tensor) -> bool:
-    """Tell whether `x` is a part of layers laid end to end, as FSDP1 and DeepSpeed's ZeRO do."""
+    """Tell whether `x` is part of layers flattened into one vector, as by FSDP1 and ZeRO."""
     marks = ("_is_flat_param", "_fsdp_flattened", "ds_id")
     return type(x).__name__ == "FlatParameter" or any(hasattr(x, mark) for mark in marks)
 
@@ -40,7 +40,7 @@ def local(x: Tensor) -> Tensor:
 
 
 def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """Return `gradient` laid out over ranks as `parameter` is; itself if it already is.
+    """Return `gradient` with the placements of `parameter`; itself if it has them already.
 
     Tensor parallelism can leave the gradient of a replicated gain as sums still to be reduced.
     """
@@ -55,7 +55,8 @@ def whole(part: Tensor, like: "Tensor | DTensor") -> Tensor:
 
     Args:
         part: this rank's values, of the shape of `local(like)`.
-        like: a DTensor, which gives shape, mesh and placements; if it is none, `part` is the whole.
+        like: a DTensor, which gives shape, mesh and placements; if it is a plain tensor, `part` is
+            returned.
 
     Returns:
         A plain tensor of the shape of `like`, the same on every rank.
@@ -78,11 +79,11 @@ def whole(part: Tensor, like: "Tensor | DTensor") -> Tensor:
 
 
 def part_of(x: Tensor, like: "Tensor | DTensor") -> Tensor:
-    """Return this rank's part of the whole tensor `x`, cut as `like` is; nothing is sent.
+    """Return this rank's part of the whole tensor `x`, sharded as `like`; nothing is sent.
 
     Args:
         x: the same plain tensor on every rank, of the shape of `like`.
-        like: a DTensor; if it is none, `x` is returned.
+        like: a DTensor; if it is a plain tensor, `x` is returned.
     """
     if not is_sharded(like):
         return x

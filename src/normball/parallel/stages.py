@@ -1,4 +1,4 @@
-"""Ranks that hold different parameters: who counts what, and sums over all of them."""
+"""Ranks that hold different parameters: which rank counts a layer, and sums over all ranks."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ from normball.parallel.sums import add_up
 class Stages:
     """The stages of a pipeline, which hold different parameters.
 
-    All ranks of the default process group make one together.
+    Together they are all ranks of the default process group.
 
     Args:
         stages: a process group, or a mesh of one dimension, that has one rank of every stage.
@@ -48,7 +48,7 @@ class Stages:
         alone = len(ranks) == 1
         own = None if alone else dist.new_group(list(ranks), use_local_synchronization=True)
         self._shared = Members(ranks, own)
-        # Of all copies of the pipeline one is counted.
+        # If there are several copies of the pipeline, only one is counted.
         self._counts = ranks[0] == dist.get_rank()
 
     def inside(self) -> AbstractContextManager[None]:
@@ -61,7 +61,7 @@ class Stages:
         """Return the sum of every row over all layers of all ranks, by one reduction.
 
         Args:
-            rows: of one 0-d value for each layer of this rank, known to all who hold the layer.
+            rows: each of one 0-d value for each layer of this rank; all holders of a layer have it.
             owners: those layers.
             like: 0-d, which gives dtype and device.
         """

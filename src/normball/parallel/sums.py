@@ -21,8 +21,8 @@ def add_up(shares: Sequence[Tensor], over: Sequence[Members]) -> list[Tensor]:
     """Return sums over ranks, by one reduction for every set of ranks.
 
     Args:
-        shares: this rank's, float64, each of one shape on all ranks that have it.
-        over: the ranks that have each. All of them call this with the same shares for a set.
+        shares: this rank's parts, float64; each has the same shape on all ranks that have it.
+        over: for each share, the ranks that have it. All of them pass the same shares for a set.
 
     Returns:
         The sums, in the shapes of `shares`; on the device of the first.
@@ -31,7 +31,7 @@ def add_up(shares: Sequence[Tensor], over: Sequence[Members]) -> list[Tensor]:
 
     found: dict[int, Tensor] = {}
     sets = {members.ranks: members for members in over}
-    # In one order on all ranks, so that nobody waits for one who waits.
+    # In the same order on all ranks, so that no two ranks wait for each other.
     for ranks in sorted(sets):
         mine = [i for i, members in enumerate(over) if members.ranks == ranks]
         flat = torch.cat([shares[i].reshape(-1).to(shares[0].device) for i in mine])

@@ -1,4 +1,4 @@
-"""What every polar factor has in common: shapes, scale, bad entries."""
+"""The common part of every polar factor: shapes, scale, entries that are not finite."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -8,19 +8,19 @@ from torch import Tensor
 
 from normball._numeric import as_working, host_knows, peak, saturate, split_scale
 
-# Squares of such entries, and of those a hundred million times smaller, are ordinary numbers: a
-# copy with largest entry 1 would be as good, and cost two passes and the memory of the matrix.
+# Squares of such entries, and of those a hundred million times smaller, neither overflow nor
+# underflow. Scaling to a largest entry of 1 would gain nothing, and cost two passes and a copy.
 _LOW, _HIGH = 1e-10, 1e10
 
-# From this size on, large products and little memory are worth more on a CPU than few calls.
+# From this size on, large products and low memory matter more on a CPU than few calls.
 _ALONE = 128
 
 
 class Polar(ABC):
     """The orthogonal factor `U V^T` of a matrix with reduced SVD `U S V^T`.
 
-    A subclass states how closely it comes, in two numbers: the relative error of
-    `<x, factor>` as the nuclear norm, and the largest singular value of the factor.
+    A subclass states its accuracy in two numbers: the relative error of `<x, factor>` as the
+    nuclear norm, and the largest singular value of the factor.
 
     Examples:
         >>> import torch
@@ -45,9 +45,9 @@ class Polar(ABC):
 
         Returns:
             `factor`, shape `(..., m, n)` in the dtype of `x`, and `nuclear = <x, factor>`, shape
-            `(...)` in float32 (float64 for float64 input). A zero matrix gives zeros, a matrix
-            with an entry that is not finite gives NaN, and no other matrix of the batch is touched
-            by it. Finite input never raises.
+            `(...)` in float32 (float64 for float64 input). A zero matrix gives zeros. A matrix with
+            an entry that is not finite gives NaN, and does not affect the other matrices of the
+            batch. Finite input never raises.
 
         Raises:
             ValueError: `x` has fewer than two dimensions.
@@ -90,7 +90,7 @@ class Polar(ABC):
 
     @abstractmethod
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Do the same for `x` of shape `(..., m, n)`, `m <= n`, not to be changed.
+        """Do the same for `x` of shape `(..., m, n)`, `m <= n`, without changing `x`.
 
         Its largest entry is 0, NaN or about 1, so that no square over- or underflows.
         """

@@ -1,4 +1,4 @@
-"""The polar factor that is used when none is named."""
+"""The default polar factor."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from normball.polar.base import Polar
 from normball.polar.exact import SVD, Eigh
 from normball.polar.iterative import Nonic, PolarExpress
 
-# Below this size rounding to 16 bit does not average out, and products cost nothing anyway.
+# Below this size rounding to 16 bit does not average out, and products are cheap anyway.
 _SMALLEST_IN_BFLOAT16 = 64
 
 # Up to this size products beat LAPACK on a CPU: 2.7 times at 64, in a batch, and not at all at 256.
@@ -25,7 +25,7 @@ class Auto(Polar):
     """The default: accurate enough for the guarantees of every method, whatever the device.
 
     - On the CPU `Nonic()` for matrices of up to 128 rows or columns and `Eigh()` for larger ones,
-      each the fastest there; in float64 `SVD()`, where one wants theory to hold to the last digit.
+      each the fastest there; in float64 `SVD()`, for theory that must hold to the last digit.
     - On a CUDA GPU that multiplies bfloat16 in hardware (from Ampere on), for matrices of 64 rows
       and columns or more, `PolarExpress(6, 3e-3, torch.bfloat16)`.
     - Elsewhere, and for smaller matrices, `Nonic()`; in float64 `PolarExpress(20, 1e-6)`.
@@ -61,7 +61,7 @@ class Auto(Polar):
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has products in bfloat16; asks its driver, not its queue."""
+    """Tell whether a device multiplies bfloat16 in hardware; this does not wait for the device."""
     return (
         device.type == "cuda"
         and torch.cuda.is_available()

@@ -18,13 +18,14 @@ class SVD(Polar):
     """The polar factor from a full singular value decomposition.
 
     Singular values of at most `max(m, n, 16) * eps` relative to the largest, and no more than 2e-6,
-    count as zero and give nothing: the factor of a rank-deficient matrix is its partial isometry,
-    not rounding noise. That noise was measured up to 0.45 of the first bound. In float32 it can
-    pass 2e-6 where many rows are equal, but a higher bound would cut real spectra.
+    count as zero and are left out: the factor of a rank-deficient matrix is its partial isometry,
+    without rounding noise. That noise was measured up to 0.45 of the first bound. In float32 it can
+    exceed 2e-6 if many rows are equal, but a higher bound would cut real spectra.
 
     Accuracy: that of the dtype. The relative errors of the nuclear norm and of the largest singular
     value are at most `min(m, n) eps`, LAPACK's own; a sixth of that was measured, 3e-6 in float32
-    and 1e-14 in float64 at 256 rows. What is cut takes up to 2e-6 of the nuclear norm in float32.
+    and 1e-14 in float64 at 256 rows. The values left out are up to 2e-6 of the nuclear norm in
+    float32.
     LAPACK runs on the CPU without waiting for a device; on a GPU each call synchronises.
 
     Examples:
@@ -87,7 +88,7 @@ class Eigh(Polar):
         small.div_(trace)
         shift = min(self.shift, 1e-13) if x.dtype == torch.float64 else self.shift
         floor = shift * _near_largest_eigenvalue(small)
-        # A zero matrix must stay decomposable and give zero.
+        # The decomposition must also work for a zero matrix, and give zero.
         floor = torch.where(floor == 0, 1, floor)
         length = torch.where(bad, torch.nan, trace.sqrt())
         return _or_last_resort(_shifted_root, x, small, floor, length)
@@ -115,11 +116,11 @@ def _shifted_root(x: Tensor, small: Tensor, floor: Tensor, length: Tensor) -> tu
 
 
 def _eigh(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Decompose symmetric matrices, of which the upper half counts."""
+    """Decompose symmetric matrices, reading only the upper half."""
     if x.device.type != "mps":
         eigenvalues, q = torch.linalg.eigh(x, UPLO="U")
         return eigenvalues, q
-    # Apple's GPUs have none.
+    # Apple's GPUs have no eigendecomposition.
     eigenvalues, q = torch.linalg.eigh(x.cpu(), UPLO="U")
     return eigenvalues.to(x.device), q.to(x.device)
 
@@ -149,9 +150,9 @@ def _or_last_resort(
         return decompose(x, *more)
     except LinAlgError:
         if x.ndim == 2:
-            # It only multiplies, so it cannot fail, and converges from singular values of 1e-5 on.
+            # It only multiplies, so it cannot fail; it converges for singular values from 1e-5 on.
             return PolarExpress(steps=14, lower=1e-5)._wide(x)
-        # One matrix fails the whole batch: find it, and leave its neighbours as they are.
+        # One matrix makes the whole batch fail: find it, and leave the others as they are.
         parts = [_or_last_resort(decompose, *one) for one in zip(x, *more, strict=True)]
         factors, nuclears = zip(*parts, strict=True)
         return torch.stack(factors), torch.stack(nuclears)

@@ -1,4 +1,4 @@
-"""Polar factors by odd polynomials: products of matrices and nothing else."""
+"""Polar factors by odd polynomials, computed with matrix products only."""
 
 import math
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ MUON: Quintic = (3.4445, -4.7750, 2.0315)
 class NewtonSchulz(Polar):
     """Newton-Schulz with Muon's coefficients, every step the same quintic.
 
-    Fast growth of small singular values, bought with accuracy: the iteration does not converge.
+    Small singular values grow fast, at the cost of accuracy: the iteration does not converge.
 
     Accuracy at 5 steps: `<x, factor>` is 10 to 20 % below the nuclear norm, and the largest
     singular value of the factor reaches 1.21. So `<d, lmo(d)>` is not the dual norm, and
-    constrained iterates can leave their ball by a fifth. It is here to compare with Muon and Scion.
+    constrained iterates can leave their ball by a fifth. It serves to compare with Muon and Scion.
 
     Examples:
         >>> import torch
@@ -55,19 +55,20 @@ class NewtonSchulz(Polar):
 class PolarExpress(Polar):
     """The composition of quintics that is optimal for singular values in `[lower, 1]`.
 
-    Each step is the best odd quintic for the interval that the step before left behind (Amsel et
-    al., "The Polar Express", arXiv 2505.16932). The last one is scaled so that no singular value of
-    the factor exceeds 1, as the guarantees of the constrained methods ask. `lower` is
-    relative to the Schatten 8-norm, a tight and safe bound of the largest singular value that the
-    first step gives away; smaller singular values are damped, not amplified.
+    Each step is the best odd quintic for the interval of singular values after the step before it
+    (Amsel et al., "The Polar Express", arXiv 2505.16932). The last one is scaled so that no
+    singular value of the factor exceeds 1, which the guarantees of the constrained methods need.
+    `lower` is relative to the Schatten 8-norm, a tight and safe bound of the largest singular value
+    that the first step computes at no cost. Smaller singular values are damped, not amplified.
 
     Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-8: the nuclear norm
     is at most 0.06 % too small at the default, 0.25 % at 5 steps and `lower=5e-3`, 0.02 % at 8 and
     1e-3; the largest singular value is at most 1 + 5e-3. Rounding adds up to `3 eps / lower`.
 
-    For a matrix of 64 rows or more, at least half as wide again as high, and unless `lower` is too
-    small for the precision of the Gram matrix, all but the first and the last product are with
-    matrices of the smaller size ("Gram Newton-Schulz", Zhang, Amsel, Chen and Dao 2026).
+    For a matrix of 64 rows or more, whose longer side is at least 1.5 times the shorter one, only
+    the first and the last product have the size of the matrix; all others have the size of the
+    shorter side ("Gram Newton-Schulz", Zhang, Amsel, Chen and Dao 2026). This is not done if
+    `lower` is too small for the precision of the Gram matrix.
 
     Examples:
         >>> import torch
@@ -144,9 +145,9 @@ class Nonic(Polar):
 def _flops(rows: int, columns: int, odds: tuple[Odd, ...]) -> float:
     """Return the operations of a composition, symmetric products at half price.
 
-    In `m^2` operations: the Gram matrix takes `n`, a polynomial of it `m` or, of degree 9, `2 m`,
-    and the last product `2 n`. Step by step all of that comes anew; in the Gram form a step takes
-    5 `m` and its polynomial.
+    In units of `m^2` operations, the Gram matrix takes `n`; a polynomial of it takes `m`, or `2 m`
+    for degree 9; and the last product takes `2 n`. Without the Gram form every step takes all of
+    these; in the Gram form a step takes 5 `m` and its polynomial.
     """
     m, n = sorted((rows, columns))
     polynomials = sum(m * (len(odd) // 2) for odd in odds)
@@ -188,14 +189,14 @@ def _compose(terms: tuple[int, ...], lower: float, margin: float = 0.001) -> tup
     return (*odds[:-1], tuple(coefficient / interval[1] for coefficient in odds[-1]))
 
 
-# What the best polynomials tend to as the interval shrinks to 1: those that are flattest there.
+# The limits of the best polynomials as the interval shrinks to 1: the flattest polynomials there.
 _FLATTEST = {3: (15 / 8, -5 / 4, 3 / 8), 5: (315 / 128, -105 / 32, 189 / 64, -45 / 32, 35 / 128)}
 
 
 def _best_odd(count: int, low: float, high: float) -> tuple[Odd, float]:
     """Return the odd polynomial of `count` terms nearest to 1 on `[low, high]`, and its error.
 
-    By Remez' exchange, in plain numbers: a compiled or captured step may come here.
+    By Remez' exchange, in Python floats, because a compiled or captured step may call this.
     """
     if high - low < 10 ** (-18 / count) * high:
         # The equations below would lose all digits.
@@ -248,15 +249,16 @@ def _solve(rows: list[list[float]]) -> list[float]:
     return [row[-1] for row in rows]
 
 
-# The steepest composition whose Gram form float32 bears: the rounding of the Gram matrix, about
-# 1e-7 of its largest eigenvalue, is magnified by the square of the slope.
+# The steepest composition for which the Gram form is accurate enough in float32: the rounding of
+# the Gram matrix, about 1e-7 of its largest eigenvalue, is magnified by the square of the slope.
 _STEEPEST = 1400.0
 
 
 def _in_gram_form(m: int, n: int, odds: tuple[Odd, ...]) -> bool:
-    """Tell whether products of the smaller size pay, and are accurate enough.
+    """Tell whether products of the smaller size are faster, and accurate enough.
 
-    Only where they outweigh the number of calls, and save work by the wide factor's size.
+    They are faster if the matrix is large enough for the number of calls not to matter, and wide
+    enough for them to save work.
     """
     slope = math.prod([odd[0] for odd in odds])
     return m >= 64 and 2 * n >= 3 * m and slope <= _STEEPEST
@@ -281,8 +283,8 @@ def _iterate(x: Tensor, odds: tuple[Odd, ...], *, tight: bool) -> tuple[Tensor, 
 def _in_bfloat16(x: Tensor, quintics: tuple[Odd, ...]) -> tuple[Tensor, Tensor]:
     """Do the same with all products in bfloat16, step by step; never on the Gram matrix alone.
 
-    Its rounding of 4e-3 must not be magnified. Products are summed in 32 bit and rounded once: `a`
-    times `y` stays outside of the small matrix, and the first step takes `y` as it was rounded.
+    The rounding of bfloat16, 4e-3, must not be magnified. Products are summed in 32 bit and rounded
+    once: `a` times `y` is kept out of the small matrix, and the first step uses `y` as rounded.
     """
     length = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
     length = torch.where(length == 0, 1, length)
@@ -331,7 +333,7 @@ def _measure(x: Tensor, tight: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _polynomial(small: Tensor, square: Tensor, odd: Odd) -> Tensor:
-    """Return `a I + b small + c square + ...`, of shape `(..., m, m)`; `square` is used up."""
+    """Return `a I + b small + c square + ...`, of shape `(..., m, m)`; `square` is overwritten."""
     a, b, c, *more = odd
     if not more:
         return add_to_diagonal(square.mul_(c).add_(small, alpha=b), a)
@@ -343,9 +345,9 @@ def _polynomial(small: Tensor, square: Tensor, odd: Odd) -> Tensor:
 def _root(small: Tensor, square: Tensor, odds: tuple[Odd, ...]) -> Tensor:
     """Return the matrix that takes `x` to its factor, of shape `(..., m, m)`.
 
-    Every step measures `G = R^T small R` with the root `R` found so far, and continues it to
-    `R q(G)`. So rounding in `R` is seen by the next step, and only that of `small` is magnified.
-    `R` is close to symmetric and must not be made so: it would no longer fit the `G` it comes from.
+    Every step computes `G = R^T small R` with the current root `R`, and replaces `R` by `R q(G)`.
+    So the next step corrects rounding in `R`, and only the rounding of `small` is magnified. `R` is
+    close to symmetric, but must not be symmetrised: it would then not fit the `G` it comes from.
     """
     root = _polynomial(small, square, odds[0])
     for odd in odds[1:]:

@@ -1,9 +1,9 @@
-"""Products that are symmetric: one triangle is copied, not computed."""
+"""Products with a symmetric result: one triangle is copied, not computed."""
 
 import torch
 from torch import Tensor
 
-# Below this a row block is too thin to keep the matrix product at its speed.
+# Below this number of rows, a block makes the matrix product slow.
 _SMALLEST = 256
 _ROWS = 96
 
@@ -16,10 +16,10 @@ def gram(x: Tensor) -> Tensor:
 def symmetric(a: Tensor, b: Tensor) -> Tensor:
     """Return `a b`, where the caller knows that it is symmetric.
 
-    For one large matrix on the CPU each block of rows is computed up to the diagonal and mirrored:
-    5/8 of the work with four blocks, 9/16 with eight, and a result symmetric to the last bit but
-    within the blocks on the diagonal, which are as symmetric as the matrix product is.
-    Otherwise a plain product: for a batch, or on a GPU, the blocks would be too small.
+    For one large matrix on the CPU, each block of rows is computed up to the diagonal and mirrored.
+    That is 5/8 of the work with four blocks, 9/16 with eight. The result is symmetric to the last
+    bit, except within the blocks on the diagonal, which are as symmetric as the matrix product is.
+    Otherwise it is a plain product: for a batch, or on a GPU, the blocks would be too small.
 
     Args:
         a: shape `(..., m, k)`.

@@ -1,4 +1,4 @@
-"""The theory, made to run: minimisation, problems with known constants, bounds, and rates."""
+"""The theory as code: minimisation, problems with known constants, bounds, and rates."""
 
 from normball.theory import bounds, noise, printed, problems
 from normball.theory.minimize import History, Iterate, Result, minimize

@@ -2,9 +2,9 @@
 
 `n` is the number of steps, `delta = f(x_1) - inf f` (over the ball for the constrained methods),
 `L0`, `L1`, `L` the smoothness constants in the method's norm, all positive unless said otherwise.
-Dual norms and Wolfe gaps come back in the units of the problem. Each function raises `ValueError`
-naming the condition that its parameters break. The proofs are in docs/theory.md; what the paper
-prints and does not hold stands in `normball.theory.printed`.
+Dual norms and Wolfe gaps are returned in the units of the problem. Each function raises
+`ValueError` if its parameters violate a condition, and names that condition. The proofs are in
+docs/theory.md. Statements of the paper that do not hold are in `normball.theory.printed`.
 
 Examples:
     >>> from normball.theory import bounds
@@ -43,7 +43,7 @@ __all__ = [
     "ucg_relative_printed",
 ]
 
-# A rounding error in a natural choice, such as gamma = 1/(L0 + rho L1), must not refuse it.
+# A natural choice, such as gamma = 1/(L0 + rho L1), must not be refused for its rounding error.
 _LIMIT = 1 + 1e-12
 
 
@@ -78,7 +78,7 @@ def _check_ggnc(gamma: float, rho: float, L0: float, L1: float) -> None:
 
 
 def ggnc_descent(dual_norm: float, *, gamma: float, rho: float, L0: float, L1: float) -> float:
-    """Return what a GGNC step takes off `f`: `(gamma/2) min(1, rho/||g||*) ||g||*^2` (Thm 4.3)."""
+    """Return a GGNC step's decrease of `f`: `(gamma/2) min(1, rho/||g||*) ||g||*^2` (Thm 4.3)."""
     _check_ggnc(gamma, rho, L0, L1)
     _check_gap(dual_norm=dual_norm)
     return gamma / 2 * min(dual_norm, rho) * dual_norm
@@ -87,8 +87,8 @@ def ggnc_descent(dual_norm: float, *, gamma: float, rho: float, L0: float, L1: f
 def ggnc(n: int, delta: float, *, gamma: float, rho: float, L0: float, L1: float) -> float:
     """Bound `min_k ||g_k||*` over `n` GGNC steps: `sqrt(2 D/(gamma n)) + 2 D/(gamma rho n)`.
 
-    The paper prints `sqrt(D/(gamma n))` (Thm 4.3), see `printed.ggnc`. The sum may be read as a
-    maximum.
+    The paper prints `sqrt(D/(gamma n))` (Thm 4.3), see `printed.ggnc`. The bound also holds with
+    the maximum of the two terms in place of their sum.
     """
     _check_ggnc(gamma, rho, L0, L1)
     _check(n)
@@ -139,7 +139,7 @@ def _check_s3cg(gamma: float, rho: float, L: float, beta: float) -> None:
 
 
 def s3cg_descent(gap: float, *, gamma: float, rho: float, L: float, beta: float) -> float:
-    """Return what an S3CG step, of either variant, takes off `f` at least.
+    """Return the least decrease of `f` by an S3CG step of either variant.
 
     `(gamma/2) min(rho, gap/(4 beta^2)) gap`; the step itself gives `(gamma/2) eta gap`.
     """
@@ -151,9 +151,9 @@ def s3cg_descent(gap: float, *, gamma: float, rho: float, L: float, beta: float)
 def s3cg(n: int, delta: float, *, gamma: float, rho: float, L: float, beta: float) -> float:
     """Bound `min_k gap_k`: `2 sqrt(2) beta sqrt(D/(gamma n)) + 2 D/(gamma rho n)`.
 
-    For both variants. The paper prints 2 in the place of `2 sqrt(2)` (Thm 4.7), see
-    `printed.s3cg`. With `gamma = 1/L`, `rho = L` it is the short step's. The sum may be read as a
-    maximum.
+    For both variants. The paper prints 2 instead of `2 sqrt(2)` (Thm 4.7), see `printed.s3cg`. With
+    `gamma = 1/L`, `rho = L` it is the bound of the short step. The bound also holds with the
+    maximum of the two terms in place of their sum.
     """
     _check_s3cg(gamma, rho, L, beta)
     _check(n)
@@ -170,7 +170,7 @@ def ggnc_error(second_moments: Iterable[float], *, rho: float, zeta: float) -> f
     Args:
         second_moments: `m_k = E||d_k - g(x_k)||_2^2`, one per step.
         rho: the threshold.
-        zeta: `max ||x||* / ||x||_2`, the price of measuring the error in the Euclidean norm.
+        zeta: `max ||x||* / ||x||_2`, needed because the error is measured in the Euclidean norm.
     """
     _check(rho=rho, zeta=zeta)
     return _mean_error(second_moments, 2 * rho, zeta)
@@ -245,7 +245,7 @@ def momentum_error(
     """Bound `sqrt(E||d_k - g(x_k)||_2^2)` after `k` gradients, from `d_0 = 0`.
 
     `(1 - alpha)^k ||g(x_1)||_2 + (1 - alpha)/alpha drift + sigma sqrt(alpha/(2 - alpha))`. The
-    first term is what the paper's lemmas leave out. For the estimate that looks ahead,
+    first term is missing in the paper's lemmas. For the estimate that looks ahead,
     `(1 - alpha) d_k + alpha` times the last gradient, the first two terms shrink by `1 - alpha`,
     and the third becomes `sigma sqrt(alpha/(2 - alpha) + 2 alpha^2 (1 - alpha))`.
 
@@ -283,14 +283,14 @@ def average_gap(n: int, total: float, *, average: float) -> float:
     return min(1.0, 1 / (average * n)) * total
 
 
-# -- step sizes that know no constants -------------------------------------------------------------
+# -- step sizes that need no constants -------------------------------------------------------------
 
 
 def backtracking_ggnc(n: int, delta: float, *, L0: float, L1: float, first: float) -> float:
     """Bound `min_k ||g_k||*` of GGNC by backtracking without a threshold.
 
-    `sqrt(4 L0 D/m) + 4 L1 D/m` with `m = n - max(0, ceil(log2(first/(2 L0))))`: what the best
-    constants give, `m` in the place of `n`.
+    `sqrt(4 L0 D/m) + 4 L1 D/m` with `m = n - max(0, ceil(log2(first/(2 L0))))`: the bound with the
+    best constants, with `m` in place of `n`.
 
     Args:
         n: steps.

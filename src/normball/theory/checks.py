@@ -1,4 +1,4 @@
-"""Every statement, run: measured curves beside their bounds, on problems with known constants."""
+"""Every statement tested: measured curves and their bounds, on problems with known constants."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -314,7 +314,7 @@ def _without_corner(
 
 
 def _constant_free(name: str, geometry: Geometry, n: int, _seeds: list[int]) -> Outcome:
-    """Backtracking and AdaGrad, which are told nothing."""
+    """Backtracking and AdaGrad, which get no constants."""
     outcomes = []
     for kind in ("backtracking", "adagrad"):
         for problem in (geometry.steep, geometry.smooth, _ball(geometry)):
@@ -371,7 +371,7 @@ def _one_constant_free(kind: str, name: str, problem: Problem, n: int) -> Row:
 
 
 def _or_infinite(bound: Callable[[int], float], n: int) -> float:
-    """Return the bound, or infinity before it says anything."""
+    """Return the bound, or infinity for an n that is too small for it."""
     try:
         return bound(n)
     except ValueError:

@@ -1,7 +1,7 @@
 """Many runs of one method at once, side by side in one batch, with everything measured.
 
-For checking statements: where `minimize` asks for one gradient a step, this also measures what the
-method does not see, the true gradient's dual norm and the error of the estimate.
+This serves to check statements. `minimize` computes one gradient a step; this also measures what
+the method does not know: the dual norm of the true gradient, and the error of the estimate.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Trace:
-    """What was measured at `x_1, ..., x_{n+1}` of every lane; float64, the lanes in dimension 1.
+    """The measurements at `x_1, ..., x_{n+1}` of every lane; float64, the lanes in dimension 1.
 
     Attributes:
         fun: shape `(n + 1, lanes)`.
         measure: the dual norm of the true gradient, or its gap; `(n + 1, lanes)`.
-        step: taken; `(n, lanes)`.
+        step: the step taken; `(n, lanes)`.
         error: `||d_k - g(x_k)||_2^2`; `(n, lanes)`.
     """
 
@@ -74,7 +74,7 @@ class Lanes:
             rule: for the step.
             n: number of steps.
             noise: on the gradients; None for none.
-            corner: whether the rule asks for `||w||`; without, it is given 1.
+            corner: whether the rule needs `||w||`; if not, it gets 1.
         """
         self._corner = corner
         draw = None if noise is None else _Estimates(noise, self._starts)
@@ -129,7 +129,7 @@ class _Estimates:
 
 
 def _wide(t: Tensor, like: Tensor) -> Tensor:
-    """Give `(lanes,)` the dimensions of `(lanes, ...)`."""
+    """Reshape `(lanes,)` so that it broadcasts over `(lanes, ...)`."""
     return t.view(-1, *[1] * (like.ndim - 1))
 
 

@@ -16,8 +16,8 @@ class Method:
     Attributes:
         name: as the user writes it.
         takes: the parameters that it needs when `gamma` is a number.
-        searches: the step sizes without constants that it knows.
-        measures_corner: whether the step asks for `||w||`.
+        searches: the step sizes without constants that it can use.
+        measures_corner: whether the step needs `||w||`.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Method:
         beta: float | None,
         alpha: float,
     ) -> None:
-        """Raise an error that names a parameter lacking, not taken, no number, or out of range."""
+        """Raise an error for a parameter that is missing, unknown, not a number or out of range."""
         given = {"gamma": gamma, "rho": rho, "beta": beta}
         free = isinstance(gamma, str)
         if isinstance(gamma, str):
@@ -99,7 +99,7 @@ METHODS = {
 
 
 def check_number(name: str, value: object) -> None:
-    """Raise TypeError for what is no real number."""
+    """Raise TypeError for a value that is not a real number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} must be a number")
 
@@ -108,7 +108,7 @@ def find_method(name: str) -> Method:
     """Return the method of that name.
 
     Raises:
-        ValueError: there is none; the message lists the names and the nearest one.
+        ValueError: no method has that name; the message lists all names and the nearest one.
     """
     if isinstance(name, str) and name in METHODS:
         return METHODS[name]

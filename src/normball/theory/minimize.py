@@ -21,10 +21,10 @@ __all__ = ["METHODS", "History", "Iterate", "Result", "minimize"]
 
 @dataclass(frozen=True)
 class Iterate:
-    """What a callback sees, once per iteration, before the step.
+    """The argument of a callback, which is called once per iteration, before the step.
 
     Attributes:
-        x: the point, of the structure of `x0`. Not to be changed.
+        x: the point, of the structure of `x0`. Do not change it.
         fun: the function there.
         measure: the dual norm of the gradient estimate, or its Wolfe gap when constrained.
         nit: steps taken so far.
@@ -107,15 +107,17 @@ def minimize(
     s3cg-2       `x - gamma min(rho, <d, w> / (4 beta^2)) w`            gamma, rho, beta
     ===========  =====================================================  =======================
 
-    `gamma="backtracking"` (all but ucg and cg; a deterministic `fun` and `alpha=1`) and
-    `gamma="adagrad"` (the same and short-step in its `4 beta^2` form; not s3cg-1) know no constant.
-    Then `rho` may be left out of ggnc, and s3cg takes none: both choose the threshold themselves.
+    `gamma="backtracking"` and `gamma="adagrad"` need no constants. Backtracking works with all
+    methods except ucg and cg; it needs a deterministic `fun` and `alpha=1`. AdaGrad works with the
+    same methods except s3cg-1; for short-step it uses the `4 beta^2` form. With either of them,
+    `rho` may be left out for ggnc, and s3cg takes no `rho`: both choose the threshold themselves.
 
     Args:
-        fun: maps what `x0` is to a 0-d tensor, differentiable by autograd. A stochastic one draws
-            its own sample on every call.
-        x0: the start, one tensor or a sequence. Several need a `Product` norm or a `VectorNorm`,
-            which sees them as one vector. All is computed in its dtype. Not changed.
+        fun: maps a point of the structure of `x0` to a 0-d tensor, differentiable by autograd. A
+            stochastic function draws its own sample on every call.
+        x0: the start, one tensor or a sequence. Several tensors need a `Product` norm, or a
+            `VectorNorm`, which treats them as one vector. All is computed in its dtype. It is not
+            changed.
         method: one of the table.
         norm: of the space.
         gamma: step size of the theory, or the name of a step size that knows no constants.
@@ -128,11 +130,11 @@ def minimize(
         callback: called with every iterate; raises `StopIteration` to stop there.
 
     Raises:
-        ValueError: an unknown method; a parameter that it lacks, does not take or that is out of
-            range; `x0` outside the ball, with a value or gradient that is not finite, or with a
-            value that autograd cannot trace back to it.
-        TypeError: something that is no number, no tensor or no norm, or a `fun` that returns no
-            real 0-d tensor.
+        ValueError: an unknown method; a parameter that is missing, that the method does not take,
+            or that is out of range; `x0` outside the ball, with a value or gradient that is not
+            finite, or with a value that autograd cannot trace back to it.
+        TypeError: an argument that is not a number, tensor or norm where one is needed, or a `fun`
+            that does not return a real 0-d tensor.
 
     Examples:
         >>> import torch
@@ -161,7 +163,7 @@ def minimize(
     if not isinstance(x0, Tensor):
         x0 = list(x0)
     space = Space(norm, x0)
-    # Numbers of other libraries, such as NumPy's, would take tensors apart.
+    # Numbers of other libraries, such as NumPy's, would split tensors into single elements.
     gamma, rho, beta = (
         v if v is None or isinstance(v, str) else float(v) for v in (gamma, rho, beta)
     )
@@ -209,7 +211,7 @@ class _Run:
         self._beta = beta
         self._alpha = alpha
         self._step_size = step_size
-        # The others take the bound 2 beta in the place of ||w||.
+        # The other methods use the bound 2 beta in place of ||w||.
         self._measures_corner = method.measures_corner and not isinstance(step_size, AdaGrad)
         self._estimate: Parts | None = None
         self._nfev = 0
@@ -222,7 +224,7 @@ class _Run:
         tol: float,
         callback: Callable[[Iterate], None] | None,
     ) -> Result:
-        """Iterate from `x` until the tolerance, the limit, or trouble."""
+        """Iterate from `x` until the tolerance, the step limit, or an error."""
         self._refuse_outside(x)
         here = self._evaluate(x)
         trouble = _trouble(here)

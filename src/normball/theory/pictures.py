@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by the colour-blind, and on paper.
+# Colours that also differ for the colour-blind, and on paper.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6b7280")
 
 
@@ -45,10 +45,10 @@ def draw_curves(curves: Sequence[Curve], title: str, path: Path) -> None:
 
 
 def _draw_curve(axis: "Axes", curve: Curve, colour: str) -> None:
-    # Points at equal ratios: a file of reasonable size, and nothing lost on a log axis.
+    # Points at equal ratios give a file of reasonable size, and lose nothing on a log axis.
     count = len(curve.measured)
     places = sorted({round(count ** (i / 200)) for i in range(201)})
-    # Below this is rounding.
+    # Values below this are rounding errors.
     floor = 1e-13 * max(curve.measured)
     shown = [v if v > floor else math.nan for v in (curve.measured[n - 1] for n in places)]
     axis.plot(places, shown, color=colour, label=curve.label)

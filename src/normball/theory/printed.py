@@ -1,7 +1,7 @@
 """Statements of the paper that do not hold as printed, kept as counterexamples.
 
-Nothing else uses them. docs/theory.md says where each proof slips; `normball.theory.bounds` has
-what holds. arXiv 2506.01913.
+No other module uses them. docs/theory.md says where each proof has its error;
+`normball.theory.bounds` has the statements that hold. The paper is arXiv 2506.01913.
 
 Examples:
     >>> from normball.theory import printed

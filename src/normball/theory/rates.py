@@ -1,4 +1,4 @@
-"""Run every statement of the theory, and write down which holds."""
+"""Test every statement of the theory, and report which ones hold."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,13 +28,13 @@ _FIGURES = {
 
 @dataclass(frozen=True)
 class Report:
-    """What came out.
+    """The results.
 
     Attributes:
         rows: one per statement and norm.
         curves: by kind of statement.
         counterexamples: to the printed statements.
-        separation: what becomes of SD, uCG and GGNC as steps grow.
+        separation: how SD, uCG and GGNC behave as their steps grow.
     """
 
     rows: tuple[Row, ...]
@@ -44,7 +44,7 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether every statement of ours holds, and every counterexample still is one."""
+        """Whether all our statements hold, and all counterexamples still contradict the paper's."""
         statements = all(row.holds for row in self.rows)
         fails = all(c.printed < c.measured <= c.ours * (1 + 1e-9) for c in self.counterexamples)
         return statements and fails and self.separation.holds
@@ -93,7 +93,7 @@ def measure_rates(n: int = 10_000, seeds: Sequence[int] = tuple(range(8)), jobs:
             raise ValueError(f"a seed must be at least 0 and below 2^63, got {seed}")
     if jobs < 1:
         raise ValueError(f"jobs={jobs} must be at least 1")
-    # The longest first, so that no process ends up with it alone.
+    # Longest first, so that one process is not left with it at the end.
     names = [(kind, name) for name in reversed(GEOMETRIES) for kind in reversed(KINDS)]
     outcomes = dict(zip(names, _run_all(names, n, list(seeds), jobs), strict=True))
     rows, curves = [], {}
@@ -116,7 +116,7 @@ def _run_all(
         futures = [pool.submit(check, kind, name, n, seeds) for kind, name in names]
         yield from (future.result() for future in futures)
     finally:
-        # After Ctrl-C or a failure nobody waits for the rest, which may take hours.
+        # After Ctrl-C or a failure, do not wait for the rest, which may take hours.
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in set(active_children()) - before:
             worker.kill()

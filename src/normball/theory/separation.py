@@ -1,4 +1,4 @@
-"""What tells the three methods apart: what becomes of each as its step grows."""
+"""The difference between the three methods: how each behaves as its step grows."""
 
 import math
 from dataclasses import dataclass

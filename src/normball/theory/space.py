@@ -1,4 +1,4 @@
-"""What a minimisation stands on: a space with a norm, and a function on it."""
+"""The basis of a minimisation: a space with a norm, and a function on it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ class Space:
     """Tensors as one vector under one norm: a `Norm`, a `VectorNorm` over several, a `Product`.
 
     Raises:
-        TypeError: `norm` is no norm, does not fit the number of tensors, or `x0` holds something
-            else than tensors of one real floating dtype.
+        TypeError: `norm` is not a norm or does not fit the number of tensors, or `x0` holds
+            something other than tensors of one real floating dtype.
         ValueError: a norm does not fit a shape, or there is no tensor at all.
     """
 
@@ -89,7 +89,7 @@ class Evaluation:
     Attributes:
         x: the point, detached.
         value: `fun(x)`; may be NaN or infinite.
-        differentiable: whether autograd knows how the value came from `x`.
+        differentiable: whether autograd can trace the value back to `x`.
     """
 
     def __init__(self, fun: Function, space: Space, x: Parts) -> None:

@@ -1,4 +1,4 @@
-"""How long a step is: by the rules of `normball.steps`, by backtracking, or by AdaGrad.
+"""The length of a step: by the rules of `normball.steps`, by backtracking, or by AdaGrad.
 
 Every method moves along a ray `x - t u`: unconstrained `u = v = -lmo(d)`, so `t` is the length of
 the step; constrained `u = w = x - beta lmo(d)`, and `t` in [0, 1] is the share of the way.
@@ -69,7 +69,7 @@ class NoDescentError(ArithmeticError):
 
 
 class StepSize(ABC):
-    """Chooses `t` on a ray; may remember what it saw on the rays before."""
+    """Chooses `t` on a ray; may keep measurements from earlier rays."""
 
     @abstractmethod
     def take(self, ray: Ray) -> tuple[float, Evaluation]:
@@ -96,11 +96,11 @@ class Fixed(StepSize):
 class Backtracking(StepSize):
     """A local smoothness constant `M`, doubled until the descent inequality holds.
 
-    The trial is `t = min(limit, slope / (M ||u||^2))`, with `min(rho, slope)` in the place of the
-    slope where a threshold is given. It is taken when `f(x - t u) <= f(x) - t slope / 2`, which at
-    the unclipped `t` is the descent inequality with the constant `M`. The next iteration starts at
-    the curvature seen along the step, at least `M / 2`. Where rounding hides the decrease, the sign
-    of the slope at the end decides instead: for a quadratic that is the same inequality.
+    The trial is `t = min(limit, slope / (M ||u||^2))`, with `min(rho, slope)` in place of the slope
+    if a threshold is given. It is accepted if `f(x - t u) <= f(x) - t slope / 2`, which at the
+    unclipped `t` is the descent inequality with the constant `M`. The next iteration starts at the
+    curvature measured along the step, at least `M / 2`. If rounding hides the decrease, the sign of
+    the slope at the end decides instead: for a quadratic that is the same inequality.
     """
 
     rho: float = math.inf
@@ -116,7 +116,7 @@ class Backtracking(StepSize):
             t = min(ray.limit, _over(min(self.rho, slope), constant * size * size))
             there = ray.at(ray.point(t))
             if _descends(ray, t, there):
-                # At the level of rounding the curvature is noise: keep what is known.
+                # At the level of rounding the curvature is noise: keep the old value.
                 if self._constant is None or not _hidden(ray, t, there):
                     seen = ray.curvature(t, there)
                     self._constant = min(max(constant / 2, seen), constant)
@@ -134,7 +134,7 @@ class Backtracking(StepSize):
 
 
 def _hidden(ray: Ray, t: float, there: Evaluation) -> bool:
-    """Say whether the decrease asked for is lost in the rounding of the values."""
+    """Tell whether the required decrease is below the rounding error of the values."""
     eps = torch.finfo(ray.start.x[0].dtype).eps
     size = max(abs(there.value), abs(ray.start.value))
     return t * float(ray.slope) / 2 <= _ROUNDING * eps * size
@@ -154,7 +154,7 @@ class AdaGrad(StepSize):
 
     Unconstrained: `t_k = eta s_k / sqrt(s_1^2 + ... + s_k^2)` with `s = min(rho, ||d||*)`, and
     `eta = ||d_1||* / C`, where `C` is the curvature over a first trial of a tenth of `max(1,
-    ||x_1||)`. Constrained: `s = gap` and `eta = 1`, so that nothing at all is measured.
+    ||x_1||)`. Constrained: `s = gap` and `eta = 1`, so that no trial step is needed.
     """
 
     rho: float = math.inf

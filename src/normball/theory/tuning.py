@@ -1,4 +1,4 @@
-"""Step sizes that know no constants, against the best fixed pair of a grid, by evaluations."""
+"""Step sizes that need no constants, compared by evaluations with the best pair of a grid."""
 
 import math
 from collections.abc import Sequence
@@ -88,7 +88,7 @@ def compete(problem: Problem, factor: float = 1e-3, max_iter: int = 1500) -> Con
     Args:
         problem: on one tensor, without a ball.
         factor: by which the dual norm must fall.
-        max_iter: steps after which a run has lost.
+        max_iter: steps after which a run counts as failed.
     """
     space = Space(problem.norm, problem.x0)
     unit = problem.L0 / (problem.L1 or 1.0)
@@ -145,7 +145,7 @@ def compete_in_ball(
         problem: with a ball.
         method: `"s3cg-1"` or `"s3cg-2"`.
         factor: by which the gap must fall.
-        max_iter: steps after which a run has lost.
+        max_iter: steps after which a run counts as failed.
     """
 
     def run(limit: int, tol: float, **rule: Any) -> Result:

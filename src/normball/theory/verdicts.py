@@ -1,4 +1,4 @@
-"""Measured curves held against bounds, and what such a comparison says."""
+"""Measured curves compared with bounds, and the verdict of each comparison."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Row:
         statement: with its number in the paper, where it has one.
         norm: in words.
         holds: at every step, or at every n, in every run.
-        tightest: the largest ratio of what was measured to its bound; at most 1 where it holds.
-            Of a descent statement, of what was promised to what was gained.
+        tightest: the largest ratio of a measured value to its bound; at most 1 if the statement
+            holds. For a descent statement, the ratio of the promised to the measured decrease.
         slope: of the measured curve over the last two decades of n, log-log: mean, least and
             largest over the seeds; None where it is not fitted.
     """
@@ -46,7 +46,7 @@ class Curve:
 def compare(
     label: str, norm: str, measured: Tensor, bound: Callable[[int, int], float], fitted: bool = True
 ) -> tuple[Row, Curve]:
-    """Hold `measured[k, lane]`, over the first `k + 1` steps, under `bound(k + 1, lane)`."""
+    """Compare `measured[k, lane]`, over the first `k + 1` steps, with `bound(k + 1, lane)`."""
     n, lanes = measured.shape
     limits = torch.tensor(
         [[bound(k + 1, i) for i in range(lanes)] for k in range(n)], dtype=measured.dtype
@@ -76,9 +76,9 @@ def fit(places: Tensor, values: Tensor) -> tuple[float, float, float]:
 
 
 def descent(label: str, norm: str, trace: Trace, lanes: slice, promised: Tensor) -> Row:
-    """Hold the decrease of every step above what was promised for it."""
+    """Compare the decrease of every step with the decrease promised for it."""
     fun = trace.fun[:, lanes]
-    # What the decrease of a sum of squares is known to, and no better.
+    # The accuracy to which the decrease of a sum of squares is known.
     rounding = 64 * torch.finfo(fun.dtype).eps * fun.abs().amax(0)
     gained = fun[:-1] - fun[1:] + rounding
     ratio = float((promised / gained).amax())

@@ -1,1 +1,1 @@
-"""The commands: each reads its options, calls the lab, and prints what came out."""
+"""The commands: each reads its options, calls the lab, and prints the result."""

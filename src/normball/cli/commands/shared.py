@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Functions that several commands share."""
 
 import typer
 from rich.console import Console
@@ -17,10 +17,10 @@ def plain_console() -> Console:
 
 
 def say_interrupted(message: str) -> None:
-    """Print after Ctrl-C, which may have left the buffer of a console open in the midst of a print.
+    """Print after Ctrl-C, which may have interrupted a console in the middle of a print.
 
     Args:
-        message: what is left, and how to go on.
+        message: what is left, and how to continue.
     """
     plain_console().print(f"Interrupted: {message}", soft_wrap=True)
 
@@ -41,7 +41,7 @@ def processes(jobs: str | None) -> int:
 
 
 def carry_out(console: Console, plan: Plan, folder: RunFolder, jobs: int) -> None:
-    """Run what is left of a plan, with a screen; after Ctrl-C say what is kept, and end.
+    """Run the missing runs of a plan, with a screen; after Ctrl-C say what is kept, and end.
 
     Args:
         console: where to draw.
@@ -71,7 +71,7 @@ def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
 
 def _say_how_to_go_on(plan: Plan, folder: RunFolder) -> None:
     """Print what an interruption has left."""
-    # The interrupt may have come between a row's way to the disk and its way into the list.
+    # The interrupt may have come after a row was written to disk, but before it was in the list.
     folder.read()
     done = len(folder.done() & {config.key() for config in plan.configs})
     say_interrupted(

@@ -1,4 +1,4 @@
-"""The arena: optimizers of all families on tasks of all kinds, each tuned alike."""
+"""The arena: optimizers of many families on many kinds of tasks, all tuned in the same way."""
 
 from normball.lab.arena.stock import prepare
 from normball.lab.arena.tasks import TASKS

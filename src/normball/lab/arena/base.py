@@ -1,4 +1,4 @@
-"""What the arena asks of a task: a network, mini-batches, a loss, and two held-out halves."""
+"""The parts of an arena task: a network, mini-batches, a loss, and two held-out halves."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ class ArenaTask:
     Attributes:
         name: the name on the command line.
         about: network, data and batch, in words.
-        unit: of the score, which is the better the lower it is.
-        near: how far from the best a score still counts as level: a share of it, or with
-            ``points`` the difference itself.
+        unit: of the score; lower scores are better.
+        near: how far a score may be from the best one to count as equally good: a share of the
+            best, or with ``points`` the difference itself.
         points: whether ``near`` is a difference.
         steps: of a whole run.
         build: the network, from torch's global generator.
-        batch: a mini-batch for training; the generator is the only source of chance.
+        batch: a mini-batch for training; the generator is the only source of randomness.
         loss: the mean loss of a mini-batch, 0-d.
-        measure: a model in evaluation mode, ``"choose"`` or ``"judge"``, and whether all of that
-            half is wanted or a part that will do for a curve: the score first, then what else is
-            worth knowing.
+        measure: returns the score first, then other measurements. It takes a model in evaluation
+            mode, ``"choose"`` or ``"judge"``, and whether to use all of that half, or a part that
+            is enough for a curve.
         needs: the sets of ``stock`` that it reads.
     """
 
@@ -45,7 +45,7 @@ class ArenaTask:
 
 
 def chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows of tensors, so many at a time.
+    """Rows of tensors, ``size`` at a time.
 
     Args:
         size: rows.
@@ -60,6 +60,6 @@ def pick(values: Tensor, size: int, chance: torch.Generator) -> Tensor:
     Args:
         values: any tensor with rows.
         size: how many.
-        chance: what decides.
+        chance: the source of randomness.
     """
     return torch.randint(len(values), (size,), generator=chance)

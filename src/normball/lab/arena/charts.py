@@ -50,7 +50,7 @@ def draw_curves(standing: Standing) -> bytes:
                 steps, scores.min(0), scores.max(0), color=COLOURS[method], alpha=0.12, linewidth=0
             )
             shown += [mean[-1], mean[len(steps) // 3]]
-        if shown:  # the start, and what goes astray, would hide the rest
+        if shown:  # the start and diverging runs would set the scale and hide the rest
             low = min(shown)
             high = max(min(max(shown), 3 * low), 1.05 * low)
             axes.set_ylim(low - 0.1 * (high - low), high)
@@ -75,7 +75,7 @@ def draw_settings(standing: Standing) -> bytes:
                 label = METHODS[method].label
                 axes.plot(places, list(shown.values()), "o-", color=COLOURS[method], label=label)
         axes.set_xscale("log", base=2)
-        if best and min(best) > 0:  # what goes astray would hide the rest
+        if best and min(best) > 0:  # diverging runs would set the scale and hide the rest
             low = min(best)
             axes.set_ylim(0.98 * low, min(axes.get_ylim()[1], 2 * low))
         axes.set(

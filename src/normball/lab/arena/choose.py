@@ -1,4 +1,4 @@
-"""Which runs are still to be made: settings on the choosing seed, then the best one on others."""
+"""Which runs are still missing: all settings on the choosing seed, then the best on the others."""
 
 from collections.abc import Iterable, Sequence
 
@@ -26,7 +26,7 @@ def tried(protocol: Protocol, rows: Iterable[Row], task: str, method: str) -> di
 
 
 def chosen(protocol: Protocol, rows: Iterable[Row], task: str, method: str) -> float | None:
-    """The setting that is judged, the smaller one of equals; None while it is not decided.
+    """The setting that is judged, the smallest of equals; None while it is not decided.
 
     Args:
         protocol: the rules.
@@ -61,7 +61,7 @@ def pending(protocol: Protocol, rows: Sequence[Row], task: str, method: str) -> 
 
 
 def _missing(protocol: Protocol, scores: dict[float, float], method: str) -> list[float]:
-    """The settings of the grid that were not run; else the one beyond an edge that is the best."""
+    """The settings of the grid that were not run; else, if an edge is best, the next one out."""
     grid = protocol.grid(method)
     if missing := [value for value in grid if value not in scores]:
         return missing
@@ -70,7 +70,7 @@ def _missing(protocol: Protocol, scores: dict[float, float], method: str) -> lis
     extended = len(values) - len(grid)
     if extended >= protocol.extensions or best not in (values[0], values[-1]):
         return []
-    # Places are counted from the centre, so that a value is the same however it was come by.
+    # Places are counted from the centre, so that a value does not depend on how it was reached.
     low = -(protocol.settings // 2) - sum(value < grid[0] for value in values)
     high = low + len(values) - 1
     return [METHODS[method].value(low - 1 if best == values[0] else high + 1)]

@@ -1,4 +1,4 @@
-"""Tasks on images: two kinds of digits, clothes in two architectures, and noise to be removed."""
+"""Tasks on images: two kinds of digits, clothes with two architectures, and denoising."""
 
 from functools import partial
 

@@ -46,8 +46,8 @@ def paired(ours: Sequence[float], theirs: Sequence[float], level: float) -> Inte
 
     Args:
         ours: scores, one for each seed.
-        theirs: likewise, of the same seeds. Infinite ones are runs that diverged: the interval is
-            then wholly on one side, and says nothing where both have such runs.
+        theirs: the same for the other method, with the same seeds. An infinite score is a run that
+            diverged: the interval is then wholly on one side, or undefined if both have such runs.
         level: of the interval, two-sided.
     """
     lost, won = (not all(map(math.isfinite, side)) for side in (ours, theirs))
@@ -106,7 +106,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where the methods stand on a task.
+    """The ranking of the methods on a task.
 
     Attributes:
         task: its name.
@@ -125,7 +125,7 @@ class Standing:
 
 
 def stand(protocol: Protocol, rows: Sequence[Row], task: str) -> Standing:
-    """Where the methods stand on a task; those with runs to come are left out.
+    """The ranking of the methods on a task; methods with missing runs are left out.
 
     Args:
         protocol: the rules.
@@ -161,14 +161,14 @@ def against(standing: Standing, ours: str, theirs: str, level: float) -> Interva
 
 
 def reach(result: Result, goal: float) -> tuple[float, float]:
-    """Steps and seconds until a curve is at a goal, straight between its points.
+    """Steps and seconds until a curve reaches a goal, linear between its points.
 
     Args:
         result: of a run.
         goal: a score.
 
     Returns:
-        Infinite ones where it never is; the first point's if it is there already.
+        Infinite if it never does; those of the first point if it is at the goal already.
     """
     before: tuple[int, float] | None = None
     for step, score in result.curve:
@@ -188,8 +188,8 @@ def time_to_goal(standing: Standing, method: str) -> tuple[float, float]:
     Both are infinite where it is not reached on every seed.
 
     Args:
-        standing: a task on which AdamW stands.
-        method: one that stands too.
+        standing: a task whose ranking has AdamW.
+        method: a method in the same ranking.
     """
     pairs = zip(standing.entries[method].results, standing.entries[GOAL].results, strict=True)
     times = [
@@ -200,13 +200,13 @@ def time_to_goal(standing: Standing, method: str) -> tuple[float, float]:
 
 
 def ranks(standings: Sequence[Standing]) -> dict[str, list[float]]:
-    """Every method's places, 1 for the best mean score, on the tasks where all stand.
+    """Every method's ranks, 1 for the best mean score, on the tasks whose ranking is complete.
 
     Args:
         standings: of all tasks.
 
     Returns:
-        A place for each such task; equal scores share the mean of their places.
+        A rank for each such task; equal scores share the mean of their ranks.
     """
     found: dict[str, list[float]] = {}
     for standing in standings:
@@ -236,7 +236,7 @@ def profile(times: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[float,
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, judged.
+    """The verdict on a claim.
 
     Attributes:
         claim: what was claimed.
@@ -257,7 +257,7 @@ class Verdict:
 
 
 def verdicts(protocol: Protocol, standings: Sequence[Standing]) -> list[Verdict]:
-    """Every claim of the protocol, on the tasks on which all methods stand.
+    """Every claim of the protocol, on the tasks whose ranking is complete.
 
     Args:
         protocol: the rules.
@@ -298,7 +298,7 @@ def _near(standing: Standing, entry: Entry, level: float) -> bool:  # noqa: ARG0
     return entry.mean <= (best.mean + task.near if task.points else best.mean * (1 + task.near))
 
 
-# Against which method, if it is one, and the test.
+# The method to compare with, if there is one, and the test.
 TESTS: Mapping[str, tuple[str | None, Callable[[Standing, Entry, float], bool]]] = MappingProxyType(
     {
         "first": (None, _first),

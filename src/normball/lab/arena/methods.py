@@ -1,4 +1,4 @@
-"""The methods of the arena: each as its authors recommend it, one number of it left to choose."""
+"""The methods of the arena: each as its authors recommend, with one number left to tune."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +27,7 @@ def cosine(done: float) -> float:
     """Half a cosine down to 0, after a warm-up over the first 5 %.
 
     Args:
-        done: share of the run that is over, in [0, 1).
+        done: share of the run that is done, in [0, 1).
     """
     return min(1.0, (done + 1e-3) / _WARM_UP) * half_cosine(done)
 
@@ -36,7 +36,7 @@ def half_cosine(done: float) -> float:
     """Half a cosine down to 0.
 
     Args:
-        done: share of the run that is over, in [0, 1).
+        done: share of the run that is done, in [0, 1).
     """
     return (1 + math.cos(math.pi * done)) / 2
 
@@ -45,13 +45,13 @@ def linear(done: float) -> float:
     """Straight down to 0.
 
     Args:
-        done: share of the run that is over, in [0, 1).
+        done: share of the run that is done, in [0, 1).
     """
     return 1 - done
 
 
 class MuonAdamW:
-    """torch's Muon on hidden matrices, kernels seen as matrices, and AdamW on all else.
+    """torch's Muon on hidden matrices, kernels flattened to matrices, and AdamW on all else.
 
     Args:
         model: what is trained.
@@ -138,7 +138,7 @@ def _prodigy(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
         from prodigyopt import Prodigy
     except ModuleNotFoundError:
         raise _lacks("prodigyopt") from None
-    with redirect_stdout(StringIO()):  # it prints what its settings mean
+    with redirect_stdout(StringIO()):  # it prints an explanation of its settings
         return Prodigy(_trained(model), lr=1.0, d_coef=value, weight_decay=0.01)
 
 
@@ -147,7 +147,7 @@ def _soap(model: nn.Module, value: float, steps: int) -> Any:  # noqa: ARG001
         from pytorch_optimizer import SOAP
     except ModuleNotFoundError:
         raise _lacks("pytorch-optimizer") from None
-    # A table of words has a side that is too long for a preconditioner, which is left out.
+    # One side of an embedding table is too long for a preconditioner, so it gets none.
     return SOAP(_trained(model), lr=value, max_precondition_dim=1024)
 
 
@@ -174,9 +174,9 @@ class Method:
     Attributes:
         name: the name on the command line.
         label: the name in tables.
-        about: how it is set, in words.
-        centre: what is recommended of the number that is tuned.
-        factor: between neighbours of the grid.
+        about: its settings, in words.
+        centre: the recommended value of the number that is tuned.
+        factor: ratio of neighbours in the grid.
         make: the optimizer, from the model, the number and the steps of the run.
         schedule: factor of the step over the run; None for a fixed one.
         tuned: whether anything is chosen.
@@ -194,10 +194,10 @@ class Method:
     ours: bool = False
 
     def value(self, place: int) -> float:
-        """The number so many places from the recommended one.
+        """The number that is ``place`` places from the recommended one.
 
         Args:
-            place: on the grid; 0 is the centre, and the only one of what is not tuned.
+            place: on the grid; 0 is the centre, and the only place if nothing is tuned.
         """
         # Rounded, so that it is the same on every machine.
         return float(f"{self.centre * self.factor**place:.6g}")

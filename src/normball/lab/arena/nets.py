@@ -1,4 +1,4 @@
-"""The networks that only the arena trains, each in the form that its users write."""
+"""The networks that only the arena trains, each in its usual form."""
 
 import torch
 from torch import Tensor, nn
@@ -218,7 +218,7 @@ class LoRA(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the layer and the product give together.
+        """The sum of the outputs of the layer and the product.
 
         Args:
             x: shape ``(..., in_features)``.

@@ -32,7 +32,7 @@ _CLAIM_TITLES = ("method", "claim", "verdict", "tasks", "not on")
 
 
 def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
-    """Write the page, the summary, and the pictures that others may show, of what is there so far.
+    """Write the page, the summary, and the pictures for other pages, from the runs so far.
 
     Args:
         protocol: the rules.

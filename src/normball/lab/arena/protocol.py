@@ -1,4 +1,4 @@
-"""What the arena declares before its first run, and the file that holds it."""
+"""The rules that the arena declares before its first run, and their file."""
 
 import json
 import math
@@ -31,7 +31,7 @@ class Claim:
     Attributes:
         kind: a key of ``judge.TESTS``.
         text: the statement.
-        method: whom it is about.
+        method: the method that it is about.
         share: of the tasks on which it must hold, rounded up.
     """
 
@@ -72,8 +72,8 @@ class Protocol:
         methods: their names.
         settings: how many settings of each method are run at first.
         extensions: by how many more the grid may grow at its edges.
-        choose: the seed on which settings are chosen; it is not judged.
-        judge: the seeds of the judgement.
+        choose: the seed on which settings are chosen; it is not used to judge.
+        judge: the seeds used to judge.
         budget: factor of every task's number of steps.
         level: of the intervals, two-sided.
         claims: what is judged.
@@ -101,7 +101,7 @@ class Protocol:
         return tuple(found.value(place - self.settings // 2) for place in range(self.settings))
 
     def declaration(self) -> dict[str, Any]:
-        """What the file holds: the rules, and what tasks, methods and grids are, in full."""
+        """The content of the file: the rules, and full descriptions of tasks, methods and grids."""
         values = {
             "schema": SCHEMA,
             "rule": RULE,
@@ -141,7 +141,7 @@ def quick() -> Protocol:
 
 
 def demo() -> Protocol:
-    """What one wants to see first: nothing tuned beside AdamW with its best step and a decay."""
+    """A first demonstration: methods without tuning, and AdamW with its best step and a decay."""
     near = "within 2 % of the loss, or 1 point of accuracy, of tuned AdamW and of its own best step"
     return Protocol(
         tasks=("digits", "chars"),
@@ -152,7 +152,7 @@ def demo() -> Protocol:
 
 
 def declare(protocol: Protocol, folder: Path) -> None:
-    """Write the rules into a folder, or see that the same are there.
+    """Write the rules into a folder, or check that the folder has the same rules.
 
     Args:
         protocol: the rules.

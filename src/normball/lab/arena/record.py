@@ -18,7 +18,7 @@ RECORD = "arena.jsonl"
 
 @dataclass(frozen=True)
 class Run:
-    """What is run.
+    """The settings of a run.
 
     Attributes:
         task: its name.
@@ -35,10 +35,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out, as ``run`` returns it; a run that diverged has infinite scores.
+    """The result of a run, as ``run`` returns it; a run that diverged has infinite scores.
 
     Attributes:
-        score: on the half for judging, low is good.
+        score: on the half for judging; lower is better.
         choose: the same on the half for choosing.
         scores: everything that was measured on the half for judging.
         curve: steps and scores on a part of that half.
@@ -60,11 +60,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """A finished run as it stands in the record.
+    """A finished run, as the record holds it.
 
     Attributes:
-        run: what was run.
-        result: what came out.
+        run: its settings.
+        result: its result.
         versions: of the packages.
         machine: its processor.
         commit: of the checkout, None where there is none or it was changed.
@@ -128,7 +128,7 @@ def _number(value: float | None) -> float:
 
 
 def read_record(folder: Path) -> list[Row]:
-    """The finished runs of a folder; a last line that a kill has torn is cut off.
+    """The finished runs of a folder; an incomplete last line, left by a kill, is removed.
 
     Args:
         folder: of the arena, held by this process.

@@ -1,4 +1,4 @@
-"""The arena's data: prepared once from what packages bring, then one small file for each set."""
+"""The arena's data: prepared once from data in packages, then one small file for each set."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from torch import Tensor
 from normball.lab.errors import LabError
 
 VARIABLE = "NORMBALL_ARENA"
-# Part of the name, so that files of another preparation are not taken for these.
+# Part of the file name, so that files of an older preparation are not used.
 VERSION = 1
 PARTS = ("train", "choose", "judge")
 
@@ -25,7 +25,7 @@ Arrays = dict[str, Array]
 
 
 def folder() -> Path:
-    """Where prepared data lie: ``NORMBALL_ARENA``, or ``arena`` in the data root."""
+    """The folder of prepared data: ``NORMBALL_ARENA``, or ``arena`` in the data root."""
     if given := os.environ.get(VARIABLE):
         return Path(given)
     # Imported here: prepared data need nothing but NumPy.

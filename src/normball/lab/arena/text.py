@@ -1,4 +1,4 @@
-"""Tasks on text: characters, byte pairs, words of natural frequency, and a model to be adapted."""
+"""Tasks on text: characters, byte pairs, words of natural frequency, and a model to adapt."""
 
 import math
 from functools import partial

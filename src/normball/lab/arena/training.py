@@ -1,4 +1,4 @@
-"""One run: a task, an optimizer and a seed, and what came out."""
+"""One run: from a task, an optimizer and a seed to a result."""
 
 import math
 import time
@@ -17,9 +17,9 @@ HALVES = ("judge", "choose")
 _STATISTICS_BATCHES = 10
 
 MakeOptimizer = Callable[[nn.Module, int], Any]
-"""Takes the model and the number of steps; returns what has ``step``, ``zero_grad`` and groups."""
+"""Takes model and number of steps; returns an object with ``step``, ``zero_grad`` and groups."""
 Schedule = Callable[[float], float]
-"""The share of the run that is done to a factor of every group's ``lr``."""
+"""Maps the share of the run that is done to a factor of every group's ``lr``."""
 
 
 def run(
@@ -33,17 +33,17 @@ def run(
 ) -> dict[str, Any]:
     """Train a task's network once, on one thread.
 
-    Network and mini-batches depend on the seed alone. The curve is measured on a part of the half
-    for judging, with an optimizer's averaged weights where it has some. The statistics of batch
-    norm are gathered anew for every measurement, whatever the optimizer.
+    Network and mini-batches depend only on the seed. The curve is measured on a part of the half
+    for judging, with the averaged weights if the optimizer has them. The statistics of batch norm
+    are computed again for every measurement, for every optimizer.
 
     Args:
         task: a key of ``TASKS``.
-        make_optimizer: what trains; where it has ``eval`` and ``train``, they are called around
-            every measurement.
+        make_optimizer: makes the optimizer; if that has ``eval`` and ``train``, they are called
+            around every measurement.
         seed: of the network's start and of the mini-batches.
         budget: factor of the task's number of steps.
-        schedule: the factor of every group's ``lr`` over the run; None leaves ``lr`` alone.
+        schedule: the factor of every group's ``lr`` over the run; None does not change ``lr``.
         on_step: called after each backward pass, before the step, with the step's number from 0,
             the loss and the optimizer.
 
@@ -134,7 +134,7 @@ def _first(scores: Scores) -> float:
 
 @contextmanager
 def _measured(task: ArenaTask, model: nn.Module, optimizer: Any, seed: int) -> Iterator[None]:
-    """The model as it is to be judged; afterwards as it trains."""
+    """The model in the state to be measured; afterwards back in the state for training."""
     averages = hasattr(optimizer, "eval")
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if averages:
@@ -151,7 +151,7 @@ def _measured(task: ArenaTask, model: nn.Module, optimizer: Any, seed: int) -> I
 
 
 def _gather_statistics(task: ArenaTask, model: nn.Module, seed: int) -> None:
-    """Give batch norms the mean statistics of some training batches under the present weights."""
+    """Set batch norms to mean statistics of some training batches under the current weights."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return

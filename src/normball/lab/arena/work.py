@@ -1,4 +1,4 @@
-"""The arena at work: runs in processes of their own, recorded as they finish."""
+"""The arena's runs: each in its own process, recorded when it finishes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ _PACKAGES = ("schedulefree", "prodigyopt", "pytorch-optimizer")
 
 
 def packages() -> dict[str, str]:
-    """Versions of all that can change a result, the packages of other methods with them."""
+    """Versions of all packages that can change a result, also those of other methods."""
     found = dict(versions())
     for name in _PACKAGES:
         try:
@@ -34,7 +34,7 @@ def packages() -> dict[str, str]:
 
 
 def make_row(wanted: Run, budget: float) -> Row:
-    """Run once, here and now.
+    """Run once, in this process.
 
     Args:
         wanted: what to run.
@@ -62,7 +62,7 @@ def next_runs(
     busy: Sequence[Run],
     count: int,
 ) -> list[Run]:
-    """The runs to begin now, task by task, so that the first tasks can be read early.
+    """The runs to start now, task by task, so that the first tasks are finished early.
 
     Args:
         protocol: the rules.
@@ -99,8 +99,8 @@ def work(
         tasks: which tasks, in order.
         methods: which methods, in order.
         jobs: processes at a time.
-        seconds: after so many no run is begun; None for no end.
-        say: told of every row.
+        seconds: time after which no new run is started; None for no limit.
+        say: called with every row.
 
     Returns:
         Whether nothing is missing.
@@ -126,7 +126,7 @@ def work(
             if not busy:
                 return not next_runs(protocol, rows, tasks, methods, (), 1)
             done = wait(busy, return_when=FIRST_COMPLETED).done
-            # One that failed comes last: what ended beside it is kept.
+            # Failed runs come last, so that runs that finished at the same time are kept.
             for future in sorted(done, key=lambda one: one.exception() is not None):
                 del busy[future]
                 row = future.result()
@@ -144,7 +144,7 @@ def work(
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once: what they are at is not wanted any more."""
+    """End the workers at once: their unfinished runs are not needed any more."""
     workers = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for worker in workers:

@@ -1,4 +1,4 @@
-"""What training asks of data: mini-batches in an order that a seed decides, and a test set."""
+"""The data interface for training: mini-batches in an order set by a seed, and a test set."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,19 +34,19 @@ class Data(Protocol):
 
         Args:
             size: examples in a mini-batch.
-            order: the only source of chance.
+            order: the only source of randomness.
         """
 
     def test_batches(self) -> Iterator[Batch]:
         """The test set, the same every time."""
 
     def sample(self) -> Tensor:
-        """Some training inputs, the same every time and as they are, for what starts from data."""
+        """Some training inputs, always the same, not augmented, for layers that start from data."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """A classification task's tensors, split for good.
+    """The tensors of a classification task, with a fixed split.
 
     Attributes:
         train_x: training inputs, shape ``(n, channels, height, width)``: float32 as the network
@@ -57,8 +57,8 @@ class Images:
         source: which data these are.
         mean: of every channel, on the scale of 0 to 255; for uint8.
         deviation: of every channel, likewise.
-        shift: augmentation: every training image is moved by up to so many pixels, mirrored at its
-            border, and flipped left to right by chance; 0 for none of both.
+        shift: augmentation: every training image is moved at random by up to this many pixels,
+            mirrored at its border, and flipped left to right at random; 0 for neither.
     """
 
     train_x: Tensor
@@ -71,7 +71,7 @@ class Images:
     shift: int = 0
 
     def steps(self, size: int) -> int:
-        """See ``Data``: a rest that is smaller than a mini-batch is left out."""
+        """See ``Data``: the examples left after the last full mini-batch are not used."""
         return len(self.train_y) // size
 
     def batches(self, size: int, order: torch.Generator) -> Iterator[Batch]:
@@ -130,7 +130,7 @@ class Text:
         epoch: steps of an epoch.
         source: which text this is.
         test_windows: how many windows of the test tokens are used, spread evenly over them and
-            apart from each other; fewer where there are not so many.
+            without overlap; fewer if there are not that many.
     """
 
     train: Tensor
@@ -154,7 +154,7 @@ class Text:
     def test_batches(self) -> Iterator[Batch]:
         """See ``Data``."""
         count = min(self.test_windows, (len(self.test) - 1) // self.window)
-        # The first window of each of so many equal parts: a text's beginning is not like all of it.
+        # The first window of each of equal parts: the beginning of a text is not typical of it.
         starts = torch.arange(count) * (len(self.test) - 1) // count
         for some in torch.split(starts, max(1, _TEST_TOKENS // self.window)):
             yield self._windows(self.test, some)

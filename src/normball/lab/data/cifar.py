@@ -39,7 +39,7 @@ def load_cifar10(train: int | None = None, test: int | None = None, shift: int =
     hold the same images and are not read.
 
     Args:
-        train: how many training images, chosen by chance but always the same; all when None.
+        train: how many training images, a random choice that is always the same; all when None.
         test: how many test images, likewise.
         shift: augmentation, as in ``Images``.
 
@@ -79,7 +79,7 @@ def _cut(pair: _Pair, count: int | None) -> _Pair:
 
 
 def _chosen(total: int, count: int | None) -> Tensor:
-    """Which of so many images are used: files may be sorted by class, so chance chooses."""
+    """Which of the images are used: a random choice, because files may be sorted by class."""
     if count is None:
         return torch.arange(total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))

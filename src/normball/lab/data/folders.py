@@ -31,8 +31,8 @@ _MOST_WORKERS = 8
 class ImageFolder:
     """Images that are read from the disk when they are used.
 
-    Training images are a random crop of 8 to 100 % of the area, flipped by chance; test images the
-    centre, after the shorter side is made 256/224 of the size.
+    A training image is a random crop of 8 to 100 % of the area, flipped at random. A test image is
+    the centre, after the shorter side is scaled to 256/224 of the size.
 
     Attributes:
         train: files and classes.
@@ -40,7 +40,7 @@ class ImageFolder:
         size: height and width that the network takes, in pixels.
         classes: number of classes.
         source: which data these are.
-        workers: processes that read ahead; 0 reads each mini-batch when it is wanted.
+        workers: processes that read ahead; 0 reads each mini-batch when it is needed.
     """
 
     train: tuple[tuple[Path, int], ...]
@@ -58,7 +58,7 @@ class ImageFolder:
         """See ``Data``."""
         shuffled = torch.randperm(len(self.train), generator=order)
         batches = torch.split(shuffled[: self.steps(size) * size], size)
-        # All chance is drawn here, batch by batch: the workers have none of their own.
+        # All random numbers are drawn here, batch by batch: the workers draw none.
         draws = (
             list(zip(batch.tolist(), torch.rand(size, 5, generator=order).tolist(), strict=True))
             for batch in batches
@@ -117,7 +117,7 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class _Examples(Dataset[Any]):
-    """Images read by index, and with chance that is drawn elsewhere."""
+    """Images read by index; random numbers come with the index."""
 
     files: tuple[tuple[Path, int], ...]
     read: Callable[[Path, Any], Tensor]
@@ -182,9 +182,9 @@ def load_imagenet(size: int = 224, folder: str = FOLDER) -> ImageFolder:
 
 
 def _workers() -> int:
-    """Who reads ahead: nobody on a CPU, which is slower than the disk, nor for a sweep's process.
+    """The number of processes that read ahead: none on a CPU, which is slower than the disk.
 
-    Such a process may not have children.
+    Also none in a sweep's worker, which may not have child processes.
     """
     if not torch.cuda.is_available() or current_process().daemon:
         return 0

@@ -1,4 +1,4 @@
-"""Where data lies, and what is said when it does not."""
+"""The folder of all data, and the errors for data that is missing or wrong."""
 
 import hashlib
 import os
@@ -57,7 +57,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_digest(path: Path, content: bytes, digest: str) -> None:
-    """Refuse content that is not the one that is known.
+    """Refuse content with another digest than the known one.
 
     Args:
         path: where it came from, for the message.

@@ -19,7 +19,7 @@ BYTE_PAIR_FILES = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
 _TRAIN_SHARE = 0.9
-# What GPT-2's words are; a vocabulary of 50,304 would leave 47 rows of the table untrained.
+# The number of GPT-2's tokens; a vocabulary of 50,304 would leave 47 rows of the table untrained.
 _GPT2_TOKENS = 50_257
 _GPT2_WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 

@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Shape:
-    """What a task's examples look like to a network.
+    """The shape of a task's examples, as a network needs it.
 
     Attributes:
         channels: of an image; 0 for text.
@@ -168,7 +168,7 @@ def find_model(name: str, *, text: bool) -> ModelSpec:
         text: whether it has to be for text.
 
     Raises:
-        LabError: if there is none, or it is for the other kind of data.
+        LabError: if no network has that name, or it is for the other kind of data.
     """
     fitting = [spec.name for spec in MODELS.values() if spec.text == text]
     if name not in MODELS:

@@ -53,7 +53,7 @@ class _Block(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        # Apart, so that each has a norm ball of its own.
+        # Separate layers, so that each has its own norm ball.
         self.query, self.key, self.value, self.mix = (
             nn.Linear(dim, dim, bias=False) for _ in range(4)
         )

@@ -68,7 +68,7 @@ class _Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.RMSNorm(dim), nn.RMSNorm(dim)
-        # Apart, so that each has a norm ball of its own.
+        # Separate layers, so that each has its own norm ball.
         self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
         self.mix = nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
