@@ -301,8 +301,7 @@ class NormBallOptimizer(Optimizer):
         self._known.norms = chosen
 
     def _check_replaced(self) -> None:
-        for group in self.param_groups:
-            validate.check_replaced(group["params"], self._shapes)
+        validate.check_replaced(self._params(), self._shapes)
 
     @staticmethod
     def _names(index: int, group: Group) -> list[str]:

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from numbers import Real
 from typing import Any
 
@@ -62,15 +62,16 @@ def check_counted(value: object, stages: object) -> bool:
     return value
 
 
-def check_replaced(params: Iterable[Tensor], shapes: Collection[torch.Size]) -> None:
+def check_replaced(params: Iterable[Tensor], shapes: Set[torch.Size]) -> None:
     """Raise ValueError if a wrapper has replaced matrices by a vector of layers laid end to end."""
-    for p in params:
-        if p.ndim == 1 and p.shape not in shapes and any(len(shape) > 1 for shape in shapes):
-            raise ValueError(
-                f"the groups now hold a vector of {len(p)} entries, which the optimizer was never "
-                "given: a wrapper has laid layers end to end, as DeepSpeed's ZeRO does, and their "
-                "matrices are lost. Use fully_shard, DDP or ZeRO stage 0"
-            )
+    held = {p.shape for p in params}
+    matrices, now = (any(len(shape) > 1 for shape in known) for known in (shapes, held))
+    if matrices and not now and held - shapes:
+        raise ValueError(
+            f"the groups now hold vectors alone, of the shapes {sorted(map(tuple, held))}, and "
+            "were given matrices: a wrapper has laid layers end to end, as DeepSpeed's ZeRO does. "
+            "Use fully_shard, DDP or ZeRO stage 0"
+        )
 
 
 def check_number(
