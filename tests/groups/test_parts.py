@@ -79,6 +79,14 @@ def test_a_part_of_one_process_trains(model):
     assert all(not torch.equal(p, q) for p, q in zip(alone.parameters(), before, strict=True))
 
 
+def test_a_state_with_too_few_names_is_refused(model):
+    optimizer = Scion(param_groups(model), 0.1)
+    state = optimizer.state_dict()
+    state["param_groups"][0]["param_names"] = []
+    with pytest.raises(ValueError, match=r"the param_names \[\]: one name for each parameter"):
+        optimizer.load_state_dict(state)
+
+
 def test_other_names_shapes_and_nothing_to_train(model):
     plan = param_groups(model)
     with pytest.raises(ValueError, match=r"^weight of shape \(6, 4\) is unknown in the plan"):

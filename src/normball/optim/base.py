@@ -240,9 +240,9 @@ class NormBallOptimizer(Optimizer):
         settle(terms, corner)
         corners = self._geometry.corners(bundles, terms) if corner else None
 
-        groups = len(self.param_groups)
-        total = totals(bundles, terms, corners, groups, self._stages, zero)
-        size = total.gap if self._constrained and total.gap is not None else total.dual
+        groups, constrained = len(self.param_groups), self._constrained
+        total = totals(bundles, terms, corners, groups, constrained, self._stages, zero)
+        size = total.size
         factor = self._factor(size, total.corner)
         # Weights that are already NaN give a gap of NaN: a step would only spread it.
         finite = finite & size.isnan().logical_not()

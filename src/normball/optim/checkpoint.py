@@ -168,9 +168,11 @@ def _check_settings(index: int, saved: Mapping[str, Any], own: Mapping[str, Any]
     names = saved.get("param_names")
     # If the stages of a pipeline share a flat state, the names are those that another rank saved.
     if names is not None and not (
-        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and (len(names) == len(own["params"]) or all(isinstance(key, str) for key in params))
     ):
-        raise ValueError(f"{where} the param_names {names!r}: a list of names is expected")
+        raise ValueError(f"{where} the param_names {names!r}: one name for each parameter")
     for key, value in own.items():
         if isinstance(value, bool) and not isinstance(saved.get(key, value), bool):
             raise ValueError(f"{where} {key}={saved[key]!r}, which must be True or False")

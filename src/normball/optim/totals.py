@@ -15,13 +15,14 @@ from normball.optim.terms import Term
 class Totals(NamedTuple):
     """The numbers of all layers together, 0-d; but `per_group` has one entry per group.
 
-    `per_group` is that of this rank.
+    `per_group` is that of this rank. `size` is what the threshold is compared with: the gap of a
+    constrained step, else the dual norm.
     """
 
     per_group: Tensor
     dual: Tensor
-    gap: Tensor | None = None
-    corner: Tensor | None = None
+    size: Tensor
+    corner: Tensor | None
 
 
 def totals(
@@ -29,16 +30,18 @@ def totals(
     terms: Sequence[Term],
     corners: Sequence[Tensor] | None,
     groups: int,
+    constrained: bool,
     stages: parallel.Stages | None,
     zero: Tensor | None,
 ) -> Totals:
-    """Return the dual norm, the gap where there are products, and the largest corner.
+    """Return the dual norm, the size that the threshold is compared with, and the largest corner.
 
     Args:
         bundles: those of this step.
         terms: of each, settled.
         corners: the corners, of which the largest is returned; None if it is not needed.
         groups: number of parameter groups.
+        constrained: whether the terms have products.
         stages: where ranks hold different parameters.
         zero: 0-d, the value for a stage without a layer.
     """
@@ -49,13 +52,13 @@ def totals(
     per_group = _per_group(bundles, duals, groups, zero)
     corner = gather(corners).amax() if corners else None
     if stages is None:
-        gap = gather(gaps).sum() if gaps else None
-        return Totals(per_group, per_group.sum(), gap, corner)
+        dual = per_group.sum()
+        return Totals(per_group, dual, gather(gaps).sum() if constrained else dual, corner)
     assert zero is not None
-    dual, gap = add_up(bundles, [duals, gaps or duals], stages, zero)
+    dual, *more = add_up(bundles, [duals, gaps] if constrained else [duals], stages, zero)
     if corners is not None:
         corner = parallel.largest(zero if corner is None else corner)
-    return Totals(per_group, dual, gap, corner)
+    return Totals(per_group, dual, more[0] if more else dual, corner)
 
 
 def add_up(

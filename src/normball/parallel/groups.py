@@ -57,8 +57,11 @@ def everybody() -> Members:
 def holders_of(x: Tensor) -> Members:
     """Return the ranks that hold `x`, or a part or a copy of it.
 
-    These are the ranks that share this rank's parameters, by default all ranks. For a DTensor whose
-    mesh has further ranks, they are the ranks of its mesh.
+    These are the ranks that share this rank's parameters, by default all ranks. A DTensor whose
+    mesh has all ranks is held by all.
+
+    Raises:
+        ValueError: the mesh of a DTensor has ranks of several stages, but not all ranks.
     """
     import torch.distributed as dist
 
@@ -71,7 +74,12 @@ def holders_of(x: Tensor) -> Members:
     ranks = _ranks_of(mesh)
     if set(ranks) <= set(shared.ranks):
         return shared
-    return everybody() if len(ranks) == dist.get_world_size() else Members(ranks, mesh.get_group())
+    if len(ranks) < dist.get_world_size():
+        raise ValueError(
+            f"a parameter of shape {tuple(x.shape)} lies on the ranks {list(ranks)}: with stages= "
+            f"its mesh must stay within one stage, here {list(shared.ranks)}, or have all ranks"
+        )
+    return everybody()
 
 
 @lru_cache
