@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 
 import matplotlib as mpl
@@ -14,7 +13,7 @@ from normball.lab.cells import Cell, best, best_per_step, of
 from normball.lab.config import format_step
 from normball.lab.errors import unknown
 from normball.lab.optimizers import OPTIMIZERS
-from normball.lab.pictures import COLOURS, MARKERS, render
+from normball.lab.pictures import COLOURS, MARKERS, render, showing
 
 _CLIPPED = "clipped-scion"
 
@@ -197,11 +196,5 @@ def draw(names: Sequence[str], cells: Sequence[Cell], kind: str, title: str = ""
     for name in names:
         if name not in CHARTS:
             raise unknown("chart", name, CHARTS)
-    panels = [partial(_chart, CHARTS[name], cells) for name in names]
+    panels = [showing(cells, CHARTS[name]) for name in names]
     return render(panels, kind, size=(5.4, 4.3), title=title)
-
-
-def _chart(
-    chart: Callable[[Axes, Sequence[Cell]], None], cells: Sequence[Cell], axes: Axes
-) -> None:
-    chart(axes, cells)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -179,9 +178,5 @@ def render(panels: Iterable[Panel], comparison: Comparison, kind: str) -> bytes:
         comparison: what to draw.
         kind: ``"png"`` or ``"svg"``.
     """
-    drawn = [partial(_onto, panel, comparison) for panel in panels]
+    drawn = [pictures.showing(comparison, panel) for panel in panels]
     return pictures.render(drawn, kind, size=(4.7, 4.4))
-
-
-def _onto(panel: Panel, comparison: Comparison, axes: Axes) -> None:
-    panel(axes, comparison)

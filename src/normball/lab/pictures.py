@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -36,6 +37,17 @@ MARKERS: Mapping[str, str] = MappingProxyType(
 )
 
 Panel = Callable[[Axes], None]
+Subject = TypeVar("Subject")
+
+
+def showing(subject: Subject, draw: Callable[[Axes, Subject], None]) -> Panel:
+    """A panel that shows something.
+
+    Args:
+        subject: what to show.
+        draw: draws it into axes.
+    """
+    return lambda axes: draw(axes, subject)
 
 
 def render(
