@@ -1,6 +1,7 @@
 """The program: its commands, and how it ends."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -52,15 +53,25 @@ def run(argv: Sequence[str]) -> int:
     """
     try:
         code = app(args=list(argv) or ["--help"], prog_name="normball", standalone_mode=False)
+        sys.stdout.flush()
     except LabError as error:
         return _fail(str(error), 2)
     except WorkerError as error:
         return _fail(str(error), 1)
     except OSError as error:  # a full disk, also when output is redirected to it
+        _drop_output()
         return _fail(f"{error}.", 2)
     except _UsageError as error:
         return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
     return code if isinstance(code, int) else 0
+
+
+def _drop_output() -> None:
+    """Discard what cannot be written, which the interpreter would try again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:
