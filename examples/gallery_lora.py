@@ -65,7 +65,7 @@ before = train(model, prose, tests, 400)
 print("prose {:.3f}, code {:.3f} nats per byte".format(*before[400]))
 
 # %% [markdown]
-# `param_groups` reads the pairs that `peft` has made, and leaves out what is frozen.
+# `param_groups` reads the pairs that `peft` has made. What is frozen has no gradient, and stays.
 
 # %%
 adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))

@@ -82,12 +82,23 @@ def choose_(out: Tensor, flag: Tensor, new: Tensor, old: Tensor) -> Tensor:
 def host_knows(x: Tensor) -> bool:
     """Tell whether code may branch on values of `x`.
 
-    False if that would wait for a device, if there is no value (in a compiler, for a fake tensor),
-    or if there is one value for each lane of `vmap`.
+    False if that would wait for a device, and if `x` is not `concrete`.
+    """
+    return x.device.type == "cpu" and concrete(x)
+
+
+def has_value(x: Tensor) -> bool:
+    """Tell whether a value of `x` can be read at all: not if it is fake, or on the meta device."""
+    return type(x) in _PLAIN and x.device.type != "meta"
+
+
+def concrete(x: Tensor) -> bool:
+    """Tell whether `x` is one tensor in memory.
+
+    False in a compiler, for a fake tensor, and if there is one value for each lane of `vmap`.
     """
     return (
-        x.device.type == "cpu"
-        and type(x) in _PLAIN
+        type(x) in _PLAIN
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )

@@ -25,6 +25,8 @@ SCHEDULERS = {
     "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(
         o, LR, total_steps=STEPS + 1, cycle_momentum=False
     ),
+    "CyclicLR with momentum": lambda o: lr_scheduler.CyclicLR(o, 0.1, LR, 3),
+    "OneCycleLR with momentum": lambda o: lr_scheduler.OneCycleLR(o, LR, total_steps=STEPS + 1),
     "SequentialLR": lambda o: lr_scheduler.SequentialLR(
         o,
         [lr_scheduler.LinearLR(o, 0.1, 1.0, 4), lr_scheduler.CosineAnnealingLR(o, STEPS - 4)],
@@ -81,18 +83,3 @@ def test_state_with_a_scheduler_s_keys_resumes(name: str):
     move(scheduler)
     move(other)
     assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda o: lr_scheduler.OneCycleLR(o, LR, total_steps=STEPS),
-        lambda o: lr_scheduler.CyclicLR(o, 0.1, LR, 3),
-    ],
-    ids=["OneCycleLR", "CyclicLR"],
-)
-def test_momentum_is_not_cycled(make):
-    """alpha also sets the scale of the estimate that rho is compared with."""
-    optimizer = ClippedScion([torch.zeros(3, requires_grad=True)], lr=LR, rho=1.0)
-    with pytest.raises(ValueError, match="cycle_momentum"):
-        make(optimizer)

@@ -156,7 +156,7 @@ def test_names_are_those_without_wrappers():
 def test_a_frozen_parameter_may_be_named():
     model = mlp()
     model[0].requires_grad_(False)
-    assert rows_of(model, {"0.weight": "output"})["0.weight"] == ("frozen", None, None)
+    assert rows_of(model, {"0.weight": "output"})["0.weight"] == ("output", Sign(), 32.0)
 
 
 def test_a_norm_places_what_no_rule_knows():

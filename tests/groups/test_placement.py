@@ -23,18 +23,19 @@ def placed(plan: Plan) -> dict[str, tuple]:
 def test_placement(case: Case):
     model = case.build()
     plan = param_groups(model)
-    rows = {row.name: (row.role, row.norm, row.radius) for row in plan.rows if row.role != "frozen"}
-    assert rows == case.expected
-    assert placed(plan) == {name: place[1:] for name, place in case.expected.items()}
     parameters = dict(model.named_parameters())
+    trained = [row for row in plan.rows if parameters[row.name].requires_grad]
+    rows = {row.name: (row.role, row.norm, row.radius) for row in trained}
+    assert rows == case.expected
+    assert placed(plan) == {row.name: (row.norm, row.radius) for row in plan.rows}
     assert [row.name for row in plan.rows] == list(parameters)
     for row in plan.rows:
         assert row.shape == parameters[row.name].shape
-        assert (row.role == "frozen") == (not parameters[row.name].requires_grad)
+        assert row.rule.endswith(", frozen") == (not parameters[row.name].requires_grad)
     for group in plan:
         assert list(group) == ["params", "norm", "radius"]
         assert all(p is parameters[name] for name, p in group["params"])
-    keys = [(row.role, row.norm, row.radius) for row in plan.rows if row.role != "frozen"]
+    keys = [(row.role, row.norm, row.radius) for row in plan.rows]
     first_seen = list(dict.fromkeys(keys))
     assert [(g["norm"], g["radius"]) for g in plan] == [key[1:] for key in first_seen]
 
@@ -50,7 +51,7 @@ def test_one_step_stays_within_its_radius(case: Case):
     optimizer.step()
     moved = 0
     names = [name for group in optimizer.param_groups for name in group["param_names"]]
-    assert sorted(names) == sorted(case.expected)
+    assert sorted(names) == sorted(before)
     for name, p in model.named_parameters():
         step = p.detach() - before[name]
         if name not in case.expected or p.grad is None:
@@ -146,15 +147,27 @@ def test_a_tied_head_leaves_no_other_layer_as_the_last():
     assert plan.rows[0].rule == "tied embedding and head"
 
 
-def test_frozen_parameters_are_shown_and_move_no_role():
+def test_frozen_parameters_keep_their_places_and_move_no_role():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    expected = placed(param_groups(model))
     model[0].requires_grad_(False)
     model[2].weight.requires_grad_(False)
     plan = param_groups(model)
-    assert list(placed(plan)) == ["1.weight", "1.bias", "2.bias"]
-    assert plan.rows[2].role == "hidden"
-    frozen = Row("0.weight", torch.Size((4, 3)), "frozen", None, None, rule="requires_grad=False")
-    assert plan.rows[0] == frozen
+    assert placed(plan) == expected
+    rules = [row.rule for row in plan.rows]
+    assert rules[:2] == ["first layer, linear, frozen", "bias, frozen"]
+    assert rules[4] == "last layer, linear, frozen"
+    assert [plan.rows[i].role for i in (0, 2, 4)] == ["input", "hidden", "output"]
+
+
+def test_frozen_weights_of_8_bits_are_left_out():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    for dtype in (torch.uint8, torch.float8_e4m3fn):
+        model[0].weight = nn.Parameter(torch.zeros(4, 3).to(dtype), requires_grad=False)
+        plan = param_groups(model)
+        row = Row("0.weight", torch.Size((4, 3)), "frozen", None, None, rule="requires_grad=False")
+        assert plan.rows[0] == row
+        assert "0.weight" not in placed(plan)
 
 
 def test_radii():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from normball import ClippedScion
+from normball import ClippedScion, Scion, param_groups
 from normball.norms import RMS, Sign, Spectral
 from normball.polar import Eigh, Nonic
 
@@ -76,3 +76,52 @@ def test_a_compiled_step(polar, tensors, backend, options):
     assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 5
     for name, value in plain.metrics().items():
         assert torch.allclose(optimizer.metrics()[name], value), name
+
+
+def layers(*shapes):
+    return [nn.Parameter(0.1 * torch.randn(shape)) for shape in shapes]
+
+
+def language():
+    return nn.Sequential(
+        nn.Embedding(20, 16),
+        nn.Linear(16, 24),
+        nn.LayerNorm(24),
+        nn.Linear(24, 16),
+        nn.Linear(16, 8),
+    )
+
+
+WHOLE = {
+    "list": lambda: ClippedScion(layers((8, 4), (4, 8), (4,), (2, 3, 3, 3)), radius=1.0),
+    "plan": lambda: ClippedScion(param_groups(language())),
+    "average": lambda: ClippedScion(param_groups(language()), rho=5.0, average=0.1),
+    "tall": lambda: ClippedScion(layers((150, 130)), rho=5.0, norm=Spectral(), radius=1.0),
+    "two tall": lambda: Scion(layers((40, 20), (40, 20)), 0.01, norm=Spectral(), radius=1.0),
+    "one group a layer": lambda: Scion([{"params": p} for p in layers((4, 4), (4, 4))], 0.01),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.filterwarnings("ignore:.*")
+def test_the_step_is_one_graph_with_the_default_factor(name):
+    """Compiled with `fullgraph=True`, which raises where a graph would break."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    ours = WHOLE[name]()
+    torch.manual_seed(0)
+    theirs = WHOLE[name]()
+    compiled = torch.compile(ours.step, backend="eager", fullgraph=True)
+    pairs = [
+        (p, q)
+        for g, h in zip(ours.param_groups, theirs.param_groups, strict=True)
+        for p, q in zip(g["params"], h["params"], strict=True)
+    ]
+    for _ in range(4):
+        for p, q in pairs:
+            p.grad = torch.randn(p.shape)
+            q.grad = p.grad.clone()
+        compiled()
+        theirs.step()
+    for p, q in pairs:
+        assert torch.allclose(p, q, rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from normball import ClippedScion, Scion
+from normball.balls import project_
 from normball.norms import RMS, Sign
 from tests.optim.network import build, groups, train
 from tests.optim.reference import LAYERS
@@ -156,17 +157,55 @@ def test_a_larger_radius_reads_no_norm():
     assert abs(p.item()) <= 1
 
 
-def test_loaded_weights_are_a_start():
-    p = nn.Parameter(torch.tensor([0.9], dtype=torch.float64))
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_weights_moved_out_later_are_not_scaled_with_or_without_a_resume(alpha):
+    def run(resume):
+        p = nn.Parameter(torch.tensor([0.9, 0.1], dtype=torch.float64))
+        optimizer = ClippedScion([p], 0.1, rho=1.0, alpha=alpha, constrained=True)
+        for step in range(6):
+            if step == 3:
+                with torch.no_grad():
+                    p.mul_(20)
+                if resume:
+                    state = optimizer.state_dict()
+                    optimizer = ClippedScion([p], 0.1, rho=1.0, alpha=alpha, constrained=True)
+                    optimizer.load_state_dict(state)
+            p.grad = 0.1 * p.detach() + 0.01 * step
+            optimizer.step()
+        return p.detach()
+
+    straight = run(False)
+    assert torch.equal(run(True), straight)
+    assert float(straight.norm()) > 2  # the ball has radius 1 in root mean square
+
+
+def test_a_smaller_radius_scales_after_a_resume_too():
+    p = nn.Parameter(torch.tensor([0.9, 0.9], dtype=torch.float64))
+    optimizer = ClippedScion([p], 0.1, rho=1.0, constrained=True)
+    p.grad = torch.full_like(p, -1e-9)
+    optimizer.step()
+    optimizer.param_groups[0]["radius"] = 0.5
+    state = optimizer.state_dict()
+    optimizer = ClippedScion([p], 0.1, rho=1.0, constrained=True)
+    optimizer.load_state_dict(state)
+    with pytest.warns(UserWarning, match=r"starts outside .* radius 0\.5"):
+        optimizer.step()
+    assert float(p.detach().abs().max()) <= 0.5
+
+
+def test_a_layer_outside_that_no_step_moves_is_named():
+    """At x = 2 with d = -1 for ever, the gap is -1: no step goes there, and none comes back."""
+    p = nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
     optimizer = ClippedScion([p], 0.1, rho=1.0, alpha=1.0, constrained=True)
     p.grad = -torch.ones_like(p)
     optimizer.step()
-    state = optimizer.state_dict()
     with torch.no_grad():
         p.fill_(2.0)
-    optimizer.load_state_dict(state)
-    with pytest.warns(UserWarning, match=r"starts outside .* norm 2, radius 1"):
-        optimizer.step()
+    with pytest.warns(UserWarning, match=r"gap of the last 10 steps was negative.*project_"):
+        any(optimizer.step() for _ in range(25))
+    assert p.item() == 2.0
+    project_(optimizer)
+    optimizer.step()
     assert p.item() == 1.0
 
 

@@ -35,8 +35,9 @@ def test_bad_arguments(row, options, error, match):
 BAD_KEYS = [
     ({"weight_decay": 0.1}, "'weight_decay' .* constrained=True"),
     ({"momentum": 0.9}, r"momentum 0\.9 is alpha=0\.1"),
-    ({"initial_lr": 0.1}, "a scheduler put it there"),
-    ({"zzz": 0.9}, "'zzz' .* known keys: .*params"),
+    ({"maximize": True}, "pass maximize= to the optimizer"),
+    ({"radios": 0.9}, "'radios' .* did you mean|'radios' .* keys: .*params"),
+    ({"scheduler": nn.Identity}, "'scheduler' of type type, which a checkpoint cannot hold"),
 ]
 
 

@@ -54,6 +54,21 @@ def test_a_tensor_is_its_value(row):
     assert same(bits(model), bits(other))
 
 
+@every
+def test_a_tensor_of_one_entry_is_its_value(row):
+    model, other = build(), build()
+    lr = torch.tensor([0.03], dtype=torch.float64)
+    ours = row(row.groups(model), lr, **tensors_of(row))
+    theirs = row(row.groups(other), 0.03)
+    train(model, ours, 3)
+    train(other, theirs, 3)
+    assert same(bits(model), bits(other))
+    lr.fill_(float("nan"))
+    train(model, ours, 1)
+    assert same(bits(model), bits(other))
+    assert int(ours.metrics()["skipped"]) == 1
+
+
 SCHEDULERS = {
     "linear": lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, 5),
     "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5),
@@ -159,8 +174,8 @@ def test_bad_tensors_are_refused_with_what_to_do(row):
     name = row.step_name
     with pytest.raises(ValueError, match=rf"{name}=nan must lie in"):
         make(lr=torch.tensor(float("nan")))
-    with pytest.raises(ValueError, match=rf"{name} is a tensor of the shape \(1,\): use a 0-d"):
-        make(lr=torch.tensor([0.1]))
+    with pytest.raises(ValueError, match=rf"{name} is a tensor of the shape \(2,\): use a 0-d"):
+        make(lr=torch.tensor([0.1, 0.1]))
     with pytest.raises(TypeError, match=rf"{name} is a tensor of dtype torch\.int64"):
         make(lr=torch.tensor(1))
     if "rho" in row.options:

@@ -5,7 +5,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normball.groups.overrides import Key, Override, Value, parse, positive
@@ -32,8 +33,9 @@ def param_groups(
     `SpectralConv` where a matrix gets `Spectral`; the other cases are in `docs/param-groups.md`.
     First and last mean the order in which the model registers its layers. A shared parameter is
     placed once; if it is both an embedding and a head, it counts as the last layer. Frozen
-    parameters are in no group. Only types, names and shapes matter, so a model on the meta device
-    works too.
+    parameters are placed too, so that they train once they are unfrozen; until then they have no
+    gradient, and the optimizer keeps nothing for them. Only types, names and shapes matter, so a
+    model on the meta device works too.
 
     Args:
         model: a module; for compiled and wrapped ones, names are those of the module inside.
@@ -94,13 +96,13 @@ def param_groups(
     _check_placed(findings, rows)
     groups: dict[Hashable, dict[str, Any]] = {}
     for finding, row in zip(findings, rows, strict=True):
-        if row.role != "frozen":
+        if row.norm is not None:
             extra = {k: v for e in _speaking(finding, entries, weighty) for k, v in e.extra}
             kind = (row.role, row.norm, row.radius, *sorted(extra.items()))
             group = groups.setdefault(kind, {"params": []})
             group |= {"norm": row.norm, "radius": row.radius, **extra}
             group["params"].append((row.name, finding.slots[0].parameter))
-    return Plan(list(groups.values()), rows)
+    return Plan(list(groups.values()), rows, model)
 
 
 @dataclass(frozen=True)
@@ -190,24 +192,39 @@ def _row(
     """Return the row of a parameter; `norm` is None if no rule and no override gives one."""
     name, shape = finding.slots[0].name, finding.slots[0].shape
     others = tuple(slot.name for slot in finding.slots[1:])
-    if not finding.slots[0].parameter.requires_grad:
-        return Row(name, shape, "frozen", None, None, "requires_grad=False", others)
     role, rule = finding.role, finding.rule
     norm = _with_polar(finding.storage.norm(role), polar) if rule else None
     radius = finding.share * radii[role]
+    frozen = not finding.slots[0].parameter.requires_grad
     for entry in _speaking(finding, entries, weighty):
         rule = entry.label
         if entry.role is not None:
             role, radius = entry.role, radii[entry.role]
             norm = _with_polar(finding.storage.norm(role), polar)
-            if norm is None:
+            if norm is None and not frozen:
                 raise ValueError(
                     f"{rule}: the shape {tuple(shape)} of {name!r} does not tell its norm in the "
                     f"role {role!r}; state it, for instance {{'norm': Spectral()}}"
                 )
         norm = norm if entry.norm is None else entry.norm
         radius = radius if entry.radius is None else entry.radius
+    if frozen:
+        if norm is None or not _may_train(finding.slots[0].parameter, norm):
+            return Row(name, shape, "frozen", None, None, "requires_grad=False", others)
+        rule = f"{rule}, frozen"
     return Row(name, shape, role, norm, radius, rule, others)
+
+
+def _may_train(parameter: Tensor, norm: Norm) -> bool:
+    """Tell whether an optimizer takes the parameter, for instance once it is unfrozen."""
+    dtype = parameter.dtype
+    if not dtype.is_floating_point or dtype.itemsize < 2 or parameter.layout != torch.strided:
+        return False
+    try:
+        norm.check(parameter.shape)
+    except ValueError:
+        return False
+    return True
 
 
 def _with_polar(norm: Norm | None, polar: Polar | None) -> Norm | None:

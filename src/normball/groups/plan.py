@@ -1,6 +1,7 @@
 """What `param_groups` returns: groups for an optimizer, and the table that explains them."""
 
 import dataclasses
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +22,12 @@ class Row:
     """As in `model.named_parameters()`, without the prefixes of wrappers."""
     shape: torch.Size
     role: str
-    """`input`, `hidden`, `output`, `embedding`, `bias`, `vector`, or `frozen` for one left out."""
+    """`input`, `hidden`, `output`, `embedding`, `bias`, `vector`; or `frozen` for a parameter that
+    is frozen and that no rule places, or whose dtype cannot be trained: it is in no group."""
     norm: Norm | None
-    """None where frozen."""
+    """None in the role `frozen`."""
     radius: float | None
-    """None where frozen."""
+    """None in the role `frozen`."""
     rule: str
     """The rule or override that gave it its role."""
     others: tuple[str, ...] = ()
@@ -52,10 +54,17 @@ class Plan(list[dict[str, Any]]):
         [('weight', 'output'), ('bias', 'bias')]
     """
 
-    def __init__(self, groups: Sequence[dict[str, Any]], rows: Sequence[Row]) -> None:
+    def __init__(
+        self, groups: Sequence[dict[str, Any]], rows: Sequence[Row], model: nn.Module | None = None
+    ) -> None:
         super().__init__(groups)
         self.rows = tuple(rows)
         """One `Row` for each parameter of the model, in its order."""
+        self.model = None if model is None else weakref.ref(model)
+        """A weak reference to the model; None in a copy of the plan."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"rows": self.rows, "model": None}
 
     def of(self, part: nn.Module) -> "Plan":
         """Return the groups of a part of the model, such as a stage of a pipeline.
@@ -99,16 +108,16 @@ class Plan(list[dict[str, Any]]):
                     "whole model: a part keeps the names that its parameters have there"
                 )
             chosen.append(row)
-            if row.role == "frozen" or not first.parameter.requires_grad:
+            if row.norm is None:
                 continue
             key = places[row.name], row.name in [slot.name for slot in slots]
             if key not in found:
                 settings = {k: v for k, v in self[key[0]].items() if k != "params"}
                 found[key] = {"params": [], **settings, **({} if key[1] else {"counted": False})}
             found[key]["params"].append((first.name, first.parameter))
-        if not found:
+        if not any(p.requires_grad for group in found.values() for _, p in group["params"]):
             raise ValueError("no parameter of this part needs a gradient: nothing to train")
-        return Plan([found[key] for key in sorted(found)], chosen)
+        return Plan([found[key] for key in sorted(found)], chosen, part)
 
     def __str__(self) -> str:
         return aligned([HEADER, *(row.cells() for row in self.rows)])

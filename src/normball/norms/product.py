@@ -152,6 +152,8 @@ class ByShape(Norm):
 
     @staticmethod
     def _for(shape: torch.Size) -> Norm:
-        if len(shape) < 2:
-            return RMS()
-        return Spectral() if len(shape) == 2 else SpectralConv()
+        return _BY_DIMENSIONS[min(len(shape), 3)]
+
+
+# Built once, because a compiled step cannot build a polar factor.
+_BY_DIMENSIONS = (RMS(), RMS(), Spectral(), SpectralConv())

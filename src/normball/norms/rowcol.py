@@ -81,7 +81,7 @@ class Column(Norm):
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
         """Return the columns and `sqrt(d_out)`; of a flattened kernel, those of its matrix."""
         along = range(1, len(shape)) if self.transposed else range(1)
-        return frozenset(along), math.sqrt(math.prod(shape[dim] for dim in along))
+        return frozenset(along), math.sqrt(math.prod([shape[dim] for dim in along]))
 
     @property
     def _dim(self) -> int:

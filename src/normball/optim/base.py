@@ -1,10 +1,8 @@
 """The common part of every optimizer: estimate, minimiser, one global number, step."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from operator import is_
 from typing import Any, overload
 
 import torch
@@ -14,34 +12,20 @@ from torch.optim.optimizer import ParamsT
 
 from normball import parallel
 from normball._numeric import all_within, apart, host_knows
-from normball.norms import Norm
 from normball.optim import capture, checkpoint, metrics, validate
 from normball.optim.average import Average, check_fast, without_figures
 from normball.optim.blocks import Bundle, Roster
 from normball.optim.estimate import Estimator
 from normball.optim.geometry import Geometry
-from normball.optim.settings import AVERAGE_OUT, AVERAGE_STEPS, Group, Settings
-from normball.optim.start import enter_ball
+from normball.optim.grouped import Grouped, Known
+from normball.optim.settings import AVERAGE_OUT, AVERAGE_STEPS, ENTERED, Group, Settings
+from normball.optim.start import enter_ball, load_entered, save_entered
 from normball.optim.terms import Term, scalar, settle
 from normball.optim.totals import totals
+from normball.optim.watch import Watch
 
 
-@dataclass
-class _Known:
-    """Values kept from step to step, and computed again if they are missing.
-
-    They are in a separate object because the compiler of torch 2.9 to 2.11 traces no attribute that
-    a step writes on the optimizer itself.
-    """
-
-    inside: dict[Tensor, float] = field(default_factory=dict)
-    """The parameters in their ball, and the radius at which they were."""
-    roster: Roster | None = None
-    norms: list[Norm] = field(default_factory=list)
-    """Those of the groups, once they were checked."""
-
-
-class NormBallOptimizer(Optimizer):
+class NormBallOptimizer(Grouped):
     """Steps along `v = -lmo(d)`, with one global number for their length.
 
     The `Estimator` computes `d`, and the geometry `lmo`, for all layers together. A subclass
@@ -51,7 +35,7 @@ class NormBallOptimizer(Optimizer):
     # The attributes that a copy of the optimizer keeps.
     _own: tuple[str, ...] = (
         "_settings", "_geometry", "_estimator", "_average", "_reuse_grad", "_record", "_stages",
-        "_copies", "_shapes",
+        "_copies", "_shapes", "_titles", "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +68,7 @@ class NormBallOptimizer(Optimizer):
                 "stages= exchanges numbers with other ranks, which capturable=True forbids, and "
                 "split=True shares out what all ranks hold: leave both out"
             )
+        validate.check_wrapper(stages)
         if average is not None:
             defaults = {**defaults, "average": average}
             settings = settings.with_number("average")
@@ -92,16 +77,18 @@ class NormBallOptimizer(Optimizer):
         self._estimator = Estimator(nesterov, lazy, maximize, state_dtype)
         self._average = Average() if "average" in defaults else None
         self._stages = None if stages is None else parallel.Stages(stages)
-        self._copies: list[Tensor] = []
-        """Parameters that another stage counts."""
-        self._shapes: set[torch.Size] = set()
-        """Those of all parameters that were given."""
+        self._copies, self._shapes, self._titles = [], set(), {}
         self._reuse_grad = reuse_grad
-        self._known = _Known()
+        self._known = Known()
         self._record = metrics.Record()
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of tensors or groups: write [tensor]")
-        super().__init__(params, defaults)
+        self._watch = Watch(getattr(params, "model", None))
+        given: list[Any] = list(params)
+        self._plain_list = bool(given) and not isinstance(given[0], dict)
+        # Schedulers that cycle the momentum look for it here.
+        alpha = validate.check_number("alpha", defaults["alpha"], low=0, high=1, open_low=True)
+        super().__init__(given, defaults | {"momentum": 1.0 - alpha})
 
     @abstractmethod
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
@@ -115,6 +102,11 @@ class NormBallOptimizer(Optimizer):
     def _needs_corner(self) -> bool:
         return False
 
+    @property
+    def _sums_up(self) -> bool:
+        """Whether the length of a step depends on all layers together."""
+        return True
+
     def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Tensor) -> None:
         """Read the new gradients, before anything is changed."""
 
@@ -124,37 +116,12 @@ class NormBallOptimizer(Optimizer):
     @property
     def _figures(self) -> list[str]:
         """The keys of a saved group besides its settings."""
-        return [AVERAGE_STEPS, AVERAGE_OUT] if self._average is not None else []
+        averaged = [AVERAGE_STEPS, AVERAGE_OUT] if self._average is not None else []
+        return averaged + ([ENTERED] if self._constrained else [])
 
     @property
     def _constrained(self) -> bool:
         return self._settings.constrained
-
-    def add_param_group(self, param_group: Group) -> None:
-        """Add a group: a dict of `params` and the keys that the class documents.
-
-        Raises:
-            TypeError: an unknown key, a norm that is not a `Norm`, a tensor that is not real and
-                dense.
-            ValueError: a number out of range, a norm that does not fit a shape, the same parameter
-                twice. Nothing is added.
-        """
-        if not isinstance(param_group, dict):
-            raise TypeError(f"a parameter group must be a dict, not {type(param_group).__name__}")
-        group = self._settings.complete(param_group, self.param_groups, self.defaults)
-        counted = validate.check_counted(group.pop("counted", True), self._stages)
-        if self._settings.capturable:
-            capture.check_group(group)
-        self._geometry.check_count(sum(len(g["params"]) for g in [*self.param_groups, group]))
-        super().add_param_group(group)
-        self._shapes |= {p.shape for p in self.param_groups[-1]["params"]}
-        if not counted:
-            self._copies += self.param_groups[-1]["params"]
-        self._mark()
-
-    def _mark(self) -> None:
-        for group in self.param_groups:
-            group.update({name: None for name in self._figures if name not in group})
 
     # -- the step ------------------------------------------------------------------------------
 
@@ -186,6 +153,9 @@ class NormBallOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         roster = self._collect()
+        if not torch.compiler.is_compiling():
+            some = bool(roster.blocks) or self._stages is not None
+            self._watch.look(self._params, some, self._record, self._sums_up)
         if roster.blocks or self._stages is not None:
             try:
                 if capture.recording():
@@ -263,18 +233,13 @@ class NormBallOptimizer(Optimizer):
         """Return a number for a stage on which no parameter has a gradient."""
         return scalar(torch.zeros((), device=next(self._params()).device))
 
-    def _params(self) -> Iterator[Tensor]:
-        return (p for group in self.param_groups for p in group["params"])
-
     def _collect(self) -> Roster:
-        for group in self.param_groups:
-            self._settings.check_numbers(group)
-        self._settings.check_common(self.param_groups)
-        self._check_norms()
+        self._check_groups()
         roster, self._known.roster = self._known.roster, None
         if roster is None or not roster.enter(self.param_groups, self._settings.longest):
-            names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
             self._check_replaced()
+            self._check_members()
+            names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
             roster = Roster(names, self.param_groups)
             for block in roster.blocks:
                 block.counted = all(block.owner is not copy for copy in self._copies)
@@ -288,26 +253,6 @@ class NormBallOptimizer(Optimizer):
         self._known.roster = roster
         return roster
 
-    def _check_norms(self) -> None:
-        """Check norms that were put into the groups since the last step."""
-        chosen = [group["norm"] for group in self.param_groups]
-        if len(chosen) == len(self._known.norms) and all(map(is_, chosen, self._known.norms)):
-            return
-        self._check_replaced()
-        for i, group in enumerate(self.param_groups):
-            self._geometry.check_norm(validate.check_norm(group["norm"]))
-            for name, p in zip(self._names(i, group), group["params"], strict=True):
-                validate.check_shape(name, p, group["norm"])
-        self._known.norms = chosen
-
-    def _check_replaced(self) -> None:
-        validate.check_replaced(self._params(), self._shapes)
-
-    @staticmethod
-    def _names(index: int, group: Group) -> list[str]:
-        names: list[str] | None = group.get("param_names")
-        return names or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
-
     def _move(
         self, bundles: list[Bundle], updates: list[Tensor], factor: Tensor, finite: Tensor
     ) -> None:
@@ -320,7 +265,9 @@ class NormBallOptimizer(Optimizer):
             dtype = torch.float32 if dtype.itemsize < 4 else dtype
             old = bundle.join(bundle.params)
             x, update = old.to(dtype), update.to(dtype)
-            into = old if known and old.dtype == dtype else update
+            into: Tensor | None = old if known and old.dtype == dtype else update
+            if torch.compiler.is_compiling():
+                into = None  # a compiler takes contiguous memory only
             longest = first.longest
             if isinstance(longest, Tensor):
                 longest = longest.to(factor.device, factor.dtype)
@@ -383,9 +330,17 @@ class NormBallOptimizer(Optimizer):
         16-bit weights). Save it together with the model. If that is done after `eval()`, both load
         in that mode, and `train()` puts the fast weights back.
         """
-        state = checkpoint.plain(super().state_dict())
+        held = set(self._params())
+        out = {p: self.state.pop(p) for p in list(self.state) if p not in held}
+        try:
+            self._check_members()
+            state = checkpoint.plain(super().state_dict())
+        finally:
+            self.state.update(out)  # of parameters that were taken out of their lists
         if self._average is not None:
             self._average.save(state["param_groups"])
+        if self._constrained:
+            save_entered(self.param_groups, state["param_groups"], self._known.inside)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -429,12 +384,16 @@ class NormBallOptimizer(Optimizer):
         for group in groups:
             self._settings.check_values(group)
         self._settings.check_common(groups)
+        for group in groups:
+            radius = group.pop(ENTERED, None)
+            if radius is not None:
+                validate.check_number(f"the saved {ENTERED}", radius, low=0)
         return {"state": state_dict["state"], "param_groups": groups}
 
     def _loaded(self, state_dict: dict[str, Any]) -> None:
         """Take from a state what torch did not load, or changed."""
         self._mark()
-        self._known.inside.clear()  # the weights may have been loaded as well
+        load_entered(self.param_groups, state_dict, self._known.inside)
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         for index, p in zip(indices, self._params(), strict=True):
             # torch has cast it to the parameter's dtype; take the saved values instead.
@@ -450,6 +409,6 @@ class NormBallOptimizer(Optimizer):
             state
             | {name: getattr(self, name) for name in self._own}
             | {
-                "_known": _Known(),
+                "_known": Known(),
             }
         )

@@ -24,6 +24,8 @@ class Setting:
 
     group: int
     norm: Norm
+    alike: int
+    """The first group with the same settings."""
     radius: float = 1.0
     longest: float | Tensor = 0.0
     """The length, or the share of the way, of the longest step; 0-d if a tensor."""
@@ -81,12 +83,13 @@ class Block:
         p = self.param
         if self.sharded or p.numel() > _SMALL.get(p.device.type, _SMALL_ELSEWHERE):
             return None
-        return self.group, p.shape, p.dtype, p.device, self.grad.dtype, self.counted
+        alike = self.setting.alike
+        return alike, p.shape, p.dtype, p.device, self.grad.dtype, self.counted
 
 
 @dataclass
 class Bundle:
-    """Blocks of one group, alike but for their values, in tensors stacked along a new dimension.
+    """Blocks of equal settings and shapes, in tensors stacked along a new dimension.
 
     A single block is used as it is, without a copy. `room` is memory that the update may be written
     to: of the shape of this rank's part and the dtype of the estimate, and perhaps the estimate's
@@ -96,6 +99,8 @@ class Bundle:
     """
 
     blocks: list[Block]
+    groups: Tensor | None = None
+    """The group of every block, shape `(k,)`; None if all are of one group."""
     room: Tensor | None = None
     fresh: bool = False
     active: Tensor | None = None
@@ -166,12 +171,31 @@ def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
             found[key].blocks.append(block)
         else:
             found[key] = Bundle([block])
+    for bundle in found.values():
+        groups = [block.group for block in bundle.blocks]
+        if len(set(groups)) > 1:
+            bundle.groups = torch.tensor(groups, device=bundle.first.param.device)
     return list(found.values())
 
 
 def _kind_of(p: Tensor, grad: Tensor | None) -> Hashable:
     """Return what a roster assumes of a parameter; None for one without a gradient."""
     return None if grad is None else (p.shape, p.dtype, p.device, grad.dtype)
+
+
+def _alike(groups: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return for every group the first group with the same norm, radius, lr and alpha."""
+    if len(groups) == 1 or torch.compiler.is_compiling():  # a compiler would fix the numbers
+        return list(range(len(groups)))
+    first: dict[Hashable, int] = {}
+    found = []
+    for i, group in enumerate(groups):
+        lr = group["lr"]
+        # A value of a tensor is not read: equal are groups with the same one.
+        step = id(lr) if isinstance(lr, Tensor) else lr
+        key = group["norm"], group["radius"], step, group["alpha"]
+        found.append(first.setdefault(key, i))
+    return found
 
 
 class Roster:
@@ -184,7 +208,11 @@ class Roster:
         self._params = [p for group in groups for p in group["params"]]
         self._sizes = [len(group["params"]) for group in groups]
         self._kinds = [_kind_of(p, p.grad) for p in self._params]
-        self._settings = [Setting(i, group["norm"]) for i, group in enumerate(groups)]
+        alike = _alike(groups)
+        self._settings = [
+            Setting(i, group["norm"], first)
+            for i, (group, first) in enumerate(zip(groups, alike, strict=True))
+        ]
         settings = [s for s, n in zip(self._settings, self._sizes, strict=True) for _ in range(n)]
         self.missing = [n for n, kind in zip(names, self._kinds, strict=True) if kind is None]
         self._places = [i for i, p in enumerate(self._params) if self._kinds[i] and p.numel()]
@@ -200,8 +228,8 @@ class Roster:
 
         Returns:
             False if the roster no longer fits: the groups have other parameters, other parameters
-            have gradients, or one has another shape, dtype or device (`model.float()` keeps a
-            parameter and changes its data).
+            have gradients, one has another shape, dtype or device (`model.float()` keeps a
+            parameter and changes its data), or other groups than before have equal settings.
 
         Raises:
             ValueError: a gradient is sparse.
@@ -213,6 +241,7 @@ class Roster:
             or any(p is not q for p, q in zip(params, self._params, strict=True))
             or [_kind_of(p, g) for p, g in zip(params, grads, strict=True)] != self._kinds
             or [len(group["params"]) for group in groups] != self._sizes
+            or _alike(groups) != [setting.alike for setting in self._settings]
         ):
             return False
         for setting, group in zip(self._settings, groups, strict=True):

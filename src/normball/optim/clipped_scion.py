@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import steps
-from normball.norms import ByShape
+from normball.norms import Norm
 from normball.optim.base import NormBallOptimizer
 from normball.optim.blocks import Bundle
 from normball.optim.geometry import Layers
-from normball.optim.settings import CURVATURE, Settings
+from normball.optim.keys import explained
+from normball.optim.settings import CURVATURE, Settings, layers
 from normball.optim.terms import scalar
 from normball.optim.threshold import MeasuredThreshold, slopes, split_state
 
@@ -39,8 +40,7 @@ class ClippedScion(NormBallOptimizer):
 
     Args:
         params: tensors, named tensors, or groups with the keys `params`, `norm`, `radius`, `lr`,
-            `alpha` and `rho`; `normball.param_groups(model)` makes them. A group without a norm
-            gets `ByShape()`.
+            `alpha` and `rho`; `normball.param_groups(model)` makes them.
         lr: length of the longest step in units of the norm; if constrained, the largest share in
             [0, 1] of the way to the target on the ball. A number or a 0-d tensor, like `rho`.
         rho: the threshold, positive, one number for all groups. It applies to the global dual norm
@@ -53,9 +53,13 @@ class ClippedScion(NormBallOptimizer):
             measuring, set `rho` to a number in every group. One step in five, and each of
             the first twenty, computes the minimisers twice. `"auto"` needs momentum, `alpha < 1`.
         alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
+        norm: of the groups that have none; `ByShape()` if None.
+        radius: of the groups that have none; if None it is 1, with a warning for a list of several
+            matrices or kernels without groups, whose layers then have no radii of their own.
         constrained: keep every layer in its ball of radius `r_l`: weight decay by the Frank-Wolfe
             short step. The first step scales a layer that starts outside onto the ball, with a
-            warning.
+            warning. Weights that something else moves out of the ball later are not scaled, also
+            not after a resume: steps draw them back, or `normball.balls.project_(optimizer)` does.
         variant: 1 or 2, of the constrained step; 1 also computes a norm for every layer.
         nesterov: look ahead: the minimiser and `D` or `G` are those of `e_l`; only `d_l` is kept.
             False gives the paper's methods.
@@ -107,6 +111,7 @@ class ClippedScion(NormBallOptimizer):
 
     _own = (*NormBallOptimizer._own, "_variant", "_threshold")
 
+    @explained
     def __init__(
         self,
         params: ParamsT,
@@ -114,6 +119,8 @@ class ClippedScion(NormBallOptimizer):
         *,
         rho: float | Literal["auto"] = "auto",
         alpha: float = 0.1,
+        norm: Norm | None = None,
+        radius: float | None = None,
         constrained: bool = False,
         variant: int = 2,
         nesterov: bool = True,
@@ -142,7 +149,7 @@ class ClippedScion(NormBallOptimizer):
         first = rho if self._threshold is None else self._threshold.rho
         super().__init__(
             params,
-            {"norm": ByShape(), "radius": 1.0, "lr": lr, "alpha": alpha, "rho": first},
+            {**layers(norm, radius), "lr": lr, "alpha": alpha, "rho": first},
             Settings(
                 keys=("norm", "radius", "counted", "lr", "alpha", "rho"),
                 numbers=("radius", "lr", "alpha", "rho"),
@@ -159,6 +166,8 @@ class ClippedScion(NormBallOptimizer):
             lazy=lazy,
             stages=stages,
         )
+        if norm is None and radius is None:
+            self._warn_of_radii()
 
     @property
     def _needs_corner(self) -> bool:
@@ -187,6 +196,8 @@ class ClippedScion(NormBallOptimizer):
         """
         if isinstance(param_group, dict) and self._threshold is not None:
             self._check_momentum(param_group.get("alpha", self.defaults["alpha"]))
+            if not self.param_groups:
+                self.defaults["rho"] = self._threshold.rho  # all groups were taken out: go on
         super().add_param_group(param_group)
 
     @staticmethod

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import host_knows
+from normball._numeric import concrete, host_knows
 from normball.optim import validate
 from normball.optim.blocks import Block, Bundle
 
@@ -153,7 +153,7 @@ class Estimator:
         if not bundle.stacked:
             return parallel.local(momenta[0])
         bundle.stack = torch.stack(momenta)
-        bundle.rows = list(bundle.stack.unbind())
+        bundle.rows = [_on_its_own(row) for row in bundle.stack.unbind()]
         for block, row in zip(bundle.blocks, bundle.rows, strict=True):
             state[block.owner]["momentum"] = row
         return bundle.stack
@@ -232,6 +232,13 @@ class Estimates(Sequence[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         return (part.value() for part in self._parts)
+
+
+def _on_its_own(row: Tensor) -> Tensor:
+    """Return a tensor in the memory of `row` that is saved alone, without what lies beside it."""
+    if row.device.type not in ("cpu", "cuda") or not concrete(row):
+        return row
+    return torch.from_dlpack(row)  # type: ignore[attr-defined]
 
 
 def _advance(bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor, room: Tensor | None) -> None:

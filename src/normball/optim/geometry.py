@@ -157,10 +157,11 @@ class Layers(Geometry):
             lmo, dual = norm.lmo_and_dual_into(d, room)
         else:
             ((lmo, dual),) = self.minimise([bundle], [d])
+        parts = None if bundle.groups is None else (as_working(d) * lmo).flatten(1).sum(1)
         if x is not None:
             lmo.mul_(radius)
             ratio = self.ratios([bundle], [x - lmo])[0] if corner else None
-        return terms.Known(bundle.part(lmo), dual, product, ratio)
+        return terms.Known(bundle.part(lmo), dual, product, ratio, parts)
 
     def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:  # noqa: ARG002
         """Return the corner of every layer."""

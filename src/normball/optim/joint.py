@@ -11,6 +11,7 @@ from normball.norms import Norm
 from normball.optim import validate
 from normball.optim.base import NormBallOptimizer
 from normball.optim.geometry import Joint
+from normball.optim.keys import explained
 from normball.optim.settings import Settings
 
 
@@ -86,6 +87,7 @@ class GGNC(_JointOptimizer):
         10.0
     """
 
+    @explained
     def __init__(
         self,
         params: ParamsT,
@@ -159,6 +161,7 @@ class S3CG(_JointOptimizer):
 
     _own = (*NormBallOptimizer._own, "_variant")
 
+    @explained
     def __init__(
         self,
         params: ParamsT,

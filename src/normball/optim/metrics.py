@@ -14,8 +14,7 @@ class Record:
         zero = torch.zeros((), dtype=torch.float64)
         self._size = self._factor = zero
         self._per_group = torch.zeros(0, dtype=torch.float64)
-        self._counts = torch.zeros(3, dtype=torch.float64)
-        """Steps taken, clipped and skipped."""
+        self._counts = torch.zeros(4, dtype=torch.float64)
         self.started = False
 
     def add(
@@ -27,12 +26,21 @@ class Record:
         """
         self._size, self._factor, self._per_group = size, factor, per_group
         self._counts = self._counts.to(size.device, size.dtype)
-        self._counts.add_(torch.stack([moved, moved & (factor >= 1), finite.logical_not()]))
+        clipped = moved & (factor >= 1)
+        self._counts.add_(torch.stack([moved, clipped, finite.logical_not(), size < 0]))
         self.started = True
+
+    @property
+    def counts(self) -> Tensor:
+        """The steps taken, clipped, skipped, and with a negative gap, shape `(4,)`.
+
+        Every step changes it in place.
+        """
+        return self._counts
 
     def read(self, size_name: str, groups: int) -> dict[str, Tensor]:
         """Return the metrics under their public names, for `groups` groups."""
-        taken, clipped, skipped = self._counts.unbind()
+        taken, clipped, skipped, _ = self._counts.unbind()
         per_group = self._per_group
         return {
             size_name: self._size,

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from normball.norms import ByShape
+from normball.norms import Norm
 from normball.optim.base import NormBallOptimizer
 from normball.optim.geometry import Layers
-from normball.optim.settings import Settings
+from normball.optim.keys import explained
+from normball.optim.settings import Settings, layers
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -30,11 +31,11 @@ class Scion(NormBallOptimizer):
 
     Args:
         params: tensors, named tensors, or groups with the keys `params`, `norm`, `radius`, `lr` and
-            `alpha`; `normball.param_groups(model)` makes them. A group without a norm gets
-            `ByShape()`.
+            `alpha`; `normball.param_groups(model)` makes them.
         lr: length of a step in units of the norm; if constrained, the share in [0, 1] of the way to
             the target on the ball. A number or a 0-d tensor.
         alpha: weight of the new gradient, in (0, 1]; 0.1 is momentum 0.9, 1 keeps no momentum.
+        norm, radius: of the groups that have none, as in `ClippedScion`.
         constrained: keep every layer in its ball of radius `r_l`: weight decay tied to the step.
             The first step scales a layer that starts outside onto the ball, with a warning.
         nesterov: look ahead: the minimiser and the dual norm are those of `e_l`; only `d_l` is
@@ -82,12 +83,15 @@ class Scion(NormBallOptimizer):
         (tensor([2.5000, 3.5000]), 1.0)
     """
 
+    @explained
     def __init__(
         self,
         params: ParamsT,
         lr: float,
         *,
         alpha: float = 0.1,
+        norm: Norm | None = None,
+        radius: float | None = None,
         constrained: bool = False,
         nesterov: bool = True,
         average: float | None = None,
@@ -101,7 +105,7 @@ class Scion(NormBallOptimizer):
     ) -> None:
         super().__init__(
             params,
-            {"norm": ByShape(), "radius": 1.0, "lr": lr, "alpha": alpha},
+            {**layers(norm, radius), "lr": lr, "alpha": alpha},
             Settings(
                 keys=("norm", "radius", "counted", "lr", "alpha"),
                 numbers=("radius", "lr", "alpha"),
@@ -117,6 +121,12 @@ class Scion(NormBallOptimizer):
             lazy=lazy,
             stages=stages,
         )
+        if norm is None and radius is None:
+            self._warn_of_radii()
+
+    @property
+    def _sums_up(self) -> bool:
+        return False
 
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:  # noqa: ARG002
         return torch.ones_like(size)

@@ -9,15 +9,17 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from normball import parallel
-from normball.optim import validate
+from normball._numeric import has_value
+from normball.norms import ByShape, Norm
+from normball.optim import keys, validate
 
 Group = dict[str, Any]
 
 # Keys that groups of a saved state have besides their settings. An optimizer that saves some of
 # them has these keys in its own groups too, without a value: torch.distributed.checkpoint reads no
 # other key of a flat state.
-FIGURES = (CURVATURE, AVERAGE_STEPS, AVERAGE_OUT) = (
-    "curvature", "average_steps", "average_in_weights",
+FIGURES = (CURVATURE, AVERAGE_STEPS, AVERAGE_OUT, ENTERED) = (
+    "curvature", "average_steps", "average_in_weights", "entered_radius",
 )  # fmt: skip
 # The numbers that may be 0-d tensors; a compiled or captured step reads them in every run.
 _ON_DEVICE = ("lr", "rho")
@@ -52,6 +54,10 @@ class Settings:
             common=(*self.common, name),
         )
 
+    def numbers_of(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the numbers of a group, in the order of `numbers`, and its momentum if any."""
+        return (*[group[name] for name in self.numbers], group.get("momentum"))
+
     def longest(self, group: Mapping[str, Any]) -> float | Tensor:
         """Return the longest step of a group: `lr`, or `gamma rho` in the paper's parameters."""
         longest = self._product(group)
@@ -60,8 +66,10 @@ class Settings:
         return longest
 
     def _product(self, group: Mapping[str, Any]) -> float | Tensor:
-        lr: float | Tensor = group["lr"]
-        return lr * group["rho"] if self.step == "gamma" else lr
+        lr: float | Tensor = _flat(group["lr"])
+        rho: float | Tensor = _flat(group["rho"]) if self.step == "gamma" else 1.0
+        product: float | Tensor = lr * rho if self.step == "gamma" else lr
+        return product
 
     def complete(self, group: Group, others: Sequence[Group], defaults: Mapping[str, Any]) -> Group:
         """Return a new group with all defaults, checked against the other groups.
@@ -73,7 +81,7 @@ class Settings:
                 twice.
         """
         group = {k: v for k, v in _with_names(group).items() if k not in FIGURES}
-        validate.check_keys(group, {"params", *self.keys})
+        keys.check(group, {"params", *self.keys})
         inherited = {name: others[0][name] for name in self.common} if others else {}
         group = {**defaults, **inherited, **group}
         params = group["params"]
@@ -90,14 +98,22 @@ class Settings:
         """Check numbers, also tensors that are not in `known`; waits for their device."""
         self.check_numbers(group)
         tensors = {k: v for k, v in group.items() if isinstance(v, Tensor) and k in _ON_DEVICE}
-        read = {k: float(v) for k, v in tensors.items() if v is not (known or {}).get(k)}
+        read = {
+            k: float(v)
+            for k, v in tensors.items()
+            if v is not (known or {}).get(k) and has_value(v)
+        }
         self.check_numbers(group | read)
 
     def check_numbers(self, group: Group) -> None:
         """Raise where a number of a group is out of range; store them as Python floats.
 
-        Of a tensor only dtype and shape are checked here; `sound` checks its value.
+        Of a tensor only dtype and shape are checked here; `sound` checks its value. If a scheduler
+        has put `momentum` into the group, as `OneCycleLR` does, `alpha` becomes `1 - momentum`.
         """
+        if "momentum" in group:
+            momentum = validate.check_number("momentum", group["momentum"], low=0, high=1)
+            group["alpha"] = 1 - momentum
         for name in self.numbers:
             shown = self.step if name == "lr" else name
             if isinstance(group[name], Tensor) and name in _ON_DEVICE:
@@ -139,7 +155,8 @@ class Settings:
         """
         checks = []
         for group in groups:
-            lr, rho, longest = group["lr"], group.get("rho"), self._product(group)
+            lr, rho = _flat(group["lr"]), _flat(group.get("rho"))
+            longest = self._product(group)
             if isinstance(lr, Tensor):
                 slack = _ROUNDINGS * torch.finfo(lr.dtype).eps
                 checks.append((lr >= -slack) & torch.isfinite(lr))
@@ -192,6 +209,19 @@ class Settings:
                 )
             seen.add(id(p))
             places.add(place)
+
+
+def layers(norm: Norm | None, radius: float | None) -> Group:
+    """Return the defaults of groups whose layers have a ball each."""
+    return {
+        "norm": ByShape() if norm is None else norm,
+        "radius": 1.0 if radius is None else radius,
+    }
+
+
+def _flat(value: Any) -> Any:
+    """Return a number, or a tensor of one entry as a 0-d tensor in the same memory."""
+    return value.reshape(()) if isinstance(value, Tensor) else value
 
 
 def _with_names(group: Group) -> Group:

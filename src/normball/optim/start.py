@@ -2,15 +2,18 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from normball import parallel
+from normball._numeric import has_value
 from normball.optim.blocks import Block, Bundle
 from normball.optim.estimate import State
 from normball.optim.geometry import Geometry, gather
+from normball.optim.settings import ENTERED
 
 # How far above its radius a measured norm can be by rounding alone.
 _SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -26,8 +29,8 @@ def enter_ball(
     """Scale parameters that start outside their ball onto it, with a warning.
 
     Averages that exist already are scaled in the same way, each by its own factor. The first step
-    of a parameter computes its norm, and so waits for the device; so does the first step after a
-    state was loaded or its radius became smaller. No other step waits.
+    of a parameter computes its norm, and so waits for the device; so does the first step after its
+    radius became smaller. No other step waits, or notices weights that something else moved.
 
     Args:
         geometry: says which parameters share a ball.
@@ -39,7 +42,7 @@ def enter_ball(
     for b in blocks:
         if b.radius > inside.get(b.owner, math.inf):
             inside[b.owner] = b.radius  # a point in a ball is also in a larger ball
-    if all(inside.get(b.owner) == b.radius for b in blocks):
+    if all(inside.get(b.owner) == b.radius for b in blocks) or not has_value(blocks[0].param):
         return
     # A step of length 0 moves nothing, not even into the ball.
     balls = [
@@ -82,6 +85,35 @@ def enter_ball(
                 stacklevel=6,
             )
     inside.update((block.owner, block.radius) for block in parts)
+
+
+def save_entered(
+    groups: Iterable[dict[str, Any]], saved: Iterable[dict[str, Any]], inside: dict[Tensor, float]
+) -> None:
+    """Write into the groups of a state the radius of the ball that their parameters have entered.
+
+    Args:
+        groups: those of the optimizer.
+        saved: those of the state.
+        inside: the radius of every parameter known to be in its ball.
+    """
+    for group, kept in zip(groups, saved, strict=True):
+        kept[ENTERED] = max((inside.get(p, 0.0) for p in group["params"]), default=0.0)
+
+
+def load_entered(
+    groups: Iterable[Mapping[str, Any]], saved: Mapping[str, Any], inside: dict[Tensor, float]
+) -> None:
+    """Read from a state which parameters have entered their ball: those that have taken a step.
+
+    So a run that is resumed scales no parameter that the same run without a break would not scale.
+    """
+    inside.clear()
+    for group, kept in zip(groups, saved["param_groups"], strict=True):
+        radius = kept.get(ENTERED)
+        for p, key in zip(group["params"], kept["params"], strict=True):
+            if radius and (saved["state"].get(key) or kept["alpha"] == 1):
+                inside[p] = radius
 
 
 def _limit(block: Block) -> float:

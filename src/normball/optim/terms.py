@@ -35,6 +35,8 @@ class Term(ABC):
 
     update: Tensor
     dual: Tensor
+    parts: Tensor | None = None
+    """`<d, update>` of every block, for a bundle of several groups."""
     product: Tensor | None = None
     corner: Tensor | None = None
     partial_corner = False
@@ -58,9 +60,10 @@ class Known(Term):
 
     def __init__(
         self, update: Tensor, dual: Tensor, product: Tensor | None = None,
-        corner: Tensor | None = None,
+        corner: Tensor | None = None, parts: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.update, self.dual, self.corner = update, scalar(dual), corner
+        self.parts = None if parts is None else scalar(parts)
         self.product = None if product is None else scalar(product)
 
 

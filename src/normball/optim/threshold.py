@@ -237,31 +237,39 @@ def slopes(
     """
     terms: dict[int, Term] = {}
     found: dict[int, Tensor] = {}
-
-    def products(i: int, update: Tensor) -> Tensor:
-        radius = bundles[i].first.radius
-        pairs = [(grads[i], update, -radius)]
-        if constrained:
-            x = bundles[i].join(bundles[i].params)
-            pairs += [(momenta[i], x, 1.0), (grads[i], x, 1.0)]
-        cut = parallel.cut_of(bundles[i].first.owner)
-        here = 0.0 if cut is not None and not cut.first else 1.0
-        return torch.stack([here * factor * _product(a, b) for a, b, factor in pairs])
-
     for i, term in geometry.terms(bundles, momenta, False, False):
         if isinstance(term, Known):
-            found[i] = products(i, term.update)
+            found[i] = _products(
+                bundles[i], grads[i], term.update, momenta[i] if constrained else None
+            )
             del term.update
         terms[i] = term
     ordered = [terms[i] for i in range(len(bundles))]
     settle(ordered, False)
     for i, term in enumerate(ordered):
         if i not in found:
-            found[i] = products(i, term.update)
-    cuts = {i: cut for i, b in enumerate(bundles) if (cut := parallel.cut_of(b.first.owner))}
+            found[i] = _products(
+                bundles[i], grads[i], term.update, momenta[i] if constrained else None
+            )
+    cuts: dict[int, parallel.Cut] = {}
+    for i, bundle in enumerate(bundles):
+        cut = parallel.cut_of(bundle.first.owner)
+        if cut is not None:
+            cuts[i] = cut
     totals = parallel.add_up([found[i] for i in cuts], [cut.holders for cut in cuts.values()])
     found |= zip(cuts, totals, strict=True)
     return list(_slopes(bundles, ordered, found))
+
+
+def _products(bundle: Bundle, grad: Tensor, update: Tensor, momentum: Tensor | None) -> Tensor:
+    """Return `-r <g, u>`, and with a momentum `<d, x>` and `<g, x>`; 0 where others count them."""
+    pairs = [(grad, update, -bundle.first.radius)]
+    if momentum is not None:
+        x = bundle.join(bundle.params)
+        pairs += [(momentum, x, 1.0), (grad, x, 1.0)]
+    cut = parallel.cut_of(bundle.first.owner)
+    here = 0.0 if cut is not None and not cut.first else 1.0
+    return torch.stack([here * factor * _product(a, b) for a, b, factor in pairs])
 
 
 def _slopes(

@@ -49,7 +49,7 @@ def totals(
     duals = [b.first.radius * t.dual for b, t in zip(bundles, terms, strict=True)]
     products = [(t.product, dual) for t, dual in zip(terms, duals, strict=True)]
     gaps = [product + dual for product, dual in products if product is not None]
-    per_group = _per_group(bundles, duals, groups, zero)
+    per_group = _per_group(bundles, terms, duals, groups, zero)
     corner = gather(corners).amax() if corners else None
     if stages is None:
         dual = per_group.sum()
@@ -84,12 +84,31 @@ def add_up(
 
 
 def _per_group(
-    bundles: Sequence[Bundle], duals: Sequence[Tensor], groups: int, zero: Tensor | None
+    bundles: Sequence[Bundle],
+    terms: Sequence[Term],
+    duals: Sequence[Tensor],
+    groups: int,
+    zero: Tensor | None,
 ) -> Tensor:
     first = duals[0] if duals else zero
     assert first is not None
-    sums = [torch.zeros_like(first) for _ in range(groups)]
-    for bundle, dual in zip(bundles, duals, strict=True):
-        group = bundle.first.group
-        sums[group] = sums[group] + dual.to(first.device)
-    return gather(sums)
+    nothing = torch.zeros_like(first)
+    sums = [nothing] * groups
+    shared = []
+    for bundle, term, dual in zip(bundles, terms, duals, strict=True):
+        if bundle.groups is None:
+            group = bundle.first.group
+            sums[group] = sums[group] + dual.to(first.device)
+        else:
+            shared.append((bundle.groups.to(first.device), _shares(term, dual).to(first.device)))
+    found = gather(sums)
+    for index, shares in shared:
+        found = found.index_add(0, index, shares)
+    return found
+
+
+def _shares(term: Term, dual: Tensor) -> Tensor:
+    """Divide the dual norm of a bundle among its blocks, in proportion to `<d, update>`."""
+    assert term.parts is not None
+    total = term.parts.sum()
+    return dual * torch.where(total == 0, 0, term.parts / total)

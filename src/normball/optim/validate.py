@@ -2,9 +2,10 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Set
+import sys
+from collections.abc import Iterable, Set
 from numbers import Real
-from typing import Any
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -13,39 +14,6 @@ from torch.nn.parameter import is_lazy
 import normball.norms as norms
 from normball import parallel
 from normball.norms import Norm
-
-# Keys of other optimizers, and what to write here instead.
-_ELSEWHERE = {
-    "weight_decay": "pass constrained=True to the optimizer: the radius bounds the weights and lr "
-    "sets how fast they shrink",
-    "momentum": "use alpha, the weight of the new gradient: momentum 0.9 is alpha=0.1",
-    "beta": "use alpha, the weight of the new gradient: beta 0.9 is alpha=0.1",
-    "betas": "use alpha, the weight of the new gradient: beta 0.9 is alpha=0.1",
-    "scale": "use radius",
-    "max_norm": "use rho, the threshold of the dual norm",
-    "eps": "no eps is needed: the minimiser at zero is zero",
-    "initial_lr": "a scheduler put it there: make new groups, by param_groups(model) for instance",
-    "nesterov": "pass nesterov=True to the optimizer: all groups look ahead, or none",
-    "average": "pass average=0.1 to the optimizer: all weights are averaged, or none",
-    "lazy": "pass lazy= to the optimizer: it holds for all groups",
-}
-
-
-def check_keys(group: Mapping[str, Any], allowed: Iterable[str]) -> None:
-    """Raise TypeError for a key of a parameter group that the optimizer does not know.
-
-    The message gives the nearest known key, or the replacement for a key of other optimizers.
-    """
-    allowed = sorted(allowed)
-    for key in group:
-        if key in allowed:
-            continue
-        if key in _ELSEWHERE:
-            hint = _ELSEWHERE[key]
-        else:
-            near = difflib.get_close_matches(str(key), allowed, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(allowed)}"
-        raise TypeError(f"unknown key {key!r} in a parameter group: {hint}")
 
 
 def check_counted(value: object, stages: object) -> bool:
@@ -74,6 +42,26 @@ def check_replaced(params: Iterable[Tensor], shapes: Set[torch.Size]) -> None:
         )
 
 
+def check_wrapper(stages: object) -> None:
+    """Refuse to be built by torch's ZeRO without `stages`: each rank would clip by its own layers.
+
+    Raises:
+        TypeError: ZeroRedundancyOptimizer calls the constructor.
+    """
+    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    if module is None or stages is not None:
+        return
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), module.ZeroRedundancyOptimizer):
+            raise TypeError(
+                "ZeroRedundancyOptimizer gives every rank parameters of its own, so the dual norm "
+                "has to be summed over ranks: pass functools.partial(ClippedScion, "
+                "stages=torch.distributed.group.WORLD) as its optimizer_class"
+            )
+        frame = frame.f_back
+
+
 def check_number(
     name: str,
     value: object,
@@ -91,7 +79,7 @@ def check_number(
         TypeError: it is not a real number.
         ValueError: it is NaN, infinite or outside.
     """
-    if isinstance(value, Tensor) or not isinstance(value, Real):
+    if isinstance(value, Tensor | bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} must be a plain number, not {type(value).__name__}")
     number = float(value)
     if not open_low and low - slack <= number < low:
@@ -109,11 +97,11 @@ def check_scalar(name: str, value: Tensor) -> None:
 
     Raises:
         TypeError: it is not of a floating dtype.
-        ValueError: it is not 0-d.
+        ValueError: it has several entries.
     """
     if not value.is_floating_point():
         raise TypeError(f"{name} is a tensor of dtype {value.dtype}: give it a floating dtype")
-    if value.ndim:
+    if value.numel() != 1:
         raise ValueError(
             f"{name} is a tensor of the shape {tuple(value.shape)}: use a 0-d tensor, such as "
             "torch.tensor(0.01)"
@@ -155,11 +143,27 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
         raise TypeError(f"{name} is complex: optimize torch.view_as_real of it, shape (..., 2)")
     if not parameter.is_floating_point():
         raise TypeError(f"{name} has dtype {parameter.dtype}: only floating dtypes have gradients")
+    if parameter.dtype.itemsize < 2:
+        raise TypeError(
+            f"{name} has dtype {parameter.dtype}, which is for storage and products: a step is "
+            "below its resolution. Train weights of 16 bits or more, and cast them to 8"
+        )
     if parameter.layout != torch.strided:
         raise ValueError(f"{name} has layout {parameter.layout}: use a dense (strided) tensor")
     if not parameter.is_leaf and not parameter.retains_grad:
         raise ValueError(f"{name} is not a leaf: no gradient is kept for it")
+    if any(n > 1 and step == 0 for n, step in _steps(parameter)):
+        raise ValueError(
+            f"{name} has several entries in one place of memory, as expand() makes them, so a step "
+            "would move them several times: pass a contiguous() copy, or the tensor that was "
+            "expanded"
+        )
     check_shape(name, parameter, norm)
+
+
+def _steps(p: Tensor) -> Iterable[tuple[int, int]]:
+    """Return size and stride of every dimension; nothing of a sharded parameter."""
+    return () if parallel.is_sharded(p) else zip(p.shape, p.stride(), strict=True)
 
 
 def check_shape(name: str, parameter: Tensor, norm: Norm) -> None:
