@@ -89,7 +89,7 @@ def host_knows(x: Tensor) -> bool:
 
 def has_value(x: Tensor) -> bool:
     """Tell whether a value of `x` can be read at all: not if it is fake, or on the meta device."""
-    return type(x) in _PLAIN and x.device.type != "meta"
+    return not isinstance(x, torch._subclasses.FakeTensor) and x.device.type != "meta"
 
 
 def concrete(x: Tensor) -> bool:

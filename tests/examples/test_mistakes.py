@@ -45,8 +45,8 @@ MISTAKES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("rho a word", lambda: ClippedScion(param_groups(net()), rho="best"), ValueError, '"auto"'),
     ("average", lambda: ClippedScion(param_groups(net()), average=2.0), ValueError,
      "average=2.0 must lie in (0, 1]"),
-    ("lr a list in a tensor", lambda: make(net().parameters(), lr=torch.tensor([0.1])), ValueError,
-     "lr is a tensor of the shape (1,): use a 0-d tensor"),
+    ("lr a list in a tensor", lambda: make(net().parameters(), lr=torch.tensor([0.1, 0.1])),
+     ValueError, "lr is a tensor of the shape (2,): use a 0-d tensor"),
     ("lr a string", lambda: make(net().parameters(), lr="1e-3"), TypeError, "plain number"),
     ("lr negative", lambda: make(net().parameters(), lr=-1.0), ValueError,
      "lr=-1.0 must lie in [0, inf)"),
@@ -54,11 +54,12 @@ MISTAKES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
      "rho=0.0 must lie in (0, inf)"),
     ("weight_decay", lambda: make(net().parameters(), weight_decay=0.1), TypeError,
      "weight_decay"),
-    ("weight_decay in a group", lambda: make([{"params": net().parameters(), "weight_decay": 0}]),
-     TypeError, "pass constrained=True to the optimizer"),
+    ("weight_decay in a group", lambda: make([{"params": net().parameters(), "weight_decay": 0.1}]),
+     TypeError, "leave it out. What decays weights here is the ball of constrained=True"),
     ("betas in a group", lambda: make([{"params": net().parameters(), "betas": (0.9, 0.95)}]),
      TypeError, "beta 0.9 is alpha=0.1"),
-    ("rho for Scion", lambda: Scion(net().parameters(), lr=0.1, rho=1.0), TypeError, "'rho'"),
+    ("rho for Scion", lambda: Scion(net().parameters(), lr=0.1, rho=1.0), TypeError,
+     "no threshold"),
     ("a norm's name", lambda: make([{"params": [net()[0].weight], "norm": "spectral"}]),
      TypeError, "did you mean Spectral()?"),
     ("a norm's class", lambda: make([{"params": [net()[0].weight], "norm": Spectral}]),
@@ -117,10 +118,11 @@ def test_what_other_optimizers_take_works_too(params, dtype):
 
 
 def test_a_step_before_any_gradient_changes_nothing():
-    """As torch's own optimizers do; the metrics show that no step was taken."""
+    """As torch's own optimizers do, with a warning."""
     model = net()
     optimizer = make(param_groups(model))
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer.step()
+    with pytest.warns(UserWarning, match="no parameter of this optimizer has a gradient"):
+        optimizer.step()
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     assert float(optimizer.metrics()["dual_norm"]) == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from normball import ClippedScion, Scion, param_groups
+from normball import GGNC, ClippedScion, Scion, param_groups
 from normball.norms import RMS, ByShape, Sign, Spectral
 
 ROWS = [{"rho": 5.0}, {"rho": "auto"}, {"rho": 5.0, "average": 0.5}, {"constrained": True}]
@@ -236,6 +236,22 @@ def test_labels_stay_in_the_groups_and_in_the_state():
     named = ClippedScion([dict(g, name="x") for g in param_groups(model)], lr=0.02, rho=5.0)
     named.load_state_dict(ClippedScion(param_groups(model), lr=0.02, rho=5.0).state_dict())
     assert {group["name"] for group in named.param_groups} == {"x"}
+
+
+def test_the_rho_of_sam_is_no_threshold():
+    """SAM keeps the radius of its perturbation as `rho` in the groups that it shares."""
+    sam = {"rho": 0.05, "adaptive": False, "perturb_eps": 1e-12}
+    p = nn.Parameter(torch.ones(2, 2))
+    group = Scion([{"params": [p], **sam}], 0.1).param_groups[0]
+    assert {key: group[key] for key in sam} == sam
+    for make in (
+        lambda g: ClippedScion(g, 0.1, rho=5.0),
+        lambda g: GGNC(g, gamma=0.1, rho=5.0, norm=Sign()),
+    ):
+        with pytest.raises(TypeError, match=r"SAM.*build SAM around Scion"):
+            make([{"params": [p], **sam}])
+    with pytest.raises(TypeError, match="SAM"):
+        Scion([{"params": [p], **sam, "alpha": 0.7}], 0.1)
 
 
 @pytest.mark.parametrize("cycle", ["OneCycleLR", "CyclicLR"])

@@ -20,6 +20,7 @@ BAD = [
     ({"lr": float("nan")}, ValueError, "STEP=nan"),
     ({"lr": float("inf")}, ValueError, "STEP=inf"),
     ({"lr": "0.1"}, TypeError, "STEP='0.1' must be a plain number"),
+    ({"lr": True}, TypeError, "STEP=True must be a plain number, not bool"),
     ({"alpha": 0.0}, ValueError, r"alpha=0\.0 must lie in \(0, 1\]"),
     ({"alpha": 1.5}, ValueError, r"alpha=1\.5"),
     ({"alpha": float("nan")}, ValueError, "alpha=nan"),
@@ -30,6 +31,35 @@ BAD = [
 def test_bad_arguments(row, options, error, match):
     with pytest.raises(error, match=match.replace("STEP", row.step_name)):
         row([nn.Parameter(torch.ones(2))], **options)
+
+
+ARGUMENTS = [
+    ({"weight_decay": 0.1}, r"weight_decay=0\.1: leave it out.*constrained=True"),
+    ({"momentum": 0.9}, r"momentum 0\.9 is alpha=0\.1"),
+    ({"betas": (0.9, 0.95)}, r"beta 0\.9 is alpha=0\.1"),
+    ({"eps": 1e-8}, "no eps is needed"),
+    ({"maximise": True}, "did you mean maximize="),
+    ({"zzz": 1}, "its arguments: params, "),
+]
+
+
+@pytest.mark.parametrize(("options", "match"), ARGUMENTS, ids=str)
+def test_unknown_arguments_of_the_constructor(row, options, match):
+    with pytest.raises(TypeError, match=match):
+        row([nn.Parameter(torch.ones(2))], **options)
+
+
+def test_several_entries_in_one_place_of_memory(row):
+    p = nn.Parameter(torch.zeros(1, 4).expand(4, 4))
+    with pytest.raises(ValueError, match=r"several entries in one place.*contiguous"):
+        row([p])
+    row([nn.Parameter(torch.zeros(1, 4)[:, ::2])])  # strides alone are no reason
+
+
+def test_weights_of_8_bits(row):
+    p = nn.Parameter(torch.zeros(4, 4).to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(TypeError, match=r"float8_e4m3fn.*16 bits"):
+        row([p])
 
 
 BAD_KEYS = [

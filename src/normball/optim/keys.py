@@ -44,12 +44,17 @@ _OURS = ("params", "norm", "radius", "lr", "alpha", "rho", "counted")
 _PLAIN = (bool, int, float, str, type(None), Tensor)
 
 
-def check(group: Mapping[str, Any], allowed: Iterable[str]) -> None:
+def check(group: Mapping[str, Any], allowed: Iterable[str], threshold: bool) -> None:
     """Refuse keys of a parameter group that would be ignored, and are no labels.
 
     Labels are keys of other programs, such as `name`, `lr_scale` or a scheduler's `initial_lr`.
     Settings of other optimizers count as labels if they are switched off, such as a
     `weight_decay` of 0.
+
+    Args:
+        group: as a user gives it.
+        allowed: the keys that this optimizer reads.
+        threshold: whether it has a threshold, `rho`.
 
     Raises:
         TypeError: a key that resembles one of ours, a setting of another optimizer, or a label
@@ -61,9 +66,10 @@ def check(group: Mapping[str, Any], allowed: Iterable[str]) -> None:
     for key, value in group.items():
         if key in allowed and not (sam and key in ("rho", "alpha")):
             continue
-        if sam and "rho" not in allowed and key in ("rho", "adaptive"):
+        if sam and not threshold and key in ("rho", "adaptive"):
             continue
-        hint = _ELSEWHERE["adaptive"] if key in allowed else _hint(key, value, allowed)
+        clash = sam and key in ("rho", "alpha")
+        hint = _ELSEWHERE["adaptive"] if clash else _hint(key, value, allowed)
         if hint is not None:
             raise TypeError(f"unknown key {key!r} in a parameter group: {hint}")
         if not _is_plain(value):
@@ -80,7 +86,7 @@ def _hint(key: Any, value: Any, allowed: list[str]) -> str | None:
             return None
         return _ELSEWHERE.get(key) or f"pass {key}= to the optimizer: {_OPTIONS[key]}"
     if key in _OURS:
-        return f"this optimizer has no {key} of a group; its keys are {', '.join(allowed)}"
+        return f"groups of this optimizer have the keys {', '.join(allowed)}"
     if not isinstance(key, str):
         return f"keys are strings: {', '.join(allowed)}"
     parts = set(key.lower().split("_")) & (set(_OURS) - {"params", "lr"})
@@ -111,6 +117,8 @@ def explained(init: Callable[_P, None]) -> Callable[_P, None]:
         for key in kwargs.keys() - known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}=?" if near else f"its arguments: {', '.join(known)}"
+            if key == "rho":
+                hint = "this optimizer has no threshold; ClippedScion has one"
             raise TypeError(
                 f"unexpected argument {key}={kwargs[key]!r}: {_ELSEWHERE.get(key) or hint}"
             )

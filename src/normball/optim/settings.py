@@ -81,7 +81,7 @@ class Settings:
                 twice.
         """
         group = {k: v for k, v in _with_names(group).items() if k not in FIGURES}
-        keys.check(group, {"params", *self.keys})
+        keys.check(group, {"params", *self.keys}, "rho" in self.numbers)
         inherited = {name: others[0][name] for name in self.common} if others else {}
         group = {**defaults, **inherited, **group}
         params = group["params"]
