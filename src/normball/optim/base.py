@@ -68,6 +68,11 @@ class NormBallOptimizer(Grouped):
                 "stages= exchanges numbers with other ranks, which capturable=True forbids, and "
                 "split=True shares out what all ranks hold: leave both out"
             )
+        if settings.constrained and geometry.comm_dtype is not None:
+            raise ValueError(
+                "constrained=True and comm_dtype exclude each other: a minimiser that is rounded "
+                "to be sent can lie outside the ball"
+            )
         validate.check_wrapper(stages)
         if average is not None:
             defaults = {**defaults, "average": average}

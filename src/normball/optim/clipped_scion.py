@@ -78,6 +78,10 @@ class ClippedScion(NormBallOptimizer):
         split: divide the costly minimisers of parameters that all ranks hold (DDP) among the ranks
             of the default process group, which then exchange the results. Every rank must have
             gradients for the same parameters. Minimisers of sharded parameters are divided anyway.
+        comm_dtype: dtype in which ranks exchange matrices, such as `torch.bfloat16` for half of the
+            bytes; by default that of the momentum. Estimates and minimisers are rounded to it, on
+            every number of ranks alike (`docs/distributed.md` has the errors); sums stay in
+            float64. Not with `constrained`, whose weights would leave the ball by the rounding.
         stages: for ranks that hold different parameters: a process group, or a mesh of one
             dimension, with one rank of every pipeline stage, such as `mesh["pp"]`. `D` or `G` is
             then that of all stages together, and if one stage has a gradient that is not finite,
@@ -130,6 +134,7 @@ class ClippedScion(NormBallOptimizer):
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
         split: bool = False,
+        comm_dtype: torch.dtype | None = None,
         stages: "ProcessGroup | DeviceMesh | None" = None,
         capturable: bool = False,
     ) -> None:
@@ -157,7 +162,7 @@ class ClippedScion(NormBallOptimizer):
                 constrained=constrained,
                 capturable=capturable,
             ),
-            Layers(split),
+            Layers(split, comm_dtype),
             maximize=maximize,
             state_dtype=state_dtype,
             reuse_grad=reuse_grad,

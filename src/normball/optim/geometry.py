@@ -19,6 +19,8 @@ class Geometry(ABC):
 
     split = False
     """Whether ranks that hold the same parameters divide the costly minimisers among them."""
+    comm_dtype: torch.dtype | None = None
+    """The dtype in which ranks exchange matrices; None for their own."""
 
     @abstractmethod
     def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
@@ -77,10 +79,14 @@ class Layers(Geometry):
     """The product norm: every block has its own norm and ball, and the dual norms add up.
 
     With `split`, ranks that hold the same parameters divide the costly minimisers among them.
+    Ranks exchange matrices in `comm_dtype`; None is that of the momentum.
     """
 
-    def __init__(self, split: bool = False) -> None:
+    def __init__(self, split: bool = False, comm_dtype: torch.dtype | None = None) -> None:
+        if comm_dtype is not None and not comm_dtype.is_floating_point:
+            raise ValueError(f"comm_dtype={comm_dtype} must be a floating dtype")
         self.split = split
+        self.comm_dtype = comm_dtype
 
     def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
         """Return bundles: small equal layers together, large ones alone."""
@@ -108,7 +114,7 @@ class Layers(Geometry):
             found = self._term(number, bundle, estimates[number], constrained, corner, owned)
             if found is not None:
                 yield number, found
-        yield from terms.divided(owned, constrained, corner)
+        yield from terms.divided(owned, constrained, corner, self.comm_dtype)
 
     def _term(
         self,

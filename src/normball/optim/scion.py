@@ -100,6 +100,7 @@ class Scion(NormBallOptimizer):
         state_dtype: torch.dtype | None = None,
         reuse_grad: bool = False,
         split: bool = False,
+        comm_dtype: torch.dtype | None = None,
         stages: "ProcessGroup | DeviceMesh | None" = None,
         capturable: bool = False,
     ) -> None:
@@ -112,7 +113,7 @@ class Scion(NormBallOptimizer):
                 constrained=constrained,
                 capturable=capturable,
             ),
-            Layers(split),
+            Layers(split, comm_dtype),
             maximize=maximize,
             state_dtype=state_dtype,
             reuse_grad=reuse_grad,

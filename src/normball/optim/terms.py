@@ -259,7 +259,9 @@ def of_piece(
     return Sums(cut.holders, update, dual, share, ratio)
 
 
-def divided(bundles: list[Owned], constrained: bool, corner: bool) -> Iterator[tuple[int, Sums]]:
+def divided(
+    bundles: list[Owned], constrained: bool, corner: bool, comm_dtype: torch.dtype | None = None
+) -> Iterator[tuple[int, Sums]]:
     """Yield the terms of layers that one rank of each team computes; empty the list.
 
     The inputs of a layer are freed when its update is ready.
@@ -282,7 +284,7 @@ def divided(bundles: list[Owned], constrained: bool, corner: bool) -> Iterator[t
         seen[i] = dual.double(), ratio
         return update
 
-    for i, update in parallel.divide(jobs, minimise):
+    for i, update in parallel.divide(jobs, minimise, comm_dtype):
         number, _, cut, d, x = held.pop(i)
         jobs[i].parts.clear()
         zero = d.new_zeros((), dtype=torch.float64)

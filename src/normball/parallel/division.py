@@ -42,7 +42,9 @@ class Job:
 
 
 def divide(
-    jobs: Sequence[Job], minimise: Callable[[int, list[Tensor]], Tensor]
+    jobs: Sequence[Job],
+    minimise: Callable[[int, list[Tensor]], Tensor],
+    comm_dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Compute every job on one rank of its team, and yield this rank's part of each result.
 
@@ -55,6 +57,8 @@ def divide(
         jobs: the same on every rank.
         minimise: called on the owner with the number of a job and its whole tensors; returns a
             tensor of the job's shape, dtype and device.
+        comm_dtype: the dtype in which parts and results are sent; None for their own. What a rank
+            keeps is rounded as well, so that the result does not depend on the number of ranks.
 
     Yields:
         The number of a job and this rank's part of the result, once each, in no special order.
@@ -65,12 +69,17 @@ def divide(
         key = (cut.group, cut.ranks, bool(cut.dims), first.dtype, first.device)
         teams.setdefault(key, []).append(i)
     for chosen in teams.values():
-        yield from _rounds(jobs, chosen, minimise)
+        yield from _rounds(jobs, chosen, minimise, comm_dtype)
 
 
 def _rounds(
-    jobs: Sequence[Job], chosen: list[int], minimise: Callable[[int, list[Tensor]], Tensor]
+    jobs: Sequence[Job],
+    chosen: list[int],
+    minimise: Callable[[int, list[Tensor]], Tensor],
+    comm_dtype: torch.dtype | None,
 ) -> Iterator[tuple[int, Tensor]]:
+    dtype = jobs[chosen[0]].parts[0].dtype
+    sent_as = comm_dtype or dtype
     cut = jobs[chosen[0]].cut
     shares = share_out([jobs[i].flops for i in chosen], len(cut.ranks))
     queues = [_buckets(jobs, [chosen[k] for k in share]) for share in shares]
@@ -78,20 +87,22 @@ def _rounds(
         [queue[n] if n < len(queue) else [] for queue in queues]
         for n in range(max(len(queue) for queue in queues))
     ]
-    arriving = _collect(jobs, plan[0], cut)
+    arriving = _collect(jobs, plan[0], cut, sent_as)
     leaving: Callable[[], Iterator[tuple[int, Tensor]]] | None = None
     for number, owned in enumerate(plan):
         wholes = arriving()
         if number + 1 < len(plan):
-            arriving = _collect(jobs, plan[number + 1], cut)
-        results = [minimise(i, whole) for i, whole in zip(owned[cut.here], wholes, strict=True)]
-        sent = _return(jobs, owned, results, cut)
+            arriving = _collect(jobs, plan[number + 1], cut, sent_as)
+        results = [
+            minimise(i, whole).to(sent_as) for i, whole in zip(owned[cut.here], wholes, strict=True)
+        ]
+        sent = _return(jobs, owned, results, cut, sent_as)
         del results  # they are sent; this frees the memory of a matrix
         if leaving is not None:
-            yield from leaving()
+            yield from ((i, part.to(dtype)) for i, part in leaving())
         leaving = sent
     if leaving is not None:
-        yield from leaving()
+        yield from ((i, part.to(dtype)) for i, part in leaving())
 
 
 def _buckets(jobs: Sequence[Job], queue: list[int]) -> list[list[int]]:
@@ -113,17 +124,17 @@ def _size(box: Box) -> int:
 
 
 def _collect(
-    jobs: Sequence[Job], owned: list[list[int]], cut: Cut
+    jobs: Sequence[Job], owned: list[list[int]], cut: Cut, sent_as: torch.dtype
 ) -> Callable[[], Iterator[list[Tensor]]]:
     """Start sending parts to their owners; return a function that waits, and gives whole ones."""
     mine = owned[cut.here]
     if not cut.dims:
         return lambda: iter([list(jobs[i].parts) for i in mine])
     like = next(jobs[i] for owner in owned for i in owner).parts[0]
-    pieces = [[part for i in owner for part in jobs[i].parts] for owner in owned]
+    pieces = [[part.to(sent_as) for i in owner for part in jobs[i].parts] for owner in owned]
     members = range(len(owned))
     boxes = [[jobs[i].cut.boxes[m] for i in mine for _ in jobs[i].parts] for m in members]
-    wait = _swap(pieces, boxes, cut, like)
+    wait = _swap(pieces, boxes, cut, like.new_empty(0, dtype=sent_as))
 
     def wholes() -> Iterator[list[Tensor]]:
         arrived = wait()
@@ -144,12 +155,16 @@ def _collect(
 
 
 def _return(
-    jobs: Sequence[Job], owned: list[list[int]], results: list[Tensor], cut: Cut
+    jobs: Sequence[Job],
+    owned: list[list[int]],
+    results: list[Tensor],
+    cut: Cut,
+    sent_as: torch.dtype,
 ) -> Callable[[], Iterator[tuple[int, Tensor]]]:
     """Start sending results; return a function that waits, and yields this rank's parts of all."""
+    like = next(jobs[i] for owner in owned for i in owner).parts[0].new_empty(0, dtype=sent_as)
     if not cut.dims:
-        return _broadcast(jobs, owned, results, cut)
-    like = next(jobs[i] for owner in owned for i in owner).parts[0]
+        return _broadcast(jobs, owned, results, cut, like)
     mine = owned[cut.here]
     pieces = [
         [result[slices_of(jobs[i].cut.boxes[m])] for i, result in zip(mine, results, strict=True)]
@@ -194,12 +209,11 @@ def _swap(
 
 
 def _broadcast(
-    jobs: Sequence[Job], owned: list[list[int]], results: list[Tensor], cut: Cut
+    jobs: Sequence[Job], owned: list[list[int]], results: list[Tensor], cut: Cut, like: Tensor
 ) -> Callable[[], Iterator[tuple[int, Tensor]]]:
     """Start sending every owner's results to all; return a function that waits and yields them."""
     import torch.distributed as dist
 
-    like = next(jobs[i] for owner in owned for i in owner).parts[0]
     flats, works = [], []
     for m, owner in enumerate(owned):
         sizes = [jobs[i].shape.numel() for i in owner]
