@@ -1,5 +1,6 @@
 """The command line; it imports nothing of the extra here, so that it can say what is missing."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(2)
+    # Without a home folder Matplotlib would tell of its cache, before any message of ours.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         from normball.cli.app import run
 
