@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -10,12 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from normball.cli import main
 from normball.cli.screen import CompareScreen
+from normball.lab.results import EpochReport
 from normball.lab.rows import ROWS, open_folder
+from normball.lab.sweep import Plan
 from normball.lab.train import Trainer
-from tests.lab.samples import row
+from normball.lab.workers import Advanced, Event, Finished, Started
+from tests.lab.samples import RESULT, config, row
 
 PATIENCE = 120.0
 
@@ -245,6 +250,39 @@ def test_a_killed_comparison_goes_on_where_it_was(
     with open_folder(tmp_path) as folder:
         made = folder.rows[-1]
     assert Trainer(made.config).run().trace == made.result.trace
+
+
+class Pipe(io.StringIO):
+    """A pipe with a reader, who sees what was flushed."""
+
+    seen = ""
+
+    def flush(self) -> None:
+        self.seen = self.getvalue()
+
+
+def test_a_pipe_gets_a_line_for_every_run_and_one_a_minute_between_them() -> None:
+    pipe, now = Pipe(), [0.0]
+    configs = (config(seed=0), config(seed=1))
+    plan = Plan(configs, configs)
+    report = EpochReport(1, 2, 0.5, 0.75, None, None, None, 1000.0)
+
+    def after(seconds: float, event: Event) -> list[str]:
+        now[0] += seconds
+        said = len(pipe.seen)
+        screen.on_event(event)
+        return pipe.seen[said:].splitlines()
+
+    with CompareScreen(plan, Console(file=pipe), lambda: now[0]) as screen:
+        assert after(0, Started(0, configs[0])) == []
+        assert after(59, Advanced(0, configs[0], report)) == []
+        (line,) = after(1, Advanced(0, configs[0], report))
+        assert line.startswith("0/2 runs  scion, step 2^-5, seed 0: epoch 1/2  loss 0.5000  ")
+        assert after(30, Advanced(0, configs[0], report)) == []
+        (line,) = after(29, Finished(0, configs[0], RESULT))
+        assert line == "1/2 runs  scion, step 2^-5, seed 0: 90.0 % in 1.5 s"
+        assert after(59, Advanced(0, configs[1], report)) == []
+        assert len(after(100, Advanced(0, configs[1], report))) == 1
 
 
 def interrupt_inside(screen: CompareScreen) -> None:
