@@ -109,13 +109,6 @@ def draw_lrs(config: RunConfig, curve: LrCurve, kind: str) -> bytes:
     """
 
     def panel(axes: Axes) -> None:
-        axes.plot(curve.lrs, curve.losses, color="#0072b2")
-        label = f"suggestion: {curve.suggestion:.3g}, 2^{math.log2(curve.suggestion):.1f}"
-        axes.axvline(curve.suggestion, color="#d55e00", linestyle="--", label=label)
-        axes.set_xscale("log", base=2)
-        axes.set(
-            xlabel="step size", ylabel="loss, smoothed", title=f"{config.task}, {config.model}"
-        )
-        axes.legend(loc="lower left")
+        curve.plot(axes).set_title(f"{config.task}, {config.model}")
 
     return render([panel], kind, size=(6.4, 4.0))
