@@ -146,6 +146,56 @@ def test_a_full_disk_under_what_is_printed_is_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = f"'{sys.executable}' -m normball.cli {line}"
+    return subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="it needs a POSIX shell")
+def test_output_that_is_closed_or_in_another_alphabet_ends_no_run(tmp_path: Path) -> None:
+    out = tmp_path / "é☃"
+    line = f"train digits --optimizer scion --epochs 1 --train-size 200 --out '{out}'"
+    closed = shell(f"{line} --seed 1 >&-")
+    assert (closed.returncode, closed.stderr) == (0, "")
+    ascii_only = shell(f"{line} --seed 2", PYTHONIOENCODING="ascii")
+    assert (ascii_only.returncode, ascii_only.stderr) == (0, "")
+    assert r"\xe9\u2603/rows.jsonl" in ascii_only.stdout
+    with open_folder(out) as folder:
+        assert [made.config.seed for made in folder.rows] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "a"}, "RANK is 'a' in the environment: start the command with torchrun"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two' in the environment"),
+        ({"RANK": "1"}, "RANK is 1, and WORLD_SIZE is 1"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is -1, and WORLD_SIZE is 2"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, r"cannot join 2 processes \(.*MASTER_ADDR"),
+    ],
+)
+def test_half_of_a_torchrun_is_refused(
+    environment: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert call("train", "digits", "--optimizer", "scion", "--epochs", "1") == 2
+    printed = capsys.readouterr()
+    assert re.search(message, printed.err)
+    assert (printed.err.count("\n"), printed.out) == (1, "")
+
+
 def test_a_diverged_run_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "digits", "--optimizer", "adam", "--lr", "1e30", "--epochs", "3") == 0
     assert "diverged after 1 epoch" in capsys.readouterr().out
@@ -259,6 +309,13 @@ class Pipe(io.StringIO):
 
     def flush(self) -> None:
         self.seen = self.getvalue()
+
+
+def test_runs_of_a_sweep_are_told_apart() -> None:
+    runs = [config("clipped-scion", rho=rho, seed=s) for rho in (0.25, 16) for s in (0, 1)]
+    runs += [config("scion"), config("adam", lr=0.01)]
+    assert len({run.describe() for run in runs}) == len(runs)
+    assert runs[0].describe() == "clipped-scion, step 2^-5, rho 0.25, seed 0"
 
 
 def test_a_pipe_gets_a_line_for_every_run_and_one_a_minute_between_them() -> None:

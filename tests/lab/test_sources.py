@@ -259,6 +259,40 @@ def test_a_foreign_shard_is_refused(root: Path, change, message: str) -> None:
         load_fineweb(window=16)
 
 
+def test_a_token_beyond_the_vocabulary_is_refused(root: Path) -> None:
+    put.put_shards(root)
+    file = root / "fineweb" / "fineweb_val_000000.bin"
+    content = bytearray(file.read_bytes())
+    content[1024 + 2 * 20 : 1024 + 2 * 21] = (60_000).to_bytes(2, "little")
+    file.write_bytes(content)
+    data = load_fineweb(window=16)
+    with pytest.raises(LabError, match="token 60000 is beyond the vocabulary of 50,304"):
+        list(data.test_batches())
+
+
+@pytest.mark.parametrize("part", ["jpeg", "offset", "label"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a[: len(a) // 2],
+        lambda a: a.astype(np.float32) + 0.5,
+        lambda a: a.reshape(-1, 1),
+        lambda a: np.array(3),
+        lambda a: a.astype("U8"),
+        lambda a: a.astype(np.int64) - 1000,
+    ],
+)
+def test_a_pack_with_a_wrong_array_is_refused(root: Path, part: str, change) -> None:
+    put.put_cifar_pack(root)
+    path = root / "cifar10-jpeg.npz"
+    with np.load(path) as held:
+        arrays = dict(held)
+    arrays[f"train_{part}"] = change(arrays[f"train_{part}"])
+    np.savez(path, **arrays)
+    with pytest.raises(LabError, match=r"^[^\n]*cifar10-jpeg.npz is not usable: [^\n]*$"):
+        load_cifar10()
+
+
 def test_a_folder_of_images_is_read_by_class(root: Path) -> None:
     put.put_images(root)
     data = load_imagenet(size=32)

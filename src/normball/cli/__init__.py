@@ -1,5 +1,6 @@
 """The command line; it imports nothing of the extra here, so that it can say what is missing."""
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     # Without a home folder Matplotlib would tell of its cache, before any message of ours.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A folder's name, or a word of a result, may have letters that a log cannot.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         from normball.cli.app import run
 
