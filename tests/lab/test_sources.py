@@ -24,6 +24,9 @@ from normball.lab.data import (
 from normball.lab.data.base import Text
 from normball.lab.data.root import data_root
 from normball.lab.errors import LabError
+from normball.lab.optimizers import configure
+from normball.lab.tasks import IMAGENET
+from normball.lab.train import Trainer
 from tests.lab import conftest as put
 
 
@@ -378,6 +381,15 @@ def test_a_tilde_in_the_root_is_the_home(root: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("USERPROFILE", str(root))
     monkeypatch.setenv("NORMBALL_DATA", "~/data")
     assert data_root() == root / "data"
+
+
+def test_fewer_images_than_a_mini_batch_are_refused(root: Path) -> None:
+    put.put_images(root)
+    for size, steps in ((8, 1), (4, 2)):
+        trainer = Trainer(configure(IMAGENET, "scion", batch_size=size, model="cnn", width=0.1))
+        assert trainer.steps_per_epoch == steps
+    with pytest.raises(LabError, match=r"--batch-size 9 is more than .* imagenet, 2 classes"):
+        Trainer(configure(IMAGENET, "scion", batch_size=9, model="cnn", width=0.1))
 
 
 def test_all_classes_without_images_are_named(root: Path) -> None:

@@ -66,8 +66,8 @@ class Trainer:
         probe_every: measure the smoothness once in this many steps; None for never.
 
     Raises:
-        LabError: if the optimizer has no norms to measure in, or so few measurements that no line
-            can be fitted.
+        LabError: if an epoch has no step, the optimizer has no norms to measure in, or there are so
+            few measurements that no line can be fitted.
     """
 
     def __init__(self, config: RunConfig, *, probe_every: int | None = None) -> None:
@@ -87,6 +87,11 @@ class Trainer:
         # Gradient clipping from outside, for an optimizer that has none.
         self._clip_at = config.rho if spec.clips_outside else None
         self.steps_per_epoch = self._data.steps(config.batch_size)
+        if not self.steps_per_epoch:
+            raise LabError(
+                f"--batch-size {config.batch_size} is more than there are training examples in "
+                f"{self.source}: choose a smaller one."
+            )
         total = config.epochs * self.steps_per_epoch
         self.state = TrainState(
             model=model,
