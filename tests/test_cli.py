@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -10,12 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from normball.cli import main
 from normball.cli.screen import CompareScreen
+from normball.lab.results import EpochReport
 from normball.lab.rows import ROWS, open_folder
+from normball.lab.sweep import Plan
 from normball.lab.train import Trainer
-from tests.lab.samples import row
+from normball.lab.workers import Advanced, Event, Finished, Started
+from tests.lab.samples import RESULT, config, row
 
 PATIENCE = 120.0
 
@@ -141,6 +146,56 @@ def test_a_full_disk_under_what_is_printed_is_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = f"'{sys.executable}' -m normball.cli {line}"
+    return subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="it needs a POSIX shell")
+def test_output_that_is_closed_or_in_another_alphabet_ends_no_run(tmp_path: Path) -> None:
+    out = tmp_path / "é☃"
+    line = f"train digits --optimizer scion --epochs 1 --train-size 200 --out '{out}'"
+    closed = shell(f"{line} --seed 1 >&-")
+    assert (closed.returncode, closed.stderr) == (0, "")
+    ascii_only = shell(f"{line} --seed 2", PYTHONIOENCODING="ascii")
+    assert (ascii_only.returncode, ascii_only.stderr) == (0, "")
+    assert r"\xe9\u2603/rows.jsonl" in ascii_only.stdout
+    with open_folder(out) as folder:
+        assert [made.config.seed for made in folder.rows] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "a"}, "RANK is 'a' in the environment: start the command with torchrun"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two' in the environment"),
+        ({"RANK": "1"}, "RANK is 1, and WORLD_SIZE is 1"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is -1, and WORLD_SIZE is 2"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, r"cannot join 2 processes \(.*MASTER_ADDR"),
+    ],
+)
+def test_half_of_a_torchrun_is_refused(
+    environment: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert call("train", "digits", "--optimizer", "scion", "--epochs", "1") == 2
+    printed = capsys.readouterr()
+    assert re.search(message, printed.err)
+    assert (printed.err.count("\n"), printed.out) == (1, "")
+
+
 def test_a_diverged_run_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "digits", "--optimizer", "adam", "--lr", "1e30", "--epochs", "3") == 0
     assert "diverged after 1 epoch" in capsys.readouterr().out
@@ -245,6 +300,46 @@ def test_a_killed_comparison_goes_on_where_it_was(
     with open_folder(tmp_path) as folder:
         made = folder.rows[-1]
     assert Trainer(made.config).run().trace == made.result.trace
+
+
+class Pipe(io.StringIO):
+    """A pipe with a reader, who sees what was flushed."""
+
+    seen = ""
+
+    def flush(self) -> None:
+        self.seen = self.getvalue()
+
+
+def test_runs_of_a_sweep_are_told_apart() -> None:
+    runs = [config("clipped-scion", rho=rho, seed=s) for rho in (0.25, 16) for s in (0, 1)]
+    runs += [config("scion"), config("adam", lr=0.01)]
+    assert len({run.describe() for run in runs}) == len(runs)
+    assert runs[0].describe() == "clipped-scion, step 2^-5, rho 0.25, seed 0"
+
+
+def test_a_pipe_gets_a_line_for_every_run_and_one_a_minute_between_them() -> None:
+    pipe, now = Pipe(), [0.0]
+    configs = (config(seed=0), config(seed=1))
+    plan = Plan(configs, configs)
+    report = EpochReport(1, 2, 0.5, 0.75, None, None, None, 1000.0)
+
+    def after(seconds: float, event: Event) -> list[str]:
+        now[0] += seconds
+        said = len(pipe.seen)
+        screen.on_event(event)
+        return pipe.seen[said:].splitlines()
+
+    with CompareScreen(plan, Console(file=pipe), lambda: now[0]) as screen:
+        assert after(0, Started(0, configs[0])) == []
+        assert after(59, Advanced(0, configs[0], report)) == []
+        (line,) = after(1, Advanced(0, configs[0], report))
+        assert line.startswith("0/2 runs  scion, step 2^-5, seed 0: epoch 1/2  loss 0.5000  ")
+        assert after(30, Advanced(0, configs[0], report)) == []
+        (line,) = after(29, Finished(0, configs[0], RESULT))
+        assert line == "1/2 runs  scion, step 2^-5, seed 0: 90.0 % in 1.5 s"
+        assert after(59, Advanced(0, configs[1], report)) == []
+        assert len(after(100, Advanced(0, configs[1], report))) == 1
 
 
 def interrupt_inside(screen: CompareScreen) -> None:

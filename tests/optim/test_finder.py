@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -187,3 +188,36 @@ def test_refusals():
             find_lr(optimizer, lambda: p.sum(), **options)
     with pytest.raises(ValueError, match=r"high=2\.0 must lie in"):
         find_lr(Scion([p], 0.1, constrained=True), lambda: p.sum(), high=2.0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_curve_is_shown_in_one_line_and_as_a_picture(sign):
+    matplotlib = pytest.importorskip("matplotlib")
+    x = torch.nn.Parameter(torch.full((3,), 1.0, dtype=torch.float64))
+    optimizer = Scion([{"params": [x], "norm": Euclidean()}], 1.0, maximize=sign < 0)
+
+    def closure():
+        optimizer.zero_grad()
+        value = sign * x.square().sum()
+        value.backward()
+        return value
+
+    curve = find_lr(optimizer, closure, low=1e-3, high=1.0, steps=40)
+    values = np.array(curve.losses)
+    place = int((values * sign).argmin())
+    assert 0 < place < len(values) - 1
+    assert curve.best == (curve.lrs[place], curve.losses[place])
+    assert repr(curve) == (
+        f"LrCurve(suggestion={curve.suggestion:.3g}, {'lowest' if sign > 0 else 'highest'} loss "
+        f"{values[place]:.4g} at {curve.lrs[place]:.3g}, {len(values)} step sizes from 0.001 to "
+        f"{curve.lrs[-1]:.3g})"
+    )
+    assert str(curve) == repr(curve)
+    axes = curve.plot()
+    line, suggestion, best = axes.lines
+    assert np.array_equal(line.get_xydata(), np.stack([curve.lrs, curve.losses], 1))
+    assert list(suggestion.get_xdata()) == [curve.suggestion] * 2
+    assert best.get_xydata().tolist() == [list(curve.best)]
+    other = matplotlib.figure.Figure().subplots()
+    assert curve.plot(other) is other
+    assert len(other.lines) == 3

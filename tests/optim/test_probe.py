@@ -7,7 +7,7 @@ from scipy import stats
 from torch import nn
 
 from normball import GGNC, ClippedScion, SmoothnessProbe, param_groups
-from normball.norms import Euclidean, Sign
+from normball.norms import RMS, Euclidean, Nuclear, Row, Sign, Spectral, SpectralConv
 from normball.optim.probe import fit_line
 from tests.optim.network import build, groups, loss
 
@@ -78,6 +78,101 @@ def test_layers_by_hand():
         assert found.shape == (2, 1)
         assert float(found[0, 0]) == pytest.approx(r * float(n.dual_norm(g)), rel=1e-6)
         assert float(found[1, 0]) == pytest.approx(dual / move, rel=1e-6)
+
+
+MIXED = [
+    *[(Spectral(), 2.0, (5, 3))] * 4,
+    *[(SpectralConv(), 1.0, (4, 2, 3, 3))] * 2,
+    *[(RMS(), 0.5, (7,))] * 3,
+    *[(Row(), 3.0, (4, 6))] * 3,
+    *[(Sign(), 1.5, (6, 2))] * 2,
+    *[(Nuclear(), 1.0, (4, 4))] * 2,
+    (Spectral(), 1.0, (130, 130)),  # too large to be stacked
+    (Euclidean(), 1.0, (3, 5)),
+]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e170, 1e-170])
+def test_layers_in_stacks_have_the_values_of_each_alone(scale):
+    """Small equal layers between others, in float64, each by its own dual norm and norm."""
+    generator = torch.Generator().manual_seed(4)
+
+    def random(shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    params = [nn.Parameter(random(shape)) for _, _, shape in MIXED]
+    targets = [random(shape) for _, _, shape in MIXED]
+    kinds: dict = {}
+    for number, (norm, radius, _) in enumerate(MIXED):
+        kinds.setdefault((norm, radius), []).append(number)
+    optimizer = ClippedScion(
+        [
+            {"params": [(str(i), params[i]) for i in own], "norm": norm, "radius": radius}
+            for (norm, radius), own in kinds.items()
+        ],
+        0.01,
+        rho=scale,
+    )
+    probe = SmoothnessProbe(optimizer, every=1)
+
+    def closure():
+        optimizer.zero_grad()
+        parts = (
+            scale * (x - y).square().sum() / (1 + i)
+            for i, (x, y) in enumerate(zip(params, targets, strict=True))
+        )
+        value = sum(parts)
+        value.backward()
+        return value
+
+    closure()
+    old = [(x.detach().clone(), x.grad.clone()) for x in params]
+    probe.step(closure)
+    closure()
+    duals, turns, lengths = [], [], []
+    for x, (before, gradient), (norm, radius, _) in zip(params, old, MIXED, strict=True):
+        duals.append(radius * float(norm.dual_norm(gradient)))
+        turns.append(radius * float(norm.dual_norm(x.grad - gradient)))
+        lengths.append(float(norm.norm(x.detach() - before)) / radius)
+    # Sums of at most 130 x 130 products, each of two numbers rounded to float64.
+    near = 130**2 * torch.finfo(torch.float64).eps
+    found = probe.layers()
+    assert set(found) == {str(i) for i in range(len(MIXED))}
+    for i in range(len(MIXED)):
+        expected = [duals[i], turns[i] / lengths[i]]
+        assert found[str(i)][:, 0].tolist() == pytest.approx(expected, rel=near)
+    data = probe.samples()
+    assert float(data["dual_norm"][0]) == pytest.approx(sum(duals), rel=near)
+    assert float(data["L"][0]) == pytest.approx(sum(turns) / max(lengths), rel=near)
+    for group, own in enumerate(kinds.values()):
+        expected = sum(turns[i] for i in own) / max(lengths[i] for i in own)
+        assert float(data["group_L"][0, group]) == pytest.approx(expected, rel=near)
+
+
+def test_more_equal_layers_take_no_more_minimisers():
+    class Counted(Spectral):
+        calls = 0
+
+        def _minimise(self, *given):
+            type(self).calls += 1
+            return super()._minimise(*given)
+
+    counts = []
+    for layers in (2, 40):
+        params = [nn.Parameter(torch.eye(4)) for _ in range(layers)]
+        optimizer = ClippedScion([{"params": params, "norm": Counted()}], 0.01, rho=1.0)
+        probe = SmoothnessProbe(optimizer, every=1)
+
+        def closure(params=params, optimizer=optimizer):
+            optimizer.zero_grad()
+            value = sum(x.square().sum() for x in params)
+            value.backward()
+            return value
+
+        before = Counted.calls
+        probe.step(closure)
+        counts.append(Counted.calls - before)
+    assert counts == [3, 3]  # the step's, and those of the gradient and of its change
 
 
 def test_a_layer_without_a_gradient_is_left_out():

@@ -1,5 +1,7 @@
 """The command line; it imports nothing of the extra here, so that it can say what is missing."""
 
+import io
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -31,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(2)
+    # Without a home folder Matplotlib would tell of its cache, before any message of ours.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A folder's name, or a word of a result, may have letters that a log cannot.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         from normball.cli.app import run
 

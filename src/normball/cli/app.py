@@ -53,7 +53,8 @@ def run(argv: Sequence[str]) -> int:
     """
     try:
         code = app(args=list(argv) or ["--help"], prog_name="normball", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed
+            sys.stdout.flush()
     except LabError as error:
         return _fail(str(error), 2)
     except WorkerError as error:

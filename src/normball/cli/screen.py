@@ -1,5 +1,8 @@
 """The terminal view of a run while it trains, and the output that remains after it."""
 
+import time
+from collections.abc import Callable
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
@@ -15,17 +18,27 @@ from normball.lab.tasks import find_task
 from normball.lab.workers import Advanced, Event, Finished, Started
 from normball.optim.probe import Fit
 
+_SILENCE = 60.0  # seconds without a line, where nothing is drawn
+
 
 class CompareScreen(Screen):
     """One bar for the comparison and one line for each worker.
 
+    Where nothing is drawn, a line is printed for each finished run, and between them for an epoch
+    once in a minute.
+
     Args:
         plan: what is run.
         console: where to draw.
+        clock: the time in seconds.
     """
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(
+        self, plan: Plan, console: Console, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__(console)
+        self._clock = clock
+        self._spoken = clock()
         self._runs = len(plan.configs)
         self._done = plan.kept
         self._epochs = plan.configs[0].epochs
@@ -45,6 +58,11 @@ class CompareScreen(Screen):
         elif isinstance(event, Advanced):
             self._workers[event.worker] = (event.config, event.report)
             self._bar.advance(self._task)
+            if self._clock() - self._spoken >= _SILENCE:
+                self._say(
+                    f"{event.config.describe()}: epoch {event.report.epoch}/{event.report.epochs}  "
+                    f"{_epoch_line(event.config, event.report)}"
+                )
         else:
             self._finish(event)
 
@@ -58,10 +76,11 @@ class CompareScreen(Screen):
             description=self._title(),
         )
         outcome = "diverged" if result.diverged else score_text(event.config, result.score)
-        self._line(
-            f"{self._done}/{self._runs}  {event.config.describe()}: {outcome} "
-            f"in {result.seconds:.1f} s"
-        )
+        self._say(f"{event.config.describe()}: {outcome} in {result.seconds:.1f} s")
+
+    def _say(self, text: str) -> None:
+        self._line(f"{self._title()}  {text}")
+        self._spoken = self._clock()
 
     def _title(self) -> str:
         return f"{self._done}/{self._runs} runs"

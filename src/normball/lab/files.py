@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,8 +33,20 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         beside.replace(target)
         _sync_folder(target.parent)
-    except OSError as error:
-        raise LabError(f"cannot write {target}: {error.strerror}.") from error
+    except BaseException as error:
+        with suppress(OSError):  # a part of a file would fill the disk for nothing
+            beside.unlink(missing_ok=True)
+        failed = _failed_write(error)
+        if failed is None:
+            raise
+        raise LabError(f"cannot write {target}: {failed.strerror}.") from error
+
+
+def _failed_write(error: BaseException | None) -> OSError | None:
+    """The error of the system, where `error` is one or came of one, as torch.save's does."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__ if isinstance(error, RuntimeError) else None
+    return error
 
 
 def write_whole(target: Path, content: bytes) -> Path:
@@ -77,16 +89,19 @@ def append_line(record: Path, line: bytes) -> None:
         line: with its newline.
 
     Raises:
-        LabError: if the line cannot be written.
+        LabError: if the line cannot be written; a part of it is removed again.
     """
+    before = record.stat().st_size if record.exists() else 0
     try:
         with record.open("ab", buffering=0) as file:
-            written = file.write(line)
+            rest = memoryview(line)
+            while rest:  # once, unless the disk is full, which the second write says
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
     except OSError as error:
+        with suppress(OSError):  # if not here, the next to read the record removes the part
+            os.truncate(record, before)
         raise LabError(f"cannot write to {record}: {error.strerror}.") from error
-    if written != len(line):
-        raise LabError(f"cannot write to {record}: the disk took a part of a line only.")
 
 
 def _sync_folder(folder: Path) -> None:

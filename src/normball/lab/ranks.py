@@ -9,30 +9,50 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normball.lab.errors import LabError
 
+_REMEDY = "start the command with torchrun, or unset RANK and WORLD_SIZE."
+
 
 def rank() -> int:
     """This process's number, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
 
 
 def world() -> int:
     """How many processes train together; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise LabError(f"{name} is {text!r} in the environment: {_REMEDY}") from None
 
 
 def device() -> torch.device:
     """The GPU of this process, or the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", _number("LOCAL_RANK", 0))
 
 
 def join() -> None:
-    """Join the processes of torchrun; do nothing without it."""
+    """Join the processes of torchrun; do nothing without it.
+
+    Raises:
+        LabError: if the variables that torchrun sets are not whole, or nobody answers.
+    """
+    if not 0 <= rank() < world():
+        raise LabError(f"RANK is {rank()}, and WORLD_SIZE is {world()}: {_REMEDY}")
     if world() > 1 and not dist.is_initialized():
         if device().type == "cuda":
             torch.cuda.set_device(device())
-        dist.init_process_group("nccl" if device().type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if device().type == "cuda" else "gloo")
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise LabError(f"cannot join {world()} processes ({reason}): {_REMEDY}") from None
 
 
 def leave() -> None:

@@ -1,23 +1,24 @@
 """Measurements that help to choose a step size: smoothness, and a range test; with pictures."""
 
 import json
-import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
 from normball import SmoothnessProbe
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
+from normball.lab.files import json_line
 from normball.lab.machine import describe_machine, versions
 from normball.lab.pictures import render
 from normball.lab.results import RunResult
 from normball.optim.finder import LrCurve
 from normball.optim.probe import Fit
+
+RECORD = "smoothness.json"
 
 
 def fit_run(probe: SmoothnessProbe) -> Fit:
@@ -53,18 +54,35 @@ def record(config: RunConfig, result: RunResult, probe: SmoothnessProbe, fit: Fi
         "suggestion": {"lr": config.lr, "rho": fit.rho(config.lr)},
         "versions": versions(),
         "machine": describe_machine(),
-        "samples": {name: _finite(v) for name, v in data.items()},
+        "samples": {name: column.tolist() for name, column in data.items()},
         "layers": {
-            name: {"dual_norm": pairs[0].tolist(), "L": _finite(pairs[1])}
+            name: {"dual_norm": pairs[0].tolist(), "L": pairs[1].tolist()}
             for name, pairs in probe.layers().items()
         },
     }
-    text = json.dumps(values).replace("NaN", "null")
-    return text.encode() + b"\n"
+    return json_line(values)
 
 
-def _finite(values: Tensor) -> Any:
-    return torch.where(values.isfinite(), values, math.nan).tolist()
+def refuse_other(path: Path, config: RunConfig) -> None:
+    """Keep the measurements of another run from being written over.
+
+    Args:
+        path: of the measurements, whether there are any or not.
+        config: the run to be measured.
+
+    Raises:
+        LabError: if there are some, and not of this run.
+    """
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_bytes())["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        there = None
+    if there != asdict(config):
+        raise LabError(
+            f"{path} has the measurements of another run: choose another --out, or remove it."
+        )
 
 
 def draw(config: RunConfig, probe: SmoothnessProbe, fit: Fit, kind: str) -> bytes:
@@ -109,13 +127,6 @@ def draw_lrs(config: RunConfig, curve: LrCurve, kind: str) -> bytes:
     """
 
     def panel(axes: Axes) -> None:
-        axes.plot(curve.lrs, curve.losses, color="#0072b2")
-        label = f"suggestion: {curve.suggestion:.3g}, 2^{math.log2(curve.suggestion):.1f}"
-        axes.axvline(curve.suggestion, color="#d55e00", linestyle="--", label=label)
-        axes.set_xscale("log", base=2)
-        axes.set(
-            xlabel="step size", ylabel="loss, smoothed", title=f"{config.task}, {config.model}"
-        )
-        axes.legend(loc="lower left")
+        curve.plot(axes).set_title(f"{config.task}, {config.model}")
 
     return render([panel], kind, size=(6.4, 4.0))

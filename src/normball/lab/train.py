@@ -58,6 +58,7 @@ class Trainer:
     Attributes:
         config: the run's settings.
         state: the model, the optimizer, the generator of the data's order, and the epoch.
+        steps_per_epoch: how many steps an epoch has.
         probe: measures the smoothness during the run, if that was asked for.
 
     Args:
@@ -65,8 +66,8 @@ class Trainer:
         probe_every: measure the smoothness once in this many steps; None for never.
 
     Raises:
-        LabError: if the optimizer has no norms to measure in, or so few measurements that no line
-            can be fitted.
+        LabError: if an epoch has no step, the optimizer has no norms to measure in, or there are so
+            few measurements that no line can be fitted.
     """
 
     def __init__(self, config: RunConfig, *, probe_every: int | None = None) -> None:
@@ -85,8 +86,13 @@ class Trainer:
         optimizer = spec.build(model, config)
         # Gradient clipping from outside, for an optimizer that has none.
         self._clip_at = config.rho if spec.clips_outside else None
-        self._steps_per_epoch = self._data.steps(config.batch_size)
-        total = config.epochs * self._steps_per_epoch
+        self.steps_per_epoch = self._data.steps(config.batch_size)
+        if not self.steps_per_epoch:
+            raise LabError(
+                f"--batch-size {config.batch_size} is more than there are training examples in "
+                f"{self.source}: choose a smaller one."
+            )
+        total = config.epochs * self.steps_per_epoch
         self.state = TrainState(
             model=model,
             optimizer=optimizer,
@@ -106,6 +112,11 @@ class Trainer:
                     "needs three: measure more often, or train longer."
                 )
             self.probe = SmoothnessProbe(optimizer, every=probe_every, model=model)
+
+    @property
+    def source(self) -> str:
+        """Which data the run is trained on."""
+        return self._data.source
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> RunResult:
         """Train to the last epoch, or until the loss is no longer finite.
@@ -303,8 +314,8 @@ class Trainer:
             clipped_share=self._clipped_share(),
             skipped=None if history.trace_name is None else history.skipped,
             seconds=history.seconds,
-            steps=self._steps_per_epoch,
-            data=self._data.source,
+            steps=self.steps_per_epoch,
+            data=self.source,
             inner=list(history.inner),
         )
 

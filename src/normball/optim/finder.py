@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from normball.optim import metrics, validate
 from normball.optim.clipped_scion import ClippedScion
 from normball.optim.scion import Scion
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # The weight of earlier losses in the smoothed loss, and the number of first steps that measure how
 # much the loss varies from batch to batch.
 _WEIGHT, _QUIET = 0.8, 10
@@ -21,7 +24,7 @@ _WEIGHT, _QUIET = 0.8, 10
 _NO_THRESHOLD = 1e-30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LrCurve:
     """The loss at growing step sizes.
 
@@ -30,11 +33,63 @@ class LrCurve:
         losses: the loss before each step, averaged over about five steps; as long as `lrs`.
         suggestion: the step size at which `losses` fall (with `maximize`, rise) fastest per factor
             of `lr`.
+        maximize: whether the optimizer makes the loss larger.
+
+    Examples:
+        >>> from normball.optim import LrCurve
+        >>> LrCurve((0.01, 0.02, 0.04, 0.08), (2.0, 1.5, 1.25, 3.0), suggestion=0.02)
+        LrCurve(suggestion=0.02, lowest loss 1.25 at 0.04, 4 step sizes from 0.01 to 0.08)
     """
 
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
     suggestion: float
+    maximize: bool = False
+
+    @property
+    def best(self) -> tuple[float, float]:
+        """The step size at which the loss is lowest (with `maximize`, highest), and that loss."""
+        pairs = zip(self.lrs, self.losses, strict=True)
+        return (max if self.maximize else min)(pairs, key=lambda pair: pair[1])
+
+    def __repr__(self) -> str:
+        lr, loss = self.best
+        return (
+            f"LrCurve(suggestion={self.suggestion:.3g}, "
+            f"{'highest' if self.maximize else 'lowest'} loss {loss:.4g} at {lr:.3g}, "
+            f"{len(self.lrs)} step sizes from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g})"
+        )
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the loss against the step size, and the suggestion.
+
+        `curve.plot().figure.savefig("lr.png")` saves the picture.
+
+        Args:
+            axes: where to draw; None makes a new figure.
+
+        Raises:
+            ImportError: matplotlib is missing.
+
+        Examples:
+            >>> from normball.optim import LrCurve
+            >>> curve = LrCurve((0.01, 0.02, 0.04), (2.0, 1.5, 1.25), suggestion=0.02)
+            >>> curve.plot().get_xscale()
+            'log'
+        """
+        from normball.plot import _axes  # which needs the optimizers
+
+        axes = axes or _axes()
+        lr, loss = self.best
+        axes.plot(self.lrs, self.losses, color="#0072b2")
+        label = f"suggestion: {self.suggestion:.3g}, 2^{math.log2(self.suggestion):.1f}"
+        axes.axvline(self.suggestion, color="#d55e00", linestyle="--", label=label)
+        word = "highest" if self.maximize else "lowest"
+        axes.plot([lr], [loss], "o", color="#0072b2", label=f"{word} loss: {loss:.3g} at {lr:.3g}")
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="step size", ylabel="loss, smoothed")
+        axes.legend()
+        return axes
 
 
 def find_lr(
@@ -110,7 +165,9 @@ def find_lr(
             losses.append(smooth)
             optimizer.step()
     suggestion = _steepest(lrs, losses)
-    return LrCurve(tuple(lrs[: len(losses)]), tuple(sign * x for x in losses), suggestion)
+    return LrCurve(
+        tuple(lrs[: len(losses)]), tuple(sign * x for x in losses), suggestion, maximize=sign < 0
+    )
 
 
 def _number(loss: Tensor | float) -> float:

@@ -1,16 +1,16 @@
 """Measured smoothness: the (L0, L1) of a network's loss along its own training."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from normball import parallel
+from normball._numeric import as_working, saturate, split_scale
 from normball.optim.base import NormBallOptimizer
 from normball.optim.blocks import Block, Bundle
-from normball.optim.geometry import gather
 from normball.optim.terms import scalar
 
 
@@ -40,6 +40,17 @@ class Fit:
         return lr * self.l0
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """What one step gave: first over all layers, then for every group; `layers` by `names`."""
+
+    step: int
+    dual: Tensor
+    smoothness: Tensor
+    names: list[str]
+    layers: Tensor
+
+
 class SmoothnessProbe:
     """Measures `L_k = ||g(x') - g(x)||* / ||x' - x||` across steps of an optimizer, on one batch.
 
@@ -53,10 +64,12 @@ class SmoothnessProbe:
 
     Once in `every` steps the probe calls the closure again after the step, on the same batch and
     with the same random numbers. It measures in the norms of the optimizer: over all layers, for
-    each group and for each parameter. Such a step costs one more forward and backward pass, and
-    copies of weights and gradients: at most `1 / every` of the training time, and twice the
-    weights' memory. The training itself is unchanged, bit for bit, if the closure has no state of
-    its own. Give `model` if it has buffers that a forward pass changes (batch norm).
+    each group and for each parameter. Such a step costs one more forward and backward pass, two
+    minimisers and one norm of every parameter, and copies that take twice the weights' memory. It
+    takes about as long as two steps where the network's passes are the cost, and three to five
+    where the minimisers are. Small equal layers are measured together, as the optimizer steps them.
+    The training itself is unchanged, bit for bit, if the closure has no state of its own. Give
+    `model` if it has buffers that a forward pass changes (batch norm).
 
     Args:
         optimizer: of this package.
@@ -98,7 +111,7 @@ class SmoothnessProbe:
         self.every = every
         self._model = model
         self._steps = 0
-        self._samples: list[tuple[int, Tensor, Tensor, dict[str, Tensor]]] = []
+        self._samples: list[_Sample] = []
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """Take one step of the optimizer, and measure across it when a measurement is due.
@@ -122,14 +135,17 @@ class SmoothnessProbe:
         if before is None:
             self.optimizer.step()
             return loss
-        blocks = self.optimizer._collect().blocks
+        roster = self.optimizer._collect()
+        blocks, bundles = roster.blocks, roster.bundles
         if not blocks:
             raise ValueError("the closure left no gradient: it must call backward on its loss")
         if any(parallel.is_sharded(block.owner) for block in blocks):
             raise TypeError(
                 "the probe measures parameters that are whole on every rank, not shards"
             )
-        old = [(b.param.detach().clone(), b.grad.clone()) for b in blocks]
+        params = [block.param for block in blocks]
+        old = [x.detach().clone() for x in params]
+        gradients = [block.grad.clone() for block in blocks]
         after = _random_state()
         self.optimizer.step()
         buffers = [] if self._model is None else list(self._model.buffers())
@@ -139,53 +155,76 @@ class SmoothnessProbe:
             closure()
         _set_random_state(after)
         with torch.no_grad():
-            self._samples.append((self._steps - 1, *self._measure(blocks, old)))
+            moves = [x - start for x, start in zip(params, old, strict=True)]
+            turns = [
+                g if x.grad is None else x.grad - g for x, g in zip(params, gradients, strict=True)
+            ]
+            self._keep(blocks, bundles, gradients, turns, moves)
             for buffer, value in zip(buffers, kept, strict=True):
                 buffer.copy_(value)
-            for block, (_, gradient) in zip(blocks, old, strict=True):
-                block.param.grad = gradient
+            for x, gradient in zip(params, gradients, strict=True):
+                x.grad = gradient
         return loss
 
-    def _measure(
-        self, blocks: Sequence[Block], old: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return dual norms and L, first over all layers, then for every group; and by name."""
-        alone = [Bundle([block]) for block in blocks]
-        turns = []
-        for block, (_, gradient) in zip(blocks, old, strict=True):
-            new = block.param.grad
-            turns.append(gradient if new is None else new - gradient)
-        moves = [block.param - x for block, (x, _) in zip(blocks, old, strict=True)]
-        groups = range(len(self.optimizer.param_groups))
+    def _keep(
+        self,
+        blocks: Sequence[Block],
+        bundles: Sequence[Bundle],
+        gradients: Sequence[Tensor],
+        turns: Sequence[Tensor],
+        moves: Sequence[Tensor],
+    ) -> None:
+        """Keep the dual norms and L of one step: over all layers, every group, every parameter."""
+        places = {id(block): place for place, block in enumerate(blocks)}
+        rows = [[places[id(block)] for block in bundle.blocks] for bundle in bundles]
+        # From the order of the bundles to that of the blocks.
+        order = torch.tensor([place for row in rows for place in row]).argsort()
 
-        def split(values: Sequence[Tensor]) -> list[list[Tensor]]:
-            whole = list(values)
-            return [whole] + [
-                [v for v, b in zip(whole, blocks, strict=True) if b.group == g] for g in groups
-            ]
+        def joined(tensors: Sequence[Tensor]) -> list[Tensor]:
+            return [b.join([tensors[i] for i in row]) for b, row in zip(bundles, rows, strict=True)]
 
-        duals = self._duals(alone, (g for _, g in old))
-        turned = self._duals(alone, turns)
-        ratios = self.optimizer._geometry.ratios(alone, moves)
-        if len(ratios) < len(blocks):  # one ball for all: its radius is the length of every part
-            ratios = ratios * len(blocks)
-        sums = [gather(part or [0 * duals[0]]).sum() for part in split(duals)]
-        changes = [gather(part or [0 * duals[0]]).sum() for part in split(turned)]
-        lengths = [gather(part or [0 * duals[0]]).amax() for part in split(ratios)]
-        by_name = {
-            block.name: torch.stack([dual, turn / length])
-            for block, dual, turn, length in zip(
-                blocks, gather(duals), gather(turned), gather(ratios), strict=True
+        dual = self._duals(bundles, joined(gradients))
+        order = order.to(dual.device)
+        dual, turn = dual[order], self._duals(bundles, joined(turns))[order]
+        length = self._lengths(bundles, joined(moves)).expand_as(dual)[order]
+        # One line for all layers and one for each group: the blocks that belong to it.
+        groups = torch.tensor([block.group for block in blocks], device=dual.device)
+        numbers = torch.arange(-1, len(self.optimizer.param_groups), device=dual.device)
+        member = (groups == numbers[:, None]) | (numbers[:, None] < 0)
+        sums, changes, longest = (torch.where(member, x, 0) for x in (dual, turn, length))
+        self._samples.append(
+            _Sample(
+                step=self._steps - 1,
+                dual=sums.sum(1),
+                smoothness=changes.sum(1) / longest.amax(1),
+                names=[block.name for block in blocks],
+                layers=torch.stack([dual, turn / length]),
             )
-        }
-        return torch.stack(sums), torch.stack(changes) / torch.stack(lengths), by_name
+        )
 
-    def _duals(self, alone: Sequence[Bundle], tensors: Iterable[Tensor]) -> list[Tensor]:
-        parts = self.optimizer._geometry.minimise(alone, list(tensors))
-        return [
-            bundle.first.radius * scalar(dual)
-            for bundle, (_, dual) in zip(alone, parts, strict=True)
-        ]
+    def _duals(self, bundles: Sequence[Bundle], tensors: Sequence[Tensor]) -> Tensor:
+        """Return the dual norm of every block times its radius, bundle by bundle, shape `(n,)`."""
+        tensors = [as_working(d) if b.stacked else d for b, d in zip(bundles, tensors, strict=True)]
+        found = []
+        parts = self.optimizer._geometry.minimise(bundles, tensors)
+        for bundle, d, (lmo, dual) in zip(bundles, tensors, parts, strict=True):
+            if bundle.stacked:  # the dual norm found is the sum over the stack
+                unit, scale = split_scale(d.flatten(1), 1)
+                dual = saturate(-(unit * lmo.flatten(1)).sum(1) * scale.squeeze(1))
+            found.append(bundle.first.radius * scalar(dual).reshape(-1))
+        return _on_one_device(found)
+
+    def _lengths(self, bundles: Sequence[Bundle], tensors: Sequence[Tensor]) -> Tensor:
+        """Return the norm of every block over its radius, `(n,)`; `(1,)` if all share one ball."""
+        if not any(bundle.stacked for bundle in bundles):
+            ratios = self.optimizer._geometry.ratios(bundles, tensors)
+            return _on_one_device([scalar(ratio).reshape(1) for ratio in ratios])
+        found = []
+        for bundle, w in zip(bundles, tensors, strict=True):
+            norm, radius = bundle.first.norm.norm, bundle.first.radius
+            length = torch.vmap(norm)(w) if bundle.stacked else norm(w)
+            found.append(scalar(length).reshape(-1) / radius)
+        return _on_one_device(found)
 
     def samples(self) -> dict[str, Tensor]:
         """Return what was measured; `n` measurements, `k` parameter groups.
@@ -194,10 +233,10 @@ class SmoothnessProbe:
         and `group_L`, shape `(n, k)`, NaN before a group joined. `L` is NaN or infinite where a
         step did not move.
         """
-        duals = self._columns([d for _, d, _, _ in self._samples])
-        smooth = self._columns([s for _, _, s, _ in self._samples])
+        duals = self._columns([sample.dual for sample in self._samples])
+        smooth = self._columns([sample.smoothness for sample in self._samples])
         return {
-            "step": torch.tensor([step for step, *_ in self._samples]),
+            "step": torch.tensor([sample.step for sample in self._samples]),
             "dual_norm": duals[:, 0],
             "L": smooth[:, 0],
             "group_dual_norm": duals[:, 1:],
@@ -221,8 +260,8 @@ class SmoothnessProbe:
         moved, in units of its own ball (of the common ball, if one norm is for all parameters).
         """
         found: dict[str, list[Tensor]] = {}
-        for *_, by_name in self._samples:
-            for name, pair in by_name.items():
+        for sample in self._samples:
+            for name, pair in zip(sample.names, sample.layers.unbind(1), strict=True):
                 found.setdefault(name, []).append(pair)
         return {name: torch.stack(pairs, dim=1) for name, pairs in found.items()}
 
@@ -253,6 +292,10 @@ class SmoothnessProbe:
         x = data["dual_norm"] if group is None else data["group_dual_norm"][:, group]
         y = data["L"] if group is None else data["group_L"][:, group]
         return fit_line(x, y)
+
+
+def _on_one_device(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.to(parts[0].device) for part in parts])
 
 
 def fit_line(x: Tensor, y: Tensor) -> Fit:

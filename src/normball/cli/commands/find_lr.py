@@ -57,7 +57,7 @@ def measure(console: Console, trainer: Trainer) -> LrCurve:
     console.print(
         f"The loss falls most quickly at --lr {curve.suggestion:.3g}, about {nearest}; "
         f"{len(curve.lrs)} steps, from {curve.lrs[0]:.3g} to {curve.lrs[-1]:.3g}, "
-        f"loss {curve.losses[0]:.3g} to {min(curve.losses):.3g}.",
+        f"loss {curve.losses[0]:.3g} to {curve.best[1]:.3g}.",
         soft_wrap=True,
     )
     return curve

@@ -19,6 +19,8 @@ def fetch(name: DataName) -> None:
     Linux.
     """
     console = plain_console()
+    if not console.is_terminal:  # where a status is not drawn
+        console.print(f"Fetching {name} ...")
     with console.status(f"fetching {name}"):
         files = fetch_data(name)
     for file in files:

@@ -16,7 +16,7 @@ from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
 from normball.lab.results import RunResult
 from normball.lab.rows import open_folder
-from normball.lab.smoothness import draw, fit_run, record
+from normball.lab.smoothness import RECORD, draw, fit_run, record, refuse_other
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer
 from normball.optim.probe import Fit
@@ -45,8 +45,9 @@ def smoothness(
         measure(console, trainer)
         return
     with open_folder(out) as folder:
+        refuse_other(folder.path / RECORD, config)
         probe, result, fit = measure(console, trainer)
-        folder.replace("smoothness.json", record(config, result, probe, fit))
+        folder.replace(RECORD, record(config, result, probe, fit))
         paths = [
             folder.replace(f"smoothness.{kind}", draw(config, probe, fit, kind))
             for kind in ("svg", "png")

@@ -12,7 +12,7 @@ from normball.cli.commands.shared import plain_console, say_interrupted
 from normball.cli.screen import TrainScreen, result_line
 from normball.cli.settings import LR, RHO, RUN, SEED, takes
 from normball.lab import ranks
-from normball.lab.checkpoints import Checkpoints
+from normball.lab.checkpoints import Checkpoints, describe_differences
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
@@ -72,7 +72,7 @@ def _lead(config: RunConfig, out: Path | None, *, resume: bool, tensorboard: Pat
         if config.key() in folder.done():
             _say_finished(console, folder, checkpoints, resume)
             return
-        trainer = _trainer(console, checkpoints, resume)
+        trainer = _trainer(console, folder, checkpoints, config, resume)
         result = run_trainer(console, trainer, checkpoints, scalars)
         console.print(result_line(config, result), soft_wrap=True)
         folder.append(new_row(config, result))
@@ -91,16 +91,37 @@ def _say_finished(
     console.print(f"This run is finished: its row is in {folder.record}{weights}.", soft_wrap=True)
 
 
-def _trainer(console: Console, checkpoints: Checkpoints, resume: bool) -> Trainer:
-    if not resume and checkpoints.files():
-        raise LabError(
-            f"{checkpoints.path} has checkpoints of this run: add --resume to go on from there, or "
-            "choose another --out."
-        )
-    trainer, file = checkpoints.resume(lambda text: console.print(text, soft_wrap=True))
+def _trainer(
+    console: Console, folder: RunFolder, checkpoints: Checkpoints, config: RunConfig, resume: bool
+) -> Trainer:
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    if not resume:
+        if checkpoints.files():
+            raise LabError(
+                f"{checkpoints.path} has checkpoints of this run: add --resume to go on from "
+                "there, or choose another --out."
+            )
+        return Trainer(config)
+    trainer, file = checkpoints.resume(say)
     if file is not None:
-        epochs = f"epoch {trainer.state.epoch} of {trainer.config.epochs}"
-        console.print(f"Going on from {file}, {epochs}.", soft_wrap=True)
+        say(f"Going on from {file}, epoch {trainer.state.epoch} of {config.epochs}.")
+    if checkpoints.files() or file is not None:
+        return trainer
+    others = checkpoints.others()
+    for there, last in others:
+        if there.key() not in folder.done():
+            raise LabError(
+                f"{last} is of an unfinished run with {describe_differences(there, config)}: give "
+                "the same settings to go on with it, or leave out --resume to begin another run."
+            )
+    if others:
+        there, last = others[0]
+        say(
+            f"Beginning at the first epoch, because {last} is of a run with "
+            f"{describe_differences(there, config)}. It is kept."
+        )
     return trainer
 
 

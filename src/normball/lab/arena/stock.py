@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -59,7 +60,7 @@ def stock(name: str) -> Mapping[str, Tensor]:
     try:
         with np.load(path) as file:
             return {key: torch.from_numpy(file[key]) for key in file.files}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise LabError(f"{path} is not usable ({error}): remove it, it is made again.") from None
 
 
@@ -72,6 +73,8 @@ def _write(path: Path, arrays: Arrays) -> None:
         beside.write_bytes(content.getvalue())
         beside.replace(path)
     except OSError as error:
+        with suppress(OSError):  # a part of a file would fill the disk for nothing
+            beside.unlink(missing_ok=True)
         raise LabError(f"cannot write {path}: {error.strerror}.") from error
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from normball.lab.errors import LabError
+
 _TEST_BATCH = 1024
 _TEST_TOKENS = 16_384
 _SAMPLE = 5000
@@ -165,4 +167,10 @@ class Text:
 
     def _windows(self, tokens: Tensor, starts: Tensor) -> Batch:
         rows = torch.stack([tokens[s : s + self.window + 1] for s in starts.tolist()]).long()
+        # Checked here, because a file of many gigabytes is not read before it is used.
+        if (largest := int(rows.max())) >= self.vocabulary:
+            raise LabError(
+                f"{self.source}: the token {largest} is beyond the vocabulary of "
+                f"{self.vocabulary:,}. Put a file there that was made with this vocabulary."
+            )
         return rows[:, :-1], rows[:, 1:]

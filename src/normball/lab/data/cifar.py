@@ -1,7 +1,6 @@
 """CIFAR-10, from its binary files, or from a pack of JPEG files."""
 
 import io
-import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from normball.lab.data.base import Images
 from normball.lab.data.root import data_root, foreign, missing, read_bytes
+from normball.lab.errors import LabError
 
 BINARY = "cifar-10-batches-bin"
 PACK = "cifar10-jpeg.npz"
@@ -105,17 +105,22 @@ def _pack(path: Path, train: int | None, test: int | None) -> _Read:
             parts = [
                 _decoded(path, held, part, n) for part, n in (("train", train), ("test", test))
             ]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except LabError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
         raise foreign(path, f"it is no pack of JPEG files ({error})") from None
     return parts[0], parts[1], "CIFAR-10, JPEG re-encoded"
 
 
 def _decoded(path: Path, held: Any, part: str, count: int | None) -> _Pair:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    files, offsets = held[f"{part}_jpeg"], held[f"{part}_offset"]
-    labels = held[f"{part}_label"].astype(np.int64)
-    if not len(labels) or labels.max() >= _CLASSES or len(offsets) != len(labels) + 1:
+    files, offsets, labels = (held[f"{part}_{what}"] for what in ("jpeg", "offset", "label"))
+    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in (files, offsets, labels)):
+        raise foreign(path, f"its {part} arrays are not lists of whole numbers")
+    labels = labels.astype(np.int64)
+    known = len(labels) and 0 <= labels.min() <= labels.max() < _CLASSES
+    if not known or len(offsets) != len(labels) + 1:
         raise foreign(path, f"its {part} labels and offsets do not fit each other")
     chosen = _chosen(len(labels), count).numpy()
     images = np.empty((len(chosen), 32, 32, 3), dtype=np.uint8)
@@ -124,7 +129,7 @@ def _decoded(path: Path, held: Any, part: str, count: int | None) -> _Pair:
         try:
             with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
                 pixels = np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
+        except Exception as error:
             raise foreign(path, f"its {part} image {index} is no JPEG file ({error})") from None
         if pixels.shape != (32, 32, 3):
             raise foreign(path, f"its {part} image {index} has the shape {pixels.shape}")

@@ -18,7 +18,8 @@ from normball.lab.errors import LabError
 from normball.lab.machine import usable_cores
 
 FOLDER = "imagenet"
-_KINDS = {".jpg", ".jpeg", ".png"}
+# Those of Pillow's formats that hold a picture, and say so in their first bytes.
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "TIFF", "BMP", "GIF", "PPM")
 _MEAN = (123.675, 116.28, 103.53)
 _DEVIATION = (58.395, 57.12, 57.375)
 _LARGER = 256 / 224
@@ -136,13 +137,34 @@ def _joined(examples: list[Any]) -> Any:
     return wrong[0] if wrong else default_collate(examples)
 
 
+@cache
+def _endings() -> dict[str, str]:
+    """The endings of image files, and their formats, that this Pillow can open."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return {end: name for end, name in known.items() if name in _FORMATS and name in Image.OPEN}
+
+
 def _open(path: Path):  # type: ignore[no-untyped-def]
-    from PIL import Image, UnidentifiedImageError
+    """The image as RGB, of a file with several the first."""
+    from PIL import Image
 
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with Image.open(path, formats=sorted(set(_endings().values()))) as image:
+            image.load()
+            if image.mode.startswith("I;16"):  # 16 bits, which convert would clip
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):
+                raise ValueError("its numbers have no known range: write them with 8 or 16 bits")
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise LabError(
+            f"{path} has more than {most:,} pixels, the most that Pillow reads: put a smaller copy "
+            "there, or leave it out."
+        ) from None
+    except Exception as error:  # a damaged file can raise anything
         raise foreign(path, f"it is no image ({error})") from None
 
 
@@ -150,12 +172,16 @@ def _open(path: Path):  # type: ignore[no-untyped-def]
 def load_imagenet(size: int = 224, folder: str = FOLDER) -> ImageFolder:
     """Images by class: ``imagenet/train/<class>/*`` and ``imagenet/val/<class>/*``.
 
+    They are read in the formats JPEG, PNG, WebP, AVIF, JPEG 2000, TIFF, BMP, GIF and PPM, as far as
+    the installed Pillow has them, with 8 or 16 bits a channel. Files with other endings are left
+    out.
+
     Args:
         size: height and width that the network takes, in pixels.
         folder: the folder in the data root.
 
     Raises:
-        LabError: if a part is missing or empty, or the two parts' classes differ.
+        LabError: if a part is missing, the two parts' classes differ, or a class has no image.
     """
     root = data_root() / folder
     names = {part: sorted(p.name for p in root.glob(f"{part}/*/")) for part in ("train", "val")}
@@ -163,22 +189,33 @@ def load_imagenet(size: int = 224, folder: str = FOLDER) -> ImageFolder:
         raise missing("ImageNet", f"put its images there as {folder}/train/CLASS/* and val/CLASS/*")
     if names["train"] != names["val"]:
         odd = sorted(set(names["train"]) ^ set(names["val"]))
-        raise foreign(root, f"train and val differ in the classes {', '.join(odd[:5])}")
-    files = {
-        part: tuple(
-            (path, number)
-            for number, name in enumerate(names[part])
-            for path in sorted((root / part / name).iterdir())
-            if path.suffix.lower() in _KINDS
-        )
-        for part in names
-    }
-    for part, found in files.items():
-        if not found:
-            raise foreign(root / part, "it holds no .jpg or .png file")
+        raise foreign(root, f"train and val differ in the classes {_some(odd)}")
+    found = {part: [_images(root / part / name) for name in names[part]] for part in names}
+    for part, images in found.items():
+        empty = [name for name, own in zip(names[part], images, strict=True) if not own]
+        if empty:
+            raise LabError(
+                f"{root / part} has no images in {_some(empty)}: a class needs one or more with "
+                "an ending such as .jpg, .png or .webp. Put them there, or remove the class from "
+                "train and val."
+            )
+    train, test = (
+        tuple((path, number) for number, own in enumerate(found[part]) for path in own)
+        for part in ("train", "val")
+    )
     classes = len(names["train"])
     source = f"{folder}, {classes} classes"
-    return ImageFolder(files["train"], files["val"], size, classes, source, _workers())
+    return ImageFolder(train, test, size, classes, source, _workers())
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _endings())
+
+
+def _some(classes: list[str]) -> str:
+    """The classes by name, the first ten of many."""
+    more = len(classes) - 10
+    return ", ".join(classes[:10]) + (f" and {more} more" if more > 0 else "")
 
 
 def _workers() -> int:

@@ -15,9 +15,19 @@ def data_root() -> Path:
     """The folder of all data: ``NORMBALL_DATA``, or the system's for a user's data.
 
     On Linux that is ``~/.local/share/normball``, where ``XDG_DATA_HOME`` names no other.
+
+    Raises:
+        LabError: if it is in the home folder, and the user has none.
     """
     given = os.environ.get(VARIABLE)
-    return Path(given) if given else user_data_path("normball", appauthor=False)
+    try:
+        root = Path(given) if given else user_data_path("normball", appauthor=False)
+        return root.expanduser()
+    except RuntimeError:  # so pathlib says that there is no home
+        raise LabError(
+            f"this user has no home folder to hold the data: set {VARIABLE} to the folder of the "
+            "data, from the root of the file system."
+        ) from None
 
 
 def missing(what: str, put: str) -> LabError:
