@@ -296,7 +296,8 @@ def average(numbers):
         mean += min(1.0, 1 / (weight * n)) * (x - mean)
         total += float(line.value(x)) - low
         limit = bounds.average_gap(n, total, average=weight) + 1e-12 * total
-        worst = max(worst, (float(line.value(mean)) - low) / limit)
+        if n > 1:
+            worst = max(worst, (float(line.value(mean)) - low) / limit)
     return worst
 
 

@@ -157,7 +157,7 @@ def test_counterexamples_table():
             r"n > log2\(first/\(2 L\)\) .* L=1",
         ),
         (lambda: bounds.backtracking_ggnc(3, 1.0, L0=0, L1=1), "L0 > 0"),
-        (lambda: bounds.backtracking_ggnc(3, 1.0, L0=1, L1=0, rho=2.0), "rho L1 > 0"),
+        (lambda: bounds.backtracking_ggnc(3, 1.0, L0=1, L1=0, rho=2.0, first=9.0), "rho L1 > 0"),
         (lambda: bounds.backtracking_ggnc(3, 1.0, L0=1, L1=1, rho=math.nan), "rho > 0"),
         (lambda: bounds.backtracking_ggnc(3, 1.0, L0=1, L1=1, first=0.0), "first > 0"),
         (

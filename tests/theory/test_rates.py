@@ -59,7 +59,7 @@ def test_run_rates_writes_table_and_figures_and_can_fail(tmp_path, monkeypatch):
 
     assert run_rates(tmp_path / "new", n=100, seeds=(0,), jobs=1, on_part=see)
     assert [(part.kind, part.done) for part in parts] == [("constrained", 1), ("relative", 2)]
-    assert str(parts[1]) == "[2/2] relative, Sign: 6 statements hold"
+    assert str(parts[1]) == "[2/2] relative, Sign: 6 of 6 statements hold"
     assert not (tmp_path / "new" / "rates-unfinished.md").exists()
     table = (tmp_path / "new" / "rates.md").read_text(encoding="utf-8")
     assert "| GGNC, Thm 4.3 corrected | Sign | holds |" in table
@@ -72,7 +72,7 @@ def test_run_rates_writes_table_and_figures_and_can_fail(tmp_path, monkeypatch):
     monkeypatch.setattr("normball.theory.checks.KINDS", KINDS | {"relative": wrong})
     parts.clear()
     assert not run_rates(tmp_path, n=100, seeds=(0,), jobs=1, on_part=parts.append)
-    assert str(parts[1]).endswith("1 of 1 statements FAIL: a wrong one")
+    assert str(parts[1]).endswith("0 of 1 statements hold; FAIL: a wrong one")
     assert "| a wrong one | Sign | FAILS | 1.5 |" in (tmp_path / "rates.md").read_text("utf-8")
 
 

@@ -306,7 +306,7 @@ def backtracking_ggnc(
         n: steps.
         delta: `f(x_1) - inf f`.
         L0: positive; a function with `L0 = 0` has every positive `L0` too.
-        L1: not negative; positive if there is a threshold.
+        L1: not negative; positive if both `first` and a threshold are given.
         first: the constant that the first iteration tries; None where `m = n`, which is the case
             for a curvature measured over at most `1/L1`, as `minimize` does it.
         rho: the threshold; infinity for none.
@@ -315,7 +315,7 @@ def backtracking_ggnc(
     _check_gap(delta=delta, L1=L1)
     _require(rho > 0, "rho > 0", rho=rho)
     floor, name = L0, "L0"
-    if rho < math.inf:
+    if first is not None and rho < math.inf:
         floor, name = min(L0, rho * L1), "min(L0, rho L1)"
         _require(floor > 0, "rho L1 > 0", rho=rho, L1=L1)
     steps = _after_start(n, first, floor, name, L0=L0, L1=L1, rho=rho)

@@ -50,9 +50,10 @@ class Part:
 
     def __str__(self) -> str:
         failed = [row.statement for row in self.rows if not row.holds]
-        verdict = f"{len(self.rows)} statements hold"
+        total = len(self.rows)
+        verdict = f"{total - len(failed)} of {total} statements hold"
         if failed:
-            verdict = f"{len(failed)} of {len(self.rows)} statements FAIL: {'; '.join(failed)}"
+            verdict += f"; FAIL: {', '.join(failed)}"
         return f"[{self.done}/{self.total}] {self.kind}, {self.norm}: {verdict}"
 
 
