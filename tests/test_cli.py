@@ -20,6 +20,8 @@ from normball.lab.rows import ROWS, open_folder
 from normball.lab.sweep import Plan
 from normball.lab.train import Trainer
 from normball.lab.workers import Advanced, Event, Finished, Started
+from normball.theory.rates import Part
+from normball.theory.verdicts import Row
 from tests.lab.samples import RESULT, config, row
 
 PATIENCE = 120.0
@@ -401,7 +403,10 @@ def test_rates_refuses_and_reports(
     assert call("rates", "--out", str(tmp_path), "--n", "50") == 2
     assert "n=50 must be at least 100" in capsys.readouterr().err
 
-    def fails(out: Path, n: int, seeds: tuple[int, ...], jobs: int) -> bool:
+    def fails(
+        out: Path, n: int, seeds: tuple[int, ...], jobs: int, on_part: Callable[[Part], None]
+    ) -> bool:
+        on_part(Part("smooth", "Sign", (Row("one", "Sign", True, 0.5),), 1, 24))
         (out / "rates.md").write_text(f"{n} {seeds} {jobs}")
         return False
 
@@ -409,5 +414,6 @@ def test_rates_refuses_and_reports(
     argv = ("rates", "--out", str(tmp_path), "--n", "200", "--seeds", "1,2", "--jobs", "1")
     assert call(*argv) == 1
     printed = capsys.readouterr().out
+    assert re.match(r"\[1/24\] smooth, Sign: 1 of 1 statements hold, after \d+ s\n", printed)
     assert "200 (1, 2) 1" in printed
     assert "NOT every statement holds" in printed

@@ -156,6 +156,20 @@ def test_counterexamples_table():
             lambda: bounds.backtracking_short_step(3, 1.0, L=1, beta=1, first=32.0),
             r"n > log2\(first/\(2 L\)\) .* L=1",
         ),
+        (lambda: bounds.backtracking_ggnc(3, 1.0, L0=0, L1=1), "L0 > 0"),
+        (lambda: bounds.backtracking_ggnc(3, 1.0, L0=1, L1=0, rho=2.0, first=9.0), "rho L1 > 0"),
+        (lambda: bounds.backtracking_ggnc(3, 1.0, L0=1, L1=1, rho=math.nan), "rho > 0"),
+        (lambda: bounds.backtracking_ggnc(3, 1.0, L0=1, L1=1, first=0.0), "first > 0"),
+        (
+            lambda: bounds.backtracking_ggnc(9, 1.0, L0=1, L1=1, rho=0.01, first=32.0),
+            r"n > log2\(first/\(2 min\(L0, rho L1\)\)\)",
+        ),
+        (
+            lambda: bounds.backtracking_threshold(3, 1.0, rho=1, L0=1, L1=1, first=64.0),
+            r"n > log2\(first/\(2 \(L0 \+ rho L1\)\)\)",
+        ),
+        (lambda: bounds.backtracking_threshold(3, 1.0, rho=1, L0=0, L1=0), "L0 \\+ rho L1 > 0"),
+        (lambda: bounds.backtracking_threshold(3, 1.0, rho=math.inf, L0=1, L1=1), "rho > 0"),
         (lambda: bounds.adagrad(3, 1.0, L=1, eta=0.0, first=1), "eta > 0"),
         (lambda: bounds.ggnc_descent(-1.0, **GGNC), "dual_norm >= 0"),
         (lambda: bounds.s3cg_descent(math.nan, **S3CG), "gap >= 0"),
@@ -186,6 +200,21 @@ def test_a_first_trial_far_off_is_counted_and_not_overflown():
     # log2(2^40/2) doublings too many.
     found = bounds.backtracking_ggnc(40, 1.0, L0=1.0, L1=0.0, first=2.0**40)
     assert found == pytest.approx(math.sqrt(4.0))
+
+
+def test_the_bounds_of_backtracking_with_a_threshold():
+    # A = 2 + 3 * 4 = 14; 64/28 is above 2: two steps are left out.
+    options = {"rho": 3.0, "L0": 2.0, "L1": 4.0}
+    found = bounds.backtracking_threshold(12, 5.0, first=64.0, **options)
+    assert found == pytest.approx(math.sqrt(2 * 5 * 28 / 10) + 2 * 5 * 28 / (3 * 10))
+    whole = bounds.backtracking_threshold(12, 5.0, **options)
+    assert whole == bounds.backtracking_threshold(12, 5.0, first=28.0, **options)
+    # min(L0, rho L1) = 2: 64/4 is 2^4.
+    found = bounds.backtracking_ggnc(12, 5.0, first=64.0, **options)
+    assert found == pytest.approx(math.sqrt(4 * 2 * 5 / 8) + 4 * 4 * 5 / 8)
+    # Without L0 only the second term is left.
+    found = bounds.backtracking_threshold(10, 5.0, rho=1e-9, L0=0.0, L1=4.0)
+    assert found == pytest.approx(4 * 4 * 5 / 10, rel=1e-3)
 
 
 # -- limits and relations --------------------------------------------------------------------------

@@ -25,8 +25,10 @@ def test_every_statement_holds(kind, geometry):
 @pytest.mark.parametrize("geometry", ["Euclidean", "Product"])
 def test_steps_without_constants_hold(geometry):
     rows, _ = check("constant-free", geometry, 100, (0,))
-    assert len(rows) == 5
-    assert all(row.holds for row in rows)
+    assert len({row.statement for row in rows}) == len(rows) == 14
+    for row in rows:
+        assert row.holds, row
+        assert 0 < row.tightest <= 1 + 1e-9
 
 
 @pytest.mark.slow
@@ -46,7 +48,19 @@ def test_run_rates_writes_table_and_figures_and_can_fail(tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "_FIGURES", {k: v for k, v in rates._FIGURES.items() if k in kinds})
     found = separate(1000, 13)
     monkeypatch.setattr(rates, "separate", lambda: found)
-    assert run_rates(tmp_path / "new", n=100, seeds=(0,), jobs=1)
+    parts = []
+
+    def see(part):
+        kept = (tmp_path / "new" / "rates-unfinished.md").read_text("utf-8")
+        assert f"Unfinished: {part.done} of 2 parts" in kept
+        assert all(f"| {row.statement} | Sign | holds |" in kept for row in part.rows)
+        assert not (tmp_path / "new" / "rates.md").exists()
+        parts.append(part)
+
+    assert run_rates(tmp_path / "new", n=100, seeds=(0,), jobs=1, on_part=see)
+    assert [(part.kind, part.done) for part in parts] == [("constrained", 1), ("relative", 2)]
+    assert str(parts[1]) == "[2/2] relative, Sign: 6 of 6 statements hold"
+    assert not (tmp_path / "new" / "rates-unfinished.md").exists()
     table = (tmp_path / "new" / "rates.md").read_text(encoding="utf-8")
     assert "| GGNC, Thm 4.3 corrected | Sign | holds |" in table
     assert (tmp_path / "new" / "separation.svg").stat().st_size > 5000
@@ -56,7 +70,9 @@ def test_run_rates_writes_table_and_figures_and_can_fail(tmp_path, monkeypatch):
         return [rates.Row("a wrong one", name, False, 1.5)], curves
 
     monkeypatch.setattr("normball.theory.checks.KINDS", KINDS | {"relative": wrong})
-    assert not run_rates(tmp_path, n=100, seeds=(0,), jobs=1)
+    parts.clear()
+    assert not run_rates(tmp_path, n=100, seeds=(0,), jobs=1, on_part=parts.append)
+    assert str(parts[1]).endswith("0 of 1 statements hold; FAIL: a wrong one")
     assert "| a wrong one | Sign | FAILS | 1.5 |" in (tmp_path / "rates.md").read_text("utf-8")
 
 
@@ -141,6 +157,31 @@ def test_noise_of_the_lanes_and_the_first_error():
     assert torch.allclose(still.error[0], 0.81 * gradient.square().sum(1))
     noisy = Lanes(problem, starts).run(lambda d, _: 0 * d, 1, Noise(2.0, 1.0))
     assert float(noisy.error.mean()) == pytest.approx(4.0, rel=0.1)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_estimate_that_the_lanes_use(nesterov):
+    """Without noise and steps the weights add up to `1 - q^k`, or, looking ahead, `1 - q^(k+1)`."""
+    problem = problems.quadratic((1.0, 3.0), Euclidean())
+    noise = Noise(0.0, 0.3, nesterov=nesterov)
+    trace = Lanes(problem, random_starts(problem, [0])).run(lambda d, _: 0 * d, 6, noise)
+    left = 0.7 ** (torch.arange(6, dtype=torch.float64) + 1 + nesterov)
+    gradient = float(trace.measure[0, 0])
+    assert torch.allclose(trace.error[:, 0], (left * gradient).square())
+
+
+def test_an_interrupted_run_keeps_what_is_done_and_the_files_of_an_earlier_one(tmp_path):
+    (tmp_path / "rates.md").write_text("earlier", encoding="utf-8")
+
+    def stop(part):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rates(tmp_path, n=100, seeds=(0,), jobs=1, on_part=stop)
+    assert (tmp_path / "rates.md").read_text("utf-8") == "earlier"
+    kept = (tmp_path / "rates-unfinished.md").read_text("utf-8")
+    assert "Unfinished: 1 of 24 parts" in kept
+    assert "| ggnc by backtracking, cosh | Product | holds |" in kept
 
 
 def test_separation():

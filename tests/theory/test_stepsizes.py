@@ -1,6 +1,7 @@
 """Step sizes without constants: what docs/theory.md proves of them, on runs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,14 +77,70 @@ def test_backtracking_counts_and_finds_the_smoothness(problem):
     assert short.nfev <= 2 * short.nit + spread + 3
 
 
+@pytest.mark.parametrize("share", [0.1, 1e-3, 1e-6])
 @pytest.mark.parametrize("problem", STEEP, ids=name)
-def test_backtracking_with_a_threshold_never_steps_further_than_it_says(problem):
-    rho = 0.1 * float(run(problem, "backtracking", 1).history.measure[0])
-    history = run(problem, "backtracking", 30, rho=rho).history
-    free = run(problem, "backtracking", 30).history
-    assert float(history.step[0]) < float(free.step[0])
+def test_backtracking_with_a_threshold_finds_its_constant(problem, share):
+    """Above `2 (L0 + rho L1)` the constant halves at every step; a step is at most `rho/M`."""
+    rho = share * float(run(problem, "backtracking", 1).history.measure[0])
+    history = run(problem, "backtracking", 60, rho=rho).history
     assert (history.fun[1:] <= history.fun[:-1] * (1 + 1e-14)).all()
     assert float(history.fun[-1]) < 0.2 * float(history.fun[0])
+    moving = history.measure[:-1] > 1e-6 * history.measure[0]
+    constant = (history.measure[:-1].clamp(max=rho) / history.step[:-1])[moving]
+    halved = constant[0] * 0.5 ** torch.arange(len(constant), dtype=torch.float64)
+    limit = halved.clamp(min=2 * (problem.L0 + rho * problem.L1))
+    assert (constant <= limit * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize(
+    ("start", "rho", "most"),
+    [(20.0, 1.0, 30), (20.0, 1e-3, 30), (10.0, 1.0, 20), (5.0, 1.0, 12), (5.0, 100.0, 12)],
+)
+def test_backtracking_with_a_threshold_does_not_stall_where_the_gradient_is_large(start, rho, most):
+    """The curvature along a short step is about `L1 D`, far above what the threshold needs."""
+    problem = problems.cosh(torch.ones(1, dtype=torch.float64), Euclidean())
+    x0 = torch.tensor([start], dtype=torch.float64)
+    history = run(replace(problem, x0=x0), "backtracking", 100, rho=rho).history
+    delta = float(history.fun[0]) - 2
+    first = min(rho, float(history.measure[0])) / float(history.step[0])
+    options = {"L0": problem.L0, "L1": problem.L1, "first": first, "rho": rho}
+    low = history.measure[:-1].cummin(0).values
+    for n in range(20, 101):
+        assert float(low[n - 1]) <= bounds.backtracking_threshold(n, delta, **options)
+        assert float(low[n - 1]) <= bounds.backtracking_ggnc(n, delta, **options)
+    assert float(low[most]) < 1e-3
+
+
+@pytest.mark.parametrize("rho", [1.0, 1e-3, None])
+def test_backtracking_where_rounding_hides_the_decrease(rho):
+    """Beside a constant of 1e12, values are exact to 1e-4 only: there the slopes decide."""
+    problem = problems.cosh(torch.ones(1, dtype=torch.float64), Euclidean())
+    x0 = torch.tensor([10.0], dtype=torch.float64)
+    lifted = replace(problem, fun=lambda x: problem.fun(x) + 1e12, x0=x0)
+    result = run(lifted, "backtracking", 300, rho=rho)
+    assert float(result.history.measure[-1]) < 1e-6
+    assert (result.history.measure.diff() <= 1e-9).all()
+
+
+def test_the_short_step_is_variant_1_when_the_constants_are_searched():
+    ball = shifted(problems.quadratic((0.1, 0.5, 2.0, 10.0), SIGN), 1.0, beta=0.5)
+    one, other = (run(ball, "backtracking", 30, m).history for m in ("short-step", "s3cg-1"))
+    assert torch.equal(one.step, other.step)
+    assert torch.equal(one.fun, other.fun)
+
+
+@pytest.mark.parametrize("geometry", list(GEOMETRIES))
+def test_adagrad_with_a_threshold_under_its_bound(geometry):
+    """The theorem is on `min(rho, D)`; once its bound is below `rho`, on `D` itself."""
+    problem = GEOMETRIES[geometry]().smooth
+    rho = 0.3 * float(run(problem, "adagrad", 1).history.measure[0])
+    history = run(problem, "adagrad", 300, rho=rho).history
+    share = history.measure[:-1].clamp(max=rho)
+    eta = float(history.step[0])
+    assert torch.allclose(history.step[:-1], eta * share / share.square().cumsum(0).sqrt())
+    for n in (1, 10, 100, 300):
+        limit = bounds.adagrad(n, float(history.fun[0]), L=problem.L0, eta=eta, first=rho)
+        assert float(share[:n].min()) <= limit
 
 
 @pytest.mark.parametrize("geometry", list(GEOMETRIES))

@@ -26,7 +26,7 @@ class Trace:
         fun: shape `(n + 1, lanes)`.
         measure: the dual norm of the true gradient, or its gap; `(n + 1, lanes)`.
         step: the step taken; `(n, lanes)`.
-        error: `||d_k - g(x_k)||_2^2`; `(n, lanes)`.
+        error: `||d_k - g(x_k)||_2^2` of the estimate that the step uses; `(n, lanes)`.
     """
 
     fun: Tensor
@@ -43,11 +43,13 @@ class Noise:
         sigma: of all coordinates together.
         alpha: of the new gradient.
         seed: of the draws.
+        nesterov: whether the step uses the estimate that looks ahead.
     """
 
     sigma: float
     alpha: float
     seed: int = 0
+    nesterov: bool = False
 
 
 class Lanes:
@@ -114,18 +116,21 @@ class _Estimates:
 
     def __init__(self, noise: Noise, like: Parts) -> None:
         self._alpha = noise.alpha
+        self._nesterov = noise.nesterov
         self._d = [torch.zeros_like(x) for x in like]
         self._generator = torch.Generator().manual_seed(noise.seed)
         total = sum(x[0].numel() for x in like)
         self._deviation = noise.sigma / total**0.5
 
     def update(self, grad: Parts) -> Parts:
-        """Draw, and return the new estimate."""
+        """Draw, and return the new estimate, or the one that looks ahead."""
+        used = []
         for i, g in enumerate(grad):
             noise = torch.randn(g.shape, generator=self._generator, dtype=g.dtype)
             new = g + self._deviation * noise
             self._d[i] = self._d[i].lerp(new, self._alpha)
-        return list(self._d)
+            used.append(self._d[i].lerp(new, self._alpha) if self._nesterov else self._d[i])
+        return used
 
 
 def _wide(t: Tensor, like: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Test every statement of the theory, and report which ones hold."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -11,9 +12,12 @@ from normball.theory.checks import GEOMETRIES, KINDS, check
 from normball.theory.pictures import draw_curves, draw_separation
 from normball.theory.printed import Counterexample, counterexamples
 from normball.theory.separation import Separation, separate
-from normball.theory.verdicts import Curve, Row
+from normball.theory.verdicts import Curve, Outcome, Row
 
-__all__ = ["Report", "measure_rates", "run_rates"]
+__all__ = ["Part", "Report", "measure_rates", "run_rates"]
+
+_TABLE = "rates.md"
+_UNFINISHED = "rates-unfinished.md"
 
 _FIGURES = {
     "relative": ("deterministic", "Unconstrained, (L0, L1)-smooth"),
@@ -24,6 +28,33 @@ _FIGURES = {
     ),
     "stochastic s3cg": ("stochastic-s3cg", "With noise, in the ball, the measured error put in"),
 }
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of statements in one norm, which has just been tested.
+
+    Attributes:
+        kind: of the statements.
+        norm: in words.
+        rows: the verdicts.
+        done: how many parts are finished, with this one.
+        total: how many there are.
+    """
+
+    kind: str
+    norm: str
+    rows: tuple[Row, ...]
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        failed = [row.statement for row in self.rows if not row.holds]
+        total = len(self.rows)
+        verdict = f"{total - len(failed)} of {total} statements hold"
+        if failed:
+            verdict += f"; FAIL: {', '.join(failed)}"
+        return f"[{self.done}/{self.total}] {self.kind}, {self.norm}: {verdict}"
 
 
 @dataclass(frozen=True)
@@ -51,16 +82,7 @@ class Report:
 
     def table(self) -> str:
         """Return the verdicts as a Markdown table."""
-        lines = [
-            "| statement | norm | verdict | measured/bound, largest | fitted slope [over seeds] |",
-            "|---|---|---|---|---|",
-        ]
-        for row in self.rows:
-            verdict = "holds" if row.holds else "FAILS"
-            slope = "" if row.slope is None else "{:.2f} [{:.2f}, {:.2f}]".format(*row.slope)
-            lines.append(
-                f"| {row.statement} | {row.norm} | {verdict} | {row.tightest:.3g} | {slope} |"
-            )
+        lines = _verdicts(self.rows)
         lines += ["", "| printed statement | where it fails | measured | printed | ours |"]
         lines.append("|---|---|---|---|---|")
         for one in self.counterexamples:
@@ -73,13 +95,31 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def measure_rates(n: int = 10_000, seeds: Sequence[int] = tuple(range(8)), jobs: int = 2) -> Report:
+def _verdicts(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        "| statement | norm | verdict | measured/bound, largest | fitted slope [over seeds] |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        verdict = "holds" if row.holds else "FAILS"
+        slope = "" if row.slope is None else "{:.2f} [{:.2f}, {:.2f}]".format(*row.slope)
+        lines.append(f"| {row.statement} | {row.norm} | {verdict} | {row.tightest:.3g} | {slope} |")
+    return lines
+
+
+def measure_rates(
+    n: int = 10_000,
+    seeds: Sequence[int] = tuple(range(8)),
+    jobs: int = 2,
+    on_part: Callable[[Part], None] | None = None,
+) -> Report:
     """Run every statement in the norms Euclidean, Sign, Spectral and a Product.
 
     Args:
         n: steps of every run, at least 100.
         seeds: one run for each, side by side.
         jobs: processes; 1 runs all in this one.
+        on_part: called with every part once it is finished.
 
     Raises:
         ValueError: `n` below 100, no seed or one out of range, or no process.
@@ -95,7 +135,11 @@ def measure_rates(n: int = 10_000, seeds: Sequence[int] = tuple(range(8)), jobs:
         raise ValueError(f"jobs={jobs} must be at least 1")
     # Longest first, so that one process is not left with it at the end.
     names = [(kind, name) for name in reversed(GEOMETRIES) for kind in reversed(KINDS)]
-    outcomes = dict(zip(names, _run_all(names, n, list(seeds), jobs), strict=True))
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    for (kind, name), outcome in _run_all(names, n, list(seeds), jobs):
+        outcomes[kind, name] = outcome
+        if on_part is not None:
+            on_part(Part(kind, name, tuple(outcome[0]), len(outcomes), len(names)))
     rows, curves = [], {}
     for kind in KINDS:
         parts = [outcomes[kind, name] for name in GEOMETRIES]
@@ -106,15 +150,16 @@ def measure_rates(n: int = 10_000, seeds: Sequence[int] = tuple(range(8)), jobs:
 
 def _run_all(
     names: list[tuple[str, str]], n: int, seeds: list[int], jobs: int
-) -> Iterator[tuple[list[Row], list[Curve]]]:
+) -> Iterator[tuple[tuple[str, str], Outcome]]:
+    """Yield every part's name and outcome, in the order in which they finish."""
     if jobs == 1:
-        yield from (check(kind, name, n, seeds) for kind, name in names)
+        yield from ((part, check(*part, n, seeds)) for part in names)
         return
     before = set(active_children())
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), settle_in)
     try:
-        futures = [pool.submit(check, kind, name, n, seeds) for kind, name in names]
-        yield from (future.result() for future in futures)
+        futures = {pool.submit(check, *part, n, seeds): part for part in names}
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
     finally:
         # After Ctrl-C or a failure, do not wait for the rest, which may take hours.
         pool.shutdown(wait=False, cancel_futures=True)
@@ -127,14 +172,19 @@ def run_rates(
     n: int = 10_000,
     seeds: Sequence[int] = tuple(range(8)),
     jobs: int = 2,
+    on_part: Callable[[Part], None] | None = None,
 ) -> bool:
     """Run every statement, write `rates.md` and its figures, and say whether all hold.
+
+    While it runs, `rates-unfinished.md` holds the verdicts so far. It stays there if the run is
+    interrupted; the files of an earlier run stay too, until the new ones are complete.
 
     Args:
         out_dir: made if it does not exist.
         n: steps of every run, at least 100.
         seeds: one run for each, side by side.
         jobs: processes.
+        on_part: called with every part once it is finished and on disk.
 
     Returns:
         Whether every statement held at every n, in every norm and run.
@@ -150,9 +200,26 @@ def run_rates(
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    report = measure_rates(n, seeds, jobs)
-    (folder / "rates.md").write_text(report.table(), encoding="utf-8")
+    rows: list[Row] = []
+
+    def keep(part: Part) -> None:
+        rows.extend(part.rows)
+        lines = [f"Unfinished: {part.done} of {part.total} parts.", "", *_verdicts(rows)]
+        _write(folder / _UNFINISHED, "\n".join(lines) + "\n")
+        if on_part is not None:
+            on_part(part)
+
+    report = measure_rates(n, seeds, jobs, keep)
+    _write(folder / _TABLE, report.table())
+    (folder / _UNFINISHED).unlink()
     for kind, (stem, title) in _FIGURES.items():
         draw_curves(report.curves[kind], title, folder / f"{stem}.svg")
     draw_separation(report.separation, folder / "separation.svg")
     return report.holds
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file, or leave the old one."""
+    new = path.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)

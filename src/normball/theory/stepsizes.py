@@ -94,13 +94,14 @@ class Fixed(StepSize):
 
 @dataclass
 class Backtracking(StepSize):
-    """A local smoothness constant `M`, doubled until the descent inequality holds.
+    """A local smoothness constant `M`, doubled until the step descends.
 
-    The trial is `t = min(limit, slope / (M ||u||^2))`, with `min(rho, slope)` in place of the slope
-    if a threshold is given. It is accepted if `f(x - t u) <= f(x) - t slope / 2`, which at the
-    unclipped `t` is the descent inequality with the constant `M`. The next iteration starts at the
-    curvature measured along the step, at least `M / 2`. If rounding hides the decrease, the sign of
-    the slope at the end decides instead: for a quadratic that is the same inequality.
+    With a threshold `rho`, `s = min(1, rho/slope)`; without, `s = 1`. The trial is
+    `t = min(limit, s slope / (M ||u||^2))`. It is accepted if `f(x - t u) <= f(x) - t slope / 2`.
+    The next iteration starts at `s` times the curvature measured along the step, at least `M / 2`.
+    The factor `s` makes `M` an estimate of what the fixed step size needs: a curvature below
+    `L0 + L1 slope` becomes a constant below `L0 + rho L1`. If rounding hides the decrease, the sign
+    of the slope at the end decides instead: for a quadratic that is the same inequality.
     """
 
     rho: float = math.inf
@@ -111,14 +112,15 @@ class Backtracking(StepSize):
         slope, size = float(ray.slope), float(ray.size)
         if slope <= 0 or size == 0:
             return 0.0, ray.start
-        constant = self._constant or self._first(ray)
+        share = min(1.0, self.rho / slope)
+        constant = self._constant or share * self._first(ray)
         for rejected in range(_MOST_HALVINGS):
-            t = min(ray.limit, _over(min(self.rho, slope), constant * size * size))
+            t = min(ray.limit, _over(share * slope, constant * size * size))
             there = ray.at(ray.point(t))
             if _descends(ray, t, there):
                 # At the level of rounding the curvature is noise: keep the old value.
                 if self._constant is None or not _hidden(ray, t, there):
-                    seen = ray.curvature(t, there)
+                    seen = share * ray.curvature(t, there)
                     self._constant = min(max(constant / 2, seen), constant)
                 return t, there
             if rejected == _HIDDEN_HALVINGS and _hidden(ray, t, there):

@@ -43,6 +43,10 @@ class Curve:
     bound: tuple[float, ...]
 
 
+Outcome = tuple[list[Row], list[Curve]]
+"""The verdicts of one kind of statements in one norm, and the curves to draw."""
+
+
 def compare(
     label: str, norm: str, measured: Tensor, bound: Callable[[int, int], float], fitted: bool = True
 ) -> tuple[Row, Curve]:

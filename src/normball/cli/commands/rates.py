@@ -12,6 +12,7 @@ from normball.cli.settings import SEEDS, takes
 from normball.lab.errors import LabError
 from normball.lab.rows import open_folder
 from normball.theory import run_rates
+from normball.theory.rates import Part
 
 
 @takes(replace(SEEDS, default="0,1,2,3,4,5,6,7"))
@@ -20,16 +21,21 @@ def rates(
 ) -> None:
     """Run every statement of the theory against its bound; exit code 1 where one fails.
 
-    Minutes at --n 10000, hours at --n 100000. Writes a table and figures.
+    Minutes at --n 10000, hours at --n 100000. Writes a table and figures. Prints a line for every
+    finished part, whose verdicts are in rates-unfinished.md until all are done.
     """
     steps = parse_whole("--n", n)
     count = processes(jobs)
     console = plain_console()
     started = time.monotonic()
+
+    def say(part: Part) -> None:
+        console.print(f"{part}, after {time.monotonic() - started:.0f} s", soft_wrap=True)
+
     try:
         status = console.status(f"every statement, {steps} steps, {len(seeds)} seeds")
         with open_folder(out), status:
-            holds = run_rates(out, steps, seeds, count)
+            holds = run_rates(out, steps, seeds, count, say)
     except ValueError as error:
         raise LabError(f"{error}.") from None
     table = out / "rates.md"
