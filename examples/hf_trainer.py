@@ -17,35 +17,31 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
-    set_seed,
 )
 
 from normball import ClippedScion, param_groups
+from normball.transformers import AverageWeights, TrainerMixin
 
 
-class ClippedTrainer(Trainer):
-    """A Trainer that logs what the optimizer saw beside the loss, wherever that goes."""
+class ClippedTrainer(TrainerMixin, Trainer):
+    """A Trainer that builds the optimizer from the model that it trains."""
 
-    def log(self, logs, *args, **kwargs):
-        """Read the metrics: here, and not in the step, the host waits for the device."""
-        seen = getattr(self.optimizer, "optimizer", self.optimizer).metrics()
-        seen = {name: float(seen[name]) for name in ("dual_norm", "clipped_share")}
-        super().log(logs | seen, *args, **kwargs)
+    def build_optimizer(self, model):
+        """Return the optimizer, and print which parameter has which norm."""
+        plan = param_groups(model)
+        print(plan)
+        return ClippedScion(plan, average=0.1)
 
 
-class AverageWeights(TrainerCallback):
-    """Saved models, and the one at the end, have the averaged weights.
-
-    The Trainer itself calls `optimizer.eval()` before it evaluates, and `train()` before it goes
-    on, but nothing before it saves.
-    """
-
-    def on_step_end(self, _, __, control, optimizer, **___):
-        """Put the averaged weights into the model where it is saved next."""
-        if control.should_save or control.should_training_stop:
-            optimizer.eval()
-
-    on_epoch_end = on_step_end
+def model():
+    """Return the Llama with new weights; the Trainer seeds them."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=256, hidden_size=64, intermediate_size=160, num_hidden_layers=3,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+            bos_token_id=1, eos_token_id=2,
+        )
+    )  # fmt: skip
 
 
 class StopAfter(TrainerCallback):
@@ -70,20 +66,10 @@ def main() -> None:
     parser.add_argument("--stop-after", type=int)
     options = parser.parse_args()
 
-    set_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=256, hidden_size=64, intermediate_size=160, num_hidden_layers=3,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-            bos_token_id=1, eos_token_id=2,
-        )
-    )  # fmt: skip
-    plan = param_groups(model)
-    print(plan)
     text = Windows(options.text)
     held_out = range(0, len(text), 10)
     trainer = ClippedTrainer(
-        model=model,
+        model_init=model,
         args=TrainingArguments(
             output_dir=str(options.out),
             max_steps=options.steps,
@@ -101,10 +87,6 @@ def main() -> None:
         ),
         train_dataset=Subset(text, [i for i in range(len(text)) if i % 10]),
         eval_dataset=Subset(text, held_out),
-        optimizer_cls_and_kwargs=(
-            ClippedScion,
-            {"params": plan, "average": 0.1},
-        ),
         callbacks=[AverageWeights()],
     )
     if options.stop_after is not None:

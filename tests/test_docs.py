@@ -70,7 +70,8 @@ def test_no_paragraph_is_long(page):
         assert len(paragraph.split()) <= 80, paragraph
 
 
-# peft asks transformers by a name that is going to change.
+# peft asks transformers, and Lightning torch, by a name that is going to change.
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("page", PAGES)
 def test_python_in_the_pages_runs(page, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("norms", "polar", "theory", "plot", "live", "groups", "lightning")
+PACKAGES = ("norms", "polar", "theory", "plot", "live", "groups", "lightning", "transformers")
 
 
 def public_names() -> set[str]:

@@ -4,6 +4,7 @@ import copy
 import importlib
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -255,3 +256,15 @@ def test_without_lightning_the_callback_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "pip install lightning" in done.stderr
+
+
+@pytest.mark.parametrize(("value", "count"), [(1.0, 1), (None, 0)])
+def test_lightning_tells_of_a_second_threshold(value, count, tmp_path):
+    lightning = Lightning("lightning.pytorch", tmp_path)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        trainer = lightning.trainer(gradient_clip_val=value, max_epochs=2)
+        trainer.fit(lightning.module(), lightning.train)
+    told = [str(w.message) for w in seen if "gradient_clip_val" in str(w.message)]
+    assert len(told) == count
+    assert all("gradient_clip_val=1.0" in message and "None" in message for message in told)

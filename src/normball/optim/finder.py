@@ -215,7 +215,8 @@ def _undone(
     inside, record = dict(optimizer._known.inside), optimizer._record
     average, optimizer._average = optimizer._average, None
     optimizer._record = metrics.Record()
-    rates = [float(group["lr"]) for group in groups]
+    # A warm-up starts at 0; the ratios are those of the values that it leads to.
+    rates = [float(group.get("initial_lr", group["lr"])) for group in groups]
     top = max(rates)
 
     def set_lr(lr: float) -> None:
@@ -240,6 +241,18 @@ def _undone(
                     group[name] = held.fill_(value) if isinstance(held, Tensor) else held
             optimizer._known.inside, optimizer._record = inside, record
             optimizer._average = average
+
+
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Restore torch's random numbers, those of the CPU and of a device, at the end.
+
+    Args:
+        device: any.
+    """
+    devices, kind = ([], "cuda") if device.type == "cpu" else ([device], device.type)
+    with torch.random.fork_rng(devices, device_type=kind):
+        yield
 
 
 def _settings(group: dict[str, Any]) -> dict[str, tuple[Any, float]]:
