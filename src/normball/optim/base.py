@@ -7,36 +7,30 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
 from normball._numeric import all_within, apart, host_knows
-from normball.optim import capture, checkpoint, metrics, validate
-from normball.optim.average import Average, check_fast, without_figures
+from normball.optim import capture, metrics, validate
+from normball.optim.average import Average
 from normball.optim.blocks import Bundle, Roster
 from normball.optim.estimate import Estimator
 from normball.optim.geometry import Geometry
-from normball.optim.grouped import Grouped, Known
-from normball.optim.settings import AVERAGE_OUT, AVERAGE_STEPS, ENTERED, Group, Settings
-from normball.optim.start import enter_ball, load_entered, save_entered
+from normball.optim.grouped import Known
+from normball.optim.saved import Saved
+from normball.optim.settings import Group, Settings
+from normball.optim.start import enter_ball
 from normball.optim.terms import Term, scalar, settle
 from normball.optim.totals import totals
 from normball.optim.watch import Watch
 
 
-class NormBallOptimizer(Grouped):
+class NormBallOptimizer(Saved):
     """Steps along `v = -lmo(d)`, with one global number for their length.
 
     The `Estimator` computes `d`, and the geometry `lmo`, for all layers together. A subclass
     computes in `_factor` which share of the longest step to take.
     """
-
-    # The attributes that a copy of the optimizer keeps.
-    _own: tuple[str, ...] = (
-        "_settings", "_geometry", "_estimator", "_average", "_reuse_grad", "_record", "_stages",
-        "_copies", "_shapes", "_titles", "_watch",
-    )  # fmt: skip
 
     def __init__(
         self,
@@ -117,16 +111,6 @@ class NormBallOptimizer(Grouped):
 
     def _took(self, factor: Tensor, finite: Tensor) -> None:
         """Read which share of the longest step is taken, and whether it is not skipped; 0-d."""
-
-    @property
-    def _figures(self) -> list[str]:
-        """The keys of a saved group besides its settings."""
-        averaged = [AVERAGE_STEPS, AVERAGE_OUT] if self._average is not None else []
-        return averaged + ([ENTERED] if self._constrained else [])
-
-    @property
-    def _constrained(self) -> bool:
-        return self._settings.constrained
 
     # -- the step ------------------------------------------------------------------------------
 
@@ -327,93 +311,3 @@ class NormBallOptimizer(Grouped):
         """
         if self._average is not None:
             self._average.put_back(self.state, self._params())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as tensors, numbers and strings; a norm is stored as its repr.
-
-        With `average=` it holds the averaged weights, or after `eval()` the fast weights (both for
-        16-bit weights). Save it together with the model. If that is done after `eval()`, both load
-        in that mode, and `train()` puts the fast weights back.
-        """
-        held = set(self._params())
-        out = {p: self.state.pop(p) for p in list(self.state) if p not in held}
-        try:
-            self._check_members()
-            state = checkpoint.plain(super().state_dict())
-        finally:
-            self.state.update(out)  # of parameters that were taken out of their lists
-        if self._average is not None:
-            self._average.save(state["param_groups"])
-        if self._constrained:
-            save_entered(self.param_groups, state["param_groups"], self._known.inside)
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict`, bit for bit.
-
-        The momentum keeps the dtype of this optimizer's state, whatever the dtype of the
-        parameters. If `lr` or `rho` is a tensor here, that tensor stays and gets the saved value.
-
-        Raises:
-            TypeError: a setting is not a number.
-            ValueError: the state belongs to another optimizer, another norm, other shapes or
-                another order of the parameters' names; a setting is out of its range; or only one
-                of state and optimizer measures `rho`. Nothing is loaded.
-        """
-        if not isinstance(state_dict, dict):
-            raise ValueError(f"this is no optimizer state: a dict, not {type(state_dict).__name__}")
-        tensors = [
-            {name: value for name, value in group.items() if isinstance(value, Tensor)}
-            for group in self.param_groups
-        ]
-        read: dict[str, Any] = {}
-
-        def check(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-            read.update(state_dict)
-            return self._checked(state_dict)
-
-        def finish(_: Optimizer) -> None:
-            for group, own in zip(self.param_groups, tensors, strict=True):
-                # A captured graph reads the tensors it has seen.
-                group.update({n: tensor.fill_(group[n]) for n, tensor in own.items() if n in group})
-            self._loaded(read)
-
-        with checkpoint.between_hooks(self, check, finish):
-            super().load_state_dict(state_dict)
-
-    def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Return a state as torch loads it, or raise what `load_state_dict` says."""
-        whole, state_dict = state_dict, without_figures(state_dict)
-        groups = checkpoint.check(state_dict, self.param_groups)
-        check_fast(whole, self.param_groups)
-        for group in groups:
-            self._settings.check_values(group)
-        self._settings.check_common(groups)
-        for group in groups:
-            radius = group.pop(ENTERED, None)
-            if radius is not None:
-                validate.check_number(f"the saved {ENTERED}", radius, low=0)
-        return {"state": state_dict["state"], "param_groups": groups}
-
-    def _loaded(self, state_dict: dict[str, Any]) -> None:
-        """Take from a state what torch did not load, or changed."""
-        self._mark()
-        load_entered(self.param_groups, state_dict, self._known.inside)
-        indices = (i for group in state_dict["param_groups"] for i in group["params"])
-        for index, p in zip(indices, self._params(), strict=True):
-            # torch has cast it to the parameter's dtype; take the saved values instead.
-            for name, value in (state_dict["state"].get(index) or {}).items():
-                dtype = self._estimator.dtype_of(p) if name == "momentum" else value.dtype
-                self.state[p][name] = value.to(p.device, dtype, copy=True)
-        if self._average is not None:
-            self._average.load(state_dict["param_groups"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        return (
-            state
-            | {name: getattr(self, name) for name in self._own}
-            | {
-                "_known": Known(),
-            }
-        )

@@ -213,9 +213,14 @@ class Grouped(Optimizer):
                 if p in titles:
                     raise ValueError(f"{name} is in the groups twice: also as {titles[p]}")
                 titles[p] = name
-            if "param_names" in group:
-                group["param_names"] = names
         self._titles = titles
+        self._mend_names()
+
+    def _mend_names(self) -> None:
+        """Give groups whose lists have changed one name for each of their parameters."""
+        for i, group in enumerate(self.param_groups):
+            if "param_names" in group:
+                group["param_names"] = self._names(i, group)
 
     def _names(self, index: int, group: Group) -> list[str]:
         """Return the names of a group's parameters, also if its list has changed.
