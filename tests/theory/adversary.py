@@ -87,11 +87,17 @@ class Case:
 
     def delta(self, beta=np.inf):
         """`f(x_1) - inf f`, over the box of half-width `beta`, and not less for its rounding."""
+        above = sum(line.value(x) - line.infimum(beta) for line, x in self._pairs())
+        return float(above + self.rounding())
+
+    def rounding(self):
+        """Of a value at the start or below it: it is a sum of numbers of these sizes."""
         sizes = [abs(line.values).max() + abs(line.value(x)) for line, x in self._pairs()]
-        rounding = 64 * np.finfo(float).eps * sum(sizes)
-        return float(
-            sum(line.value(x) - line.infimum(beta) for line, x in self._pairs()) + rounding
-        )
+        return 64 * np.finfo(float).eps * float(sum(sizes))
+
+    def rounding_of_slope(self):
+        """Of a dual norm, in any of the three norms."""
+        return 64 * np.finfo(float).eps * float(sum(abs(line.slopes).max() for line in self.lines))
 
     def value(self, x):
         return sum(line.value(one) for line, one in zip(self.lines, x, strict=True))

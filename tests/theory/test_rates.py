@@ -24,7 +24,8 @@ def test_every_statement_holds(kind, geometry):
 
 @pytest.mark.parametrize("geometry", ["Euclidean", "Product"])
 def test_steps_without_constants_hold(geometry):
-    rows, _ = check("constant-free", geometry, 100, (0,))
+    rows, curves = check("constant-free", geometry, 100, (0,))
+    assert [curve.label.partition("rho = ")[2] for curve in curves] == ["", "1 L0/L1", "0.01 L0/L1"]
     assert len({row.statement for row in rows}) == len(rows) == 14
     for row in rows:
         assert row.holds, row
@@ -36,7 +37,13 @@ def test_all_rates_in_two_processes(tmp_path):
     assert run_rates(tmp_path, n=1000, seeds=range(3), jobs=2)
     table = (tmp_path / "rates.md").read_text(encoding="utf-8")
     assert "FAILS" not in table
-    for stem in ("deterministic", "constrained", "stochastic-ggnc", "stochastic-s3cg"):
+    for stem in (
+        "deterministic",
+        "constrained",
+        "stochastic-ggnc",
+        "stochastic-s3cg",
+        "constant-free",
+    ):
         assert "<text" in (tmp_path / f"{stem}.svg").read_text(encoding="utf-8")
 
 

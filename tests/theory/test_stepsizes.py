@@ -10,6 +10,7 @@ from normball.norms import Euclidean, Sign, Spectral
 from normball.theory import bounds, minimize, problems, tuning
 from normball.theory.checks import GEOMETRIES
 from normball.theory.problems import shifted
+from normball.theory.stepsizes import Backtracking
 
 SIGN = Sign(normalized=False)
 STEEP = [
@@ -109,6 +110,20 @@ def test_backtracking_with_a_threshold_does_not_stall_where_the_gradient_is_larg
         assert float(low[n - 1]) <= bounds.backtracking_threshold(n, delta, **options)
         assert float(low[n - 1]) <= bounds.backtracking_ggnc(n, delta, **options)
     assert float(low[most]) < 1e-3
+
+
+def test_a_first_trial_that_is_far_too_large_is_halved_at_every_step(monkeypatch):
+    """From a dual norm of 5e8: the curvature that is seen meanwhile is about that."""
+    problem = problems.cosh(torch.ones(1, dtype=torch.float64), Euclidean())
+    x0 = torch.tensor([20.0], dtype=torch.float64)
+    monkeypatch.setattr(Backtracking, "_first", lambda self, ray: 2.0**20 * 4.9e8)
+    history = run(replace(problem, x0=x0), "backtracking", 80, rho=1.0).history
+    constant = 1 / history.step[history.measure > 1]
+    wait = math.ceil(math.log2(float(constant[0]) / (2 * (problem.L0 + problem.L1))))
+    assert wait >= 18
+    assert torch.allclose(constant[1:wait] / constant[: wait - 1], constant.new_tensor(0.5))
+    assert (constant[wait:] <= 2 * (problem.L0 + problem.L1)).all()
+    assert float(history.measure[80]) < 1e-6
 
 
 @pytest.mark.parametrize("rho", [1.0, 1e-3, None])

@@ -12,11 +12,16 @@ from normball.theory.geometries import Geometry
 from normball.theory.lanes import random_starts
 from normball.theory.minimize import Result, minimize
 from normball.theory.problems import Problem
-from normball.theory.verdicts import Outcome, Row, compare, lowest
+from normball.theory.verdicts import Curve, Outcome, Row, compare, lowest
 
 _MOST_STEPS = 1000
 # Thresholds, in units of `L0/L1`.
 _THRESHOLDS = (100.0, 1.0, 0.01)
+_DRAWN = (
+    "ggnc by backtracking, cosh",
+    "ggnc by backtracking, cosh, rho = 1 L0/L1",
+    "ggnc by backtracking, cosh, rho = 0.01 L0/L1",
+)
 _Bound = Callable[[int], float]
 _Choose = Callable[[Problem, Result, float], _Bound]
 
@@ -41,13 +46,13 @@ def constant_free(name: str, geometry: Geometry, n: int, seeds: list[int]) -> Ou
         times = f", rho = {factor:g} L0/L1"
         cases.append((times, steep, options, _clipped))
         cases.append((f"{times}, bound without rho", steep, options, _free))
-    rows, runs = [], {}
+    pairs, runs = [], {}
     for suffix, problem, options, choose in cases:
         key = (problem.name, problem.beta, *options.items())
         if key not in runs:
             runs[key] = _run(problem, options, n, seeds)
-        rows.append(_verdict(suffix, name, problem, options, runs[key], choose))
-    return rows, []
+        pairs.append(_verdict(suffix, name, problem, options, runs[key], choose))
+    return [row for row, _ in pairs], [curve for row, curve in pairs if row.statement in _DRAWN]
 
 
 def _run(problem: Problem, options: dict[str, Any], n: int, seeds: list[int]) -> list[Result]:
@@ -74,7 +79,7 @@ def _verdict(
     options: dict[str, Any],
     runs: list[Result],
     choose: _Choose,
-) -> Row:
+) -> tuple[Row, Curve]:
     rho = options.get("rho", math.inf)
     # AdaGrad's theorem is on the clipped dual norm.
     cap = rho if options["gamma"] == "adagrad" else math.inf
@@ -85,8 +90,7 @@ def _verdict(
         suffix = ", rho = L0/10"
     method, kind = options.get("method", "ggnc"), options["gamma"]
     label = f"{method} by {kind}, {problem.name}{suffix}"
-    row, _ = compare(label, name, lowest(measured), lambda k, i: limits[i](k), fitted=False)
-    return row
+    return compare(label, name, lowest(measured), lambda k, i: limits[i](k), fitted=False)
 
 
 def _or_infinite(bound: _Bound, last: int, n: int) -> float:
