@@ -25,6 +25,7 @@ WITHOUT = {
     "normball.theory.History",
     "normball.theory.Iterate",
     "normball.theory.Result",
+    "normball.theory.rates.Part",
 }
 
 

@@ -10,8 +10,13 @@ from torch.optim import Optimizer
 
 from normball.groups import param_groups
 from normball.groups.plan import aligned
-from normball.norms import RMS, Norm, Sign
+from normball.norms import RMS, Column, Norm, Sign
 from normball.optim import GGNC, S3CG
+
+# Parts of names of low-rank pairs, of which one factor starts at 0.
+_LOW_RANK = {"lora_a", "lora_b", "lora_embedding_a", "lora_embedding_b"}
+_LOW_RANK |= {f"hada_w{i}_{x}" for i in (1, 2) for x in "ab"}
+_LOW_RANK |= {"lokr_w1", "lokr_w2"} | {f"lokr_w{i}_{x}" for i in (1, 2) for x in "ab"}
 
 Target = nn.Module | Optimizer | Iterable[Mapping[str, Any]]
 
@@ -52,7 +57,8 @@ def init_(
 
     Scion's initialisation (arXiv 2502.07529): semi-orthogonal matrices and flattened kernels,
     random signs, normalised rows or columns, each times its radius. Biases become 0; gains and
-    scales (vectors that are not named a bias) keep their value.
+    scales (vectors that are not named a bias) keep their value. Rows of a table that are 0, such
+    as that of `padding_idx`, stay 0, and so does a factor of a low-rank pair. What is frozen stays.
 
     Args:
         target: a model, whose groups are then `param_groups(model)`; a plan or other groups with
@@ -86,7 +92,12 @@ def init_(
         if zero_output and isinstance(norm, Sign):
             w.zero_()
             return "zero"
+        if _LOW_RANK & set(name.lower().split(".")) and not w.any():
+            return "kept at zero"
+        empty = (w == 0).all(1) if norm == Column(transposed=True) and w.any() else None
         norm.init_(w, radius, generator)
+        if empty is not None:
+            w[empty] = 0
         return "on the sphere"
 
     return _apply(target, start)
@@ -174,6 +185,8 @@ def _entries(target: Target) -> Iterator[tuple[str, Tensor, Norm, float]]:
             else:
                 parameter = entry
                 name = names[position] if names else f"parameter {position} of group {index}"
+            if not parameter.requires_grad:
+                continue
             yield name, parameter, group["norm"], float(group["radius"])
 
 

@@ -8,7 +8,17 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from normball.norms import RMS, Blocks, Column, Norm, Sign, Spectral, SpectralConv, Transposed
+from normball.norms import (
+    RMS,
+    Blocks,
+    Column,
+    Euclidean,
+    Norm,
+    Sign,
+    Spectral,
+    SpectralConv,
+    Transposed,
+)
 from tests.groups.models import (
     Adapted,
     AdaptedTable,
@@ -318,7 +328,7 @@ CASES = [
         {
             "0.bias": BIAS,
             "0.parametrizations.weight.original": INPUT,
-            "1.parametrizations.weight.original": HIDDEN,
+            "1.parametrizations.weight.original": ("hidden", Euclidean(), 5.0),
             "2.parametrizations.weight.original": HIDDEN,
             "3.weight_orig": OUTPUT,
         },

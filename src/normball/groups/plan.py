@@ -2,14 +2,14 @@
 
 import dataclasses
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from normball.groups.slots import Slot, slots_of
-from normball.norms import Norm
+from normball.norms import Members, Norm
 
 HEADER = ("name", "shape", "role", "norm", "radius", "rule")
 
@@ -118,6 +118,47 @@ class Plan(list[dict[str, Any]]):
         if not any(p.requires_grad for group in found.values() for _, p in group["params"]):
             raise ValueError("no parameter of this part needs a gradient: nothing to train")
         return Plan([found[key] for key in sorted(found)], chosen, part)
+
+    def stacked(self, params: Mapping[str, torch.Tensor]) -> "Plan":
+        """Return the groups of an ensemble whose members are models like that of this plan.
+
+        Every member has balls of its own, so with `Scion` members do not affect each other. The
+        threshold of `ClippedScion` is one number over all of them.
+
+        Args:
+            params: names, and parameters whose first dimension counts the members, as
+                `torch.func.stack_module_state` makes them.
+
+        Raises:
+            ValueError: a name is not in the plan, or a member has another shape than its model.
+
+        Examples:
+            >>> import torch
+            >>> from normball import param_groups
+            >>> models = [torch.nn.Linear(4, 2) for _ in range(3)]
+            >>> params, _ = torch.func.stack_module_state(models)
+            >>> print(param_groups(models[0]).stacked(params))
+            name    shape      role    norm             radius  rule
+            weight  (3, 2, 4)  output  Members(Sign())  32      last layer, linear
+            bias    (3, 2)     bias    Members(RMS())   1       bias
+        """
+        rows = {row.name: row for row in self.rows}
+        homes = {name: group for group in self for name, _ in group["params"]}
+        made: dict[int, dict[str, Any]] = {}
+        found = []
+        for name, parameter in params.items():
+            row, home = rows.get(name), homes.get(name)
+            if row is None or home is None or row.norm is None or row.shape != parameter.shape[1:]:
+                known = "unknown or frozen" if home is None or row is None else tuple(row.shape)
+                raise ValueError(
+                    f"{name} of shape {tuple(parameter.shape)}: the plan has {known}, where the "
+                    "shape without the first dimension is expected"
+                )
+            norm = Members(row.norm)
+            found.append(dataclasses.replace(row, shape=parameter.shape, norm=norm))
+            group = made.setdefault(id(home), {**home, "params": [], "norm": norm})
+            group["params"].append((name, parameter))
+        return Plan(list(made.values()), found)
 
     def __str__(self) -> str:
         return aligned([HEADER, *(row.cells() for row in self.rows)])

@@ -10,9 +10,21 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils.parametrizations import _Orthogonal
+from torch.nn.utils.parametrize import is_parametrized
 
 from normball.groups.slots import Slot
-from normball.norms import RMS, Blocks, Column, Norm, Sign, Spectral, SpectralConv, Transposed
+from normball.norms import (
+    RMS,
+    Blocks,
+    Column,
+    Euclidean,
+    Norm,
+    Sign,
+    Spectral,
+    SpectralConv,
+    Transposed,
+)
 
 ROLES = ("input", "hidden", "output", "embedding", "bias", "vector")
 VECTORS = ("bias", "vector")
@@ -116,6 +128,15 @@ class Raw(Storage):
 
 
 @dataclass(frozen=True)
+class Entries(Storage):
+    """Entries of which some may have no gradient by construction, and must not move."""
+
+    def norm(self, role: str) -> Norm | None:  # noqa: ARG002 (the same in every role)
+        """Return the Euclidean norm, whose minimiser is 0 where the gradient is."""
+        return Euclidean()
+
+
+@dataclass(frozen=True)
 class Kind:
     """What a rule found about a parameter."""
 
@@ -178,6 +199,9 @@ _BOTH = 0.5
 # that.
 _ROWS, _MOST = 64, 4.0
 _LORA = {"lora_a", "lora_b"}
+_OUTER = {"hada_w1_a", "hada_w2_a", "lokr_w1_a", "lokr_w2_a"}
+_FACTORS = _OUTER | {"hada_w1_b", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w2"}
+_FACTORS |= {"lokr_w1_b", "lokr_w2_b", "lokr_t1", "lokr_t2"}
 _LORA_TABLE = {"lora_embedding_a", "lora_embedding_b"}
 
 
@@ -220,6 +244,32 @@ def _bias(slot: Slot) -> Kind | None:
     if {"bias", "biases"} & set(slot.tensor.split("_")):
         return _vector(slot, "bias", "bias")
     return _vector(slot, "one dimension") if slot.parameter.ndim < 2 else None
+
+
+def _orthogonal(slot: Slot) -> Kind | None:
+    """What `parametrizations.orthogonal` makes a matrix from; its diagonal can hold signs."""
+    module, tensor = slot.module, slot.tensor
+    if not is_parametrized(module, tensor):
+        return None
+    steps = module.get_submodule("parametrizations").get_submodule(tensor)
+    if not any(isinstance(step, _Orthogonal) for step in steps.children()):
+        return None
+    return Kind("hidden", Entries(), "orthogonal parametrization", "inside")
+
+
+def _adapter(slot: Slot) -> Kind | None:
+    """Factors of `peft`'s LoHa, LoKr and OFT, by name."""
+    path = set(slot.name.lower().split("."))
+    if "oft_r" in path and slot.parameter.ndim == 2:
+        return Kind("embedding", Table(slot.shape), "rotations, one row a block")
+    if not path & _FACTORS:
+        return None
+    if slot.parameter.ndim != 2:
+        return Kind("hidden", Weight(True), "factor of an adapter, kernel")
+    if not path & _OUTER:
+        return Kind("hidden", Weight(), "factor of an adapter")
+    rank, width = sorted(slot.shape)
+    return Kind("hidden", Weight(), "factor of an adapter, outer", share=math.sqrt(rank / width))
 
 
 def _lora(slot: Slot) -> Kind | None:
@@ -352,7 +402,9 @@ RULES: tuple[Callable[[Slot], Kind | None], ...] = (
     _weight_norm_length,
     _named_table,
     _bias,
+    _orthogonal,
     _lora,
+    _adapter,
     _embedding,
     _convolution,
     _linear,

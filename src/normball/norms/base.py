@@ -1,5 +1,6 @@
 """What a norm offers: its value, its dual, and the linear minimiser over its unit ball."""
 
+import hashlib
 from abc import ABC, abstractmethod
 
 import torch
@@ -13,11 +14,23 @@ __all__ = ["Norm"]
 class Norm(ABC):
     """A norm on tensors of one shape, with the oracle of its unit ball `{x : norm(x) <= 1}`.
 
-    Objects are immutable, hashable, and equal if their `repr` is. A norm works on every floating
+    Objects are immutable, hashable, and equal if their `repr` is. The `repr` names the class and
+    its attributes, and a checkpoint holds it: a norm of your own needs nothing for that, as long as
+    its attributes have a `repr` without an address. A norm works on every floating
     dtype and device. Scalars are returned 0-d in float32 (float64 for float64 input). Results are
     finite over the whole range of the dtype: an overflow gives the dtype's largest number. Input
     with NaN or infinity gives NaN. Inputs are never changed.
     """
+
+    def __repr__(self) -> str:
+        shown = [f"{k}={_shown(v)}" for k, v in vars(self).items() if not k.startswith("_")]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
     def check(self, shape: torch.Size) -> None:  # noqa: B027 (most norms fit every shape)
         """Raise ValueError if the norm does not fit `shape`; the message says what would fit."""
@@ -153,3 +166,12 @@ class Norm(ABC):
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         """Map Gaussian noise to a point of norm 1; the minimiser of a random direction is one."""
         return -self.lmo(noise)
+
+
+def _shown(value: object) -> str:
+    """Return the `repr` of an attribute; of a tensor, one that differs where a value does."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    values = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    digest = hashlib.sha256(values).hexdigest()[:16]
+    return f"<tensor {tuple(value.shape)}, {value.dtype}, {digest}>"

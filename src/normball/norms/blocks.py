@@ -9,7 +9,7 @@ from normball._numeric import as_working, largest_singular_value, saturate
 from normball.norms.base import Norm
 from normball.norms.spectral import Spectral
 
-__all__ = ["Blocks", "Transposed"]
+__all__ = ["Blocks", "Members", "Transposed"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,81 @@ class Blocks(Norm):
         block[self.dim] = size // self.count
         self.of.check(torch.Size(block))
         return torch.Size(block)
+
+
+@dataclass(frozen=True)
+class Members(Norm):
+    """The largest norm over the members of an ensemble, which the first dimension counts.
+
+    `||w|| = max_i ||w_i||`, `lmo(d)_i = lmo(d_i)`, `||d||* = sum_i ||d_i||*`. For the parameters
+    that `torch.func.stack_module_state` makes; `Plan.stacked` places them.
+
+    Raises:
+        TypeError: `of` is not a `Norm`.
+
+    Examples:
+        >>> import torch
+        >>> from normball.norms import RMS, Members
+        >>> biases = torch.tensor([[3.0, 4.0], [6.0, 8.0]])  # of two models
+        >>> Members(RMS()).lmo(biases).round(decimals=2)
+        tensor([[-0.8500, -1.1300],
+                [-0.8500, -1.1300]])
+    """
+
+    of: Norm
+
+    def __post_init__(self) -> None:
+        _check_norm("Members", self.of)
+
+    def check(self, shape: torch.Size) -> None:
+        """Raise ValueError without a first dimension, or where `of` does not fit a member."""
+        if not shape:
+            raise ValueError(f"{self} needs a first dimension that counts the members, got ()")
+        self.of.check(shape[1:])
+
+    def norm(self, w: Tensor) -> Tensor:
+        """Return `max_i ||w_i||`."""
+        self.check(w.shape)
+        return self.of.stacked_norm(w)
+
+    def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `lmo(d_i)` member by member, and `sum_i ||d_i||*`."""
+        self.check(d.shape)
+        lmo, dual = self.of.stacked_lmo_and_dual(d)
+        # A NaN in one member makes the whole tensor NaN.
+        return torch.where(dual.isnan(), torch.nan, lmo), dual
+
+    def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Return those of all members of all ensembles of a stack."""
+        self.check(d.shape[1:])
+        lmo, dual = self.of.stacked_lmo_and_dual(d.flatten(0, 1))
+        return lmo.reshape(d.shape), dual
+
+    def stacked_norm(self, w: Tensor) -> Tensor:
+        """Return the largest norm of all members of all ensembles of a stack."""
+        self.check(w.shape[1:])
+        return self.of.stacked_norm(w.flatten(0, 1))
+
+    def lines(self, shape: torch.Size) -> tuple[frozenset[int], float] | None:
+        """Return the lines of a member, one dimension later."""
+        found = self.of.lines(shape[1:])
+        return found and (frozenset(dim + 1 for dim in found[0]), found[1])
+
+    def free(self, shape: torch.Size) -> frozenset[int]:
+        """Return the first dimension, and the free ones of a member."""
+        return frozenset({0} | {dim + 1 for dim in self.of.free(shape[1:])})
+
+    def flops(self, shape: torch.Size) -> float:
+        """Return those of all members."""
+        return shape[0] * self.of.flops(shape[1:])
+
+    @property
+    def synchronises(self) -> bool:
+        """Whether the norm of a member waits for the device."""
+        return self.of.synchronises
+
+    def _onto_sphere(self, noise: Tensor) -> Tensor:
+        return torch.stack([self.of._onto_sphere(x) for x in noise])
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _stacked_lengths(x: Tensor, gain: float) -> tuple[Tensor, Tensor]:
 
     It makes a fifth of the calls that `vmap` would make; for small tensors the calls are the cost.
     """
-    unit, scale = split_scale(as_working(x).flatten(1), 1)
+    unit, scale = split_scale(as_working(x).reshape(len(x), -1), 1)
     length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
     lmo = unit.mul_(-gain / torch.where(length == 0, 1, length))
     return lmo.view(x.shape).to(x.dtype), saturate(saturate(gain * length * scale).sum())

@@ -163,7 +163,9 @@ class Layers(Geometry):
             lmo, dual = norm.lmo_and_dual_into(d, room)
         else:
             ((lmo, dual),) = self.minimise([bundle], [d])
-        parts = None if bundle.groups is None else (as_working(d) * lmo).flatten(1).sum(1)
+        parts = None
+        if bundle.groups is not None:
+            parts = (as_working(d) * lmo).reshape(len(d), -1).sum(1)
         if x is not None:
             lmo.mul_(radius)
             ratio = self.ratios([bundle], [x - lmo])[0] if corner else None

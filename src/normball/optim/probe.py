@@ -209,8 +209,8 @@ class SmoothnessProbe:
         parts = self.optimizer._geometry.minimise(bundles, tensors)
         for bundle, d, (lmo, dual) in zip(bundles, tensors, parts, strict=True):
             if bundle.stacked:  # the dual norm found is the sum over the stack
-                unit, scale = split_scale(d.flatten(1), 1)
-                dual = saturate(-(unit * lmo.flatten(1)).sum(1) * scale.squeeze(1))
+                unit, scale = split_scale(d.reshape(len(d), -1), 1)
+                dual = saturate(-(unit * lmo.reshape(len(d), -1)).sum(1) * scale.squeeze(1))
             found.append(bundle.first.radius * scalar(dual).reshape(-1))
         return _on_one_device(found)
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import sys
 from collections.abc import Iterable, Set
 from numbers import Real
@@ -109,8 +110,22 @@ def check_scalar(name: str, value: Tensor) -> None:
 
 
 def check_norm(norm: object) -> Norm:
-    """Return `norm` if it is a norm on single tensors; raise TypeError that names a near one."""
+    """Return `norm` if it is a norm on single tensors that a checkpoint can name.
+
+    Raises:
+        TypeError: it is not, or it cannot be hashed, or its `repr` has an address.
+    """
     if isinstance(norm, Norm):
+        if type(norm).__hash__ is None:
+            raise TypeError(
+                f"{norm!r} cannot be hashed: write @dataclass(frozen=True) above its class"
+            )
+        if not torch.compiler.is_compiling() and re.search(r" at 0x[0-9a-f]{4,}", repr(norm)):
+            raise TypeError(
+                f"the repr of {norm!r} has an address, so no checkpoint of it could be loaded "
+                "again: let its attributes be numbers, strings, tensors or norms, or define "
+                "__repr__"
+            )
         return norm
     known = sorted(name for name in norms.__all__ if name not in ("Norm", "Product"))
     lower = {name.lower(): name for name in known}
