@@ -12,6 +12,10 @@ from torch.optim import Optimizer
 from normball.norms import Norm
 
 
+# What the state has of a parameter. Wrappers add entries of their own, which are kept as they are.
+KEPT = ("momentum", "average", "fast")
+
+
 def plain(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Replace norms by their repr, and numbers of tensors and other libraries by Python's own."""
     groups = [{k: _plain_value(v) for k, v in g.items()} for g in state_dict["param_groups"]]
@@ -77,7 +81,11 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
     for index, (saved, own) in enumerate(zip(saved_groups, groups, strict=True)):
         _check_group(index, saved, own, saved_state)
     keys = [key for saved in saved_groups for key in saved["params"]]
-    if len(set(keys)) != len(keys) or not set(saved_state) <= set(keys):
+    # Wrappers keep entries under a name of their own, where parameters have numbers.
+    others = set(saved_state) - set(keys)
+    if keys and isinstance(keys[0], int):
+        others = {key for key in others if not isinstance(key, str)}
+    if len(set(keys)) != len(keys) or others:
         raise ValueError(
             f"the saved state names the parameters {keys} and holds {list(saved_state)}: each must "
             "be named once"
@@ -143,13 +151,16 @@ def _check_group(
         entry = state.get(key) or {}
         if not isinstance(entry, Mapping):
             raise ValueError(f"the saved state of {name} of group {index} is {entry!r}, no dict")
-        kept = ("momentum", "average", "fast") if "average" in own else ("momentum",)
-        if set(entry) - set(kept):
+        kept = KEPT if "average" in own else KEPT[:1]
+        foreign = entry and saved["alpha"] != 1 and not set(entry) & set(kept)
+        if foreign or set(entry) & set(KEPT[len(kept) :]):
             raise ValueError(
                 f"{name} of group {index} was saved with {sorted(map(str, entry))}: this optimizer "
                 f"keeps {' and '.join(map(repr, kept[:2]))} only, so another one saved it"
             )
         for what, value in entry.items():
+            if what not in kept:
+                continue
             if not isinstance(value, torch.Tensor) or value.shape != param.shape:
                 is_tensor = isinstance(value, torch.Tensor)
                 found = tuple(value.shape) if is_tensor else type(value).__name__

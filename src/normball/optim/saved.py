@@ -43,7 +43,8 @@ class Saved(Grouped):
         in that mode, and `train()` puts the fast weights back.
         """
         held = set(self._params())
-        out = {p: self.state.pop(p) for p in list(self.state) if p not in held}
+        gone = [p for p in self.state if isinstance(p, Tensor) and p not in held]
+        out = {p: self.state.pop(p) for p in gone}
         self._mend_names()
         try:
             state = checkpoint.plain(super().state_dict())
@@ -110,6 +111,8 @@ class Saved(Grouped):
         for index, p in zip(indices, self._params(), strict=True):
             # torch has cast it to the parameter's dtype; take the saved values instead.
             for name, value in (state_dict["state"].get(index) or {}).items():
+                if name not in checkpoint.KEPT:
+                    continue  # a wrapper's own
                 dtype = self._estimator.dtype_of(p) if name == "momentum" else value.dtype
                 self.state[p][name] = value.to(p.device, dtype, copy=True)
         if self._average is not None:
