@@ -106,6 +106,8 @@ def test_a_wrapper_trains(wrapper, base):
         pytest.skip("SAM keeps its rho in the groups: tested below")
     if (wrapper, base) == ("OrthoGrad", "scion"):
         pytest.skip("steps of fixed length do not settle where the gradient is only noise")
+    if (wrapper, base) == ("TRAC", "measured"):
+        pytest.skip("TRAC shortens the steps along which the threshold is measured")
     model = network()
     losses = train(model, WRAPPERS[wrapper](model, OURS[base]), 150)
     assert all(map(math.isfinite, losses))

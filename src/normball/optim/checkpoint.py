@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from normball.norms import Norm
 
-
 # What the state has of a parameter. Wrappers add entries of their own, which are kept as they are.
 KEPT = ("momentum", "average", "fast")
 
