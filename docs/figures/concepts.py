@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from normball import minimize, steps
-from normball._style import INK, VECTOR
+from normball._style import INK, VECTOR, readable
 from normball.norms import L1, Euclidean, Lp, Norm, Sign
 from normball.theory import Iterate
 
@@ -21,7 +21,7 @@ GRADIENT = torch.tensor([1.0, 0.45], dtype=torch.float64)
 def save(figure: Figure, name: str) -> None:
     """Write a picture beside this file; equal pictures give equal bytes."""
     FigureCanvasAgg(figure)
-    figure.savefig(HERE / name, metadata={"Date": None})
+    readable(figure).savefig(HERE / name, metadata={"Date": None})
 
 
 def edge(norm: Norm) -> np.ndarray:

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import torch
 
 from normball import ClippedScion, find_lr, param_groups
-from normball._style import VECTOR
+from normball._style import VECTOR, readable
 from normball.lab.data import load_digits
 
 torch.manual_seed(0)
@@ -34,4 +34,4 @@ def closure() -> torch.Tensor:
 
 with mpl.rc_context(VECTOR):
     axes = find_lr(optimizer, closure).plot()
-    axes.figure.savefig(Path(__file__).with_name("find-lr.svg"), metadata={"Date": None})
+    readable(axes.figure).savefig(Path(__file__).with_name("find-lr.svg"), metadata={"Date": None})

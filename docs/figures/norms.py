@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normball._style import VECTOR
+from normball._style import VECTOR, readable
 from normball.norms import Column, Euclidean, Norm, Nuclear, Row, Schatten, Sign, Spectral
 
 NORMS = {
@@ -57,4 +57,4 @@ if __name__ == "__main__":
             draw_slice(norm, axes, other, colour)
             if norm is NORMS["Spectral"]:
                 axes.set_ylabel(label)
-    figure.savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None})
+    readable(figure).savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None})

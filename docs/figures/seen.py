@@ -6,7 +6,7 @@ import matplotlib as mpl
 import torch
 
 from normball import ClippedScion, param_groups, plot
-from normball._style import VECTOR
+from normball._style import VECTOR, readable
 from normball.lab.data import load_digits
 
 torch.manual_seed(0)
@@ -29,4 +29,6 @@ for _ in range(200):
     optimizer.step()
     history.record()
 with mpl.rc_context(VECTOR):
-    plot.draw(history).savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None})
+    readable(plot.draw(history)).savefig(
+        Path(__file__).with_suffix(".svg"), metadata={"Date": None}
+    )

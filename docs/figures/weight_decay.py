@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normball import ClippedScion, Scion
-from normball._style import INK, VECTOR
+from normball._style import INK, VECTOR, readable
 from normball.norms import Euclidean, Sign
 
 matplotlib.use("svg")
@@ -68,7 +68,7 @@ def draw_balls() -> None:
         ax.plot(1.6, 0.9, "*", ms=12, color=GREEN, label="minimum of the loss")
         ax.set(title=name, xlim=(-1.3, 1.9), ylim=(-1.3, 1.5), aspect="equal")
     axes[0].legend(fontsize=9, loc="lower right")
-    figure.savefig(HERE / "balls.svg", metadata={"Date": None})
+    readable(figure).savefig(HERE / "balls.svg", metadata={"Date": None})
 
 
 def run(options: dict[str, object], steps: int, lr: float) -> tuple[list[float], list[float]]:
@@ -109,7 +109,7 @@ def draw_decay() -> None:
     left.set(xlabel="step", ylabel="||w|| / radius", ylim=(0, None), title="size of the weights")
     right.set(xlabel="step", yscale="log", title="decay of one step, lr x step factor")
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-    figure.savefig(HERE / "decay.svg", metadata={"Date": None})
+    readable(figure).savefig(HERE / "decay.svg", metadata={"Date": None})
 
 
 def draw_adamw() -> None:
@@ -149,7 +149,7 @@ def draw_adamw() -> None:
         ax.plot(curve, color=colour, label=name)
     ax.set(xlabel="step, on pure noise", ylabel="RMS of the weights", ylim=(0, None))
     ax.legend(fontsize=9)
-    figure.savefig(HERE / "adamw.svg", metadata={"Date": None})
+    readable(figure).savefig(HERE / "adamw.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

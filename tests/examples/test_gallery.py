@@ -86,10 +86,35 @@ def average(printed):
     assert averaged < 0.7  # a fifth of the labels at random, ten classes
 
 
+def trainer(printed):
+    losses = numbers(r"held-out loss ([\d.]+)", printed)
+    assert len(losses) == 8
+    # What the frequencies of pairs of bytes give is 2.45.
+    assert losses[-1] < 1.8 < losses[0]
+
+
+def lightning(printed):
+    first, last = numbers(r"loss ([\d.]+)", printed)
+    assert last < 0.05 * first
+    assert numbers(r"accuracy ([\d.]+)", printed)[0] > 0.95
+    clipped, steps = map(int, re.search(r"longest: (\d+) of (\d+)", printed).groups())
+    assert 0 < clipped < steps == 264
+
+
+def many_ranks(printed):
+    first, last = map(float, re.search(r"loss ([\d.]+) .* ([\d.]+) at the last", printed).groups())
+    assert last < 0.05 * first
+    (loss,) = numbers(r"difference of losses ([\d.e-]+)", printed)
+    (dual,) = numbers(r"difference of dual norms ([\d.e-]+)", printed)
+    assert loss < 1e-9
+    assert dual < 1e-8
+
+
 CHECKS = {
     f"gallery_{check.__name__}": check
     for check in (
         first_training, vision_transformer, gpt, lora, minimize, smoothness, constrained, average,
+        trainer, lightning, many_ranks,
     )
 }  # fmt: skip
 

@@ -86,7 +86,7 @@ def over_time(axes: Axes, cells: Sequence[Cell]) -> None:
         axes.fill_between(epochs, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.15)
     axes.set(title="each at its best settings", xlabel="epoch", ylabel=_score_label(cells))
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=9)
 
 
 def by_rho(axes: Axes, cells: Sequence[Cell]) -> None:
@@ -110,7 +110,7 @@ def by_rho(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.set(title="by threshold", xlabel="threshold ρ", ylabel=_score_label(cells))
     _fit(axes, cells)
     axes.grid(alpha=0.25)
-    axes.legend(title="step", fontsize=8)
+    axes.legend(title="step", fontsize=9)
 
 
 def heat(axes: Axes, cells: Sequence[Cell]) -> None:
@@ -136,7 +136,7 @@ def heat(axes: Axes, cells: Sequence[Cell]) -> None:
             dark = (value < middle) == higher
             text = f"{value:.1f}" if higher else f"{value:.2f}"
             colour = "white" if dark else "black"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
     names = ["none" if math.isinf(rho) else f"{rho:g}" for rho in columns]
     axes.set_xticks(range(len(columns)), names)
     axes.set_yticks(range(len(steps)), [format_step(lr) for lr in steps])
@@ -165,7 +165,7 @@ def gap(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.plot([], [], color=INK, linestyle=":", label="-<d, x>, the weights' part")
     # Linear near 0, because the weights' part may change its sign.
     axes.set_yscale("symlog", linthresh=0.1)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=9)
     axes.grid(alpha=0.25)
     axes.set(title="the gap <d, w>", xlabel="epoch", ylabel="<d, w>")
 

@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from normball._style import INK
+from normball._style import INK, power
 from normball.lab import pictures
-from normball.lab.config import format_step
 from normball.lab.pictures import COLOURS, MARKERS
 from normball.lab.rows import Row
 from normball.lab.summary import Summary, judge
@@ -90,7 +89,7 @@ def draw_learning(axes: Axes, comparison: Comparison) -> None:
             continue
         scores = 100 * np.array([row.result.scores[:length] for row in runs])
         epochs, colour = np.arange(1, length + 1), COLOURS[summary.optimizer]
-        label = f"{summary.label}, step ${_math(summary.best.lr)}$"
+        label = f"{summary.label}, step {power(summary.best.lr, 2)}"
         marker = "o" if length == 1 else ""
         axes.plot(epochs, scores.mean(axis=0), color=colour, label=label, marker=marker)
         axes.fill_between(epochs, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.15)
@@ -121,7 +120,7 @@ def draw_dual_norms(axes: Axes, comparison: Comparison) -> None:
             [part.mean() for part in np.array_split(values, parts)],
             color=colour,
             linewidth=2,
-            label=f"{_label(comparison, row.config.optimizer)}, step ${_math(row.config.lr)}$",
+            label=f"{_label(comparison, row.config.optimizer)}, step {power(row.config.lr, 2)}",
         )
     for rho in sorted({row.config.rho for row in runs if row.config.rho is not None}):
         axes.axhline(rho, color=INK, linewidth=1, linestyle=":", label=f"threshold ρ = {rho:g}")
@@ -157,11 +156,6 @@ def _runs(comparison: Comparison, optimizer: str, lr: float) -> list[Row]:
 
 def _label(comparison: Comparison, name: str) -> str:
     return next(s.label for s in comparison.summaries if s.optimizer == name)
-
-
-def _math(lr: float) -> str:
-    base, _, exponent = format_step(lr).partition("^")
-    return f"{base}^{{{exponent}}}" if exponent else base
 
 
 Panel = Callable[[Axes, Comparison], None]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normball._style import FORM, VECTOR
+from normball._style import FORM, VECTOR, readable
 
 # Colours that also differ for the colour-blind, and on paper.
 COLOURS: Mapping[str, str] = MappingProxyType(
@@ -75,5 +75,5 @@ def render(
             panel(axes)
         target = io.BytesIO()
         metadata = {"Date": None} if vector else None
-        figure.savefig(target, format=kind, dpi=150, metadata=metadata)
+        readable(figure).savefig(target, format=kind, dpi=150, metadata=metadata)
     return target.getvalue()

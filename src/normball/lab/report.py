@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from normball._style import raised
 from normball.lab.config import RunConfig, format_step
 from normball.lab.figure import PANELS, Comparison, render
 from normball.lab.models import find_model
@@ -15,7 +16,6 @@ from normball.lab.rows import FIGURE_PNG, FIGURE_SVG, REPORT, Row, RunFolder
 from normball.lab.summary import CLAIM, Summary, in_words, judge, seed_deviation, summarise, width
 from normball.lab.tasks import Task
 
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _POWER = re.compile(r"\^(-?\d+)")
 _SETTINGS = ("alpha", "rho", "input_radius", "radius", "output_radius")
 
@@ -160,6 +160,4 @@ def typeset(text: str) -> str:
     Args:
         text: any text.
     """
-    return _POWER.sub(lambda match: match[1].translate(_SUPERSCRIPTS), text).replace(
-        " %", "\u00a0%"
-    )
+    return _POWER.sub(lambda match: raised(match[1]), text).replace(" %", "\u00a0%")

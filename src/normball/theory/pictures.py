@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normball._style import INK, VECTOR
+from normball._style import INK, VECTOR, readable
 from normball.theory.separation import Separation
 from normball.theory.verdicts import Curve
 
@@ -41,7 +41,7 @@ def draw_curves(curves: Sequence[Curve], title: str, path: Path) -> None:
         handles, texts = axes[0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-        figure.savefig(path, metadata={"Date": None})
+        readable(figure).savefig(path, metadata={"Date": None})
 
 
 def _draw_curve(axis: "Axes", curve: Curve, colour: str) -> None:
@@ -84,9 +84,9 @@ def draw_separation(separation: Separation, path: Path) -> None:
             )
         axis.axvline(1, color=INK, linestyle=":", linewidth=1)
         axis.axhline(separation.start, color=INK, linestyle="-", linewidth=0.5)
-        axis.text(1.1, floor * 3, "allowed by Thm 4.3 | not", fontsize=8, ha="center")
+        axis.text(1.1, floor * 3, "allowed by Thm 4.3 | not", fontsize=9, ha="center")
         axis.text(
-            separation.multiples[0], separation.start * 1.5, "dual norm at the start", fontsize=8
+            separation.multiples[0], separation.start * 1.5, "dual norm at the start", fontsize=9
         )
         axis.set(
             title=f"After the same number of steps on {separation.problem}",
@@ -97,7 +97,7 @@ def draw_separation(separation: Separation, path: Path) -> None:
         )
         axis.grid(alpha=0.25)
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
-        figure.savefig(path, metadata={"Date": None})
+        readable(figure).savefig(path, metadata={"Date": None})
 
 
 def _figure(panels: int, width: float = 3.1) -> "tuple[Figure, list[Axes]]":
