@@ -78,5 +78,5 @@ left.plot(*zip(*tested, strict=True), "o-", color=ORANGE, label="held out, avera
 left.set(title="loss in the Trainer's log", xlabel="step", ylabel="nats per byte")
 left.legend()
 right.plot(*zip(*duals, strict=True), color=BLUE)
-right.set(title="dual norm in the log", xlabel="step", yscale="log")
+right.set(title="dual norm in the log", xlabel="step", ylim=(0, None))
 save(figure, "gallery_trainer")

@@ -78,3 +78,19 @@ def test_the_theory_page_shows_every_formula(tmp_path: Path) -> None:
     text = (tmp_path / "theory.html").read_text(encoding="utf-8")
     assert text.count("<math ") == len(formulas(ROOT / "docs" / "theory.md"))
     assert "arithmatex" not in text
+
+
+COLUMN = 688  # pixels: the width of the text beside the navigation on a screen of 1280
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [*(ROOT / "docs").rglob("*.svg"), *(ROOT / "results/2026-11-27-arena").glob("*.svg")],
+    ids=lambda path: path.name,
+)
+def test_all_letters_of_a_picture_have_at_least_11_pixels(picture):
+    text = picture.read_text("utf-8")
+    width = float(re.search(r'<svg[^>]* width="([\d.]+)pt"', text)[1]) * 4 / 3
+    sizes = [float(x) for x in re.findall(r"font(?:-size)?: (?:[^;\"]* )?([\d.]+)px", text)]
+    assert sizes
+    assert min(sizes) * 4 / 3 * min(1, COLUMN / width) >= 11

@@ -28,7 +28,7 @@ for _ in range(200):
     torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
     optimizer.step()
     history.record()
-with mpl.rc_context(VECTOR):
+with mpl.rc_context(VECTOR | {"font.size": 11}):
     readable(plot.draw(history)).savefig(
         Path(__file__).with_suffix(".svg"), metadata={"Date": None}
     )

@@ -67,7 +67,7 @@ def draw_balls() -> None:
             ax.plot(points[:, 0], points[:, 1], ".-", ms=4, lw=1, color=colour, label=label)
         ax.plot(1.6, 0.9, "*", ms=12, color=GREEN, label="minimum of the loss")
         ax.set(title=name, xlim=(-1.3, 1.9), ylim=(-1.3, 1.5), aspect="equal")
-    axes[0].legend(fontsize=9, loc="lower right")
+    axes[0].legend(fontsize=10, loc="lower right")
     readable(figure).savefig(HERE / "balls.svg", metadata={"Date": None})
 
 
@@ -108,7 +108,7 @@ def draw_decay() -> None:
     left.axhline(1, color=INK, lw=0.8, ls=":")
     left.set(xlabel="step", ylabel="||w|| / radius", ylim=(0, None), title="size of the weights")
     right.set(xlabel="step", yscale="log", title="decay of one step, lr x step factor")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=10)
     readable(figure).savefig(HERE / "decay.svg", metadata={"Date": None})
 
 
@@ -148,7 +148,7 @@ def draw_adamw() -> None:
     for curve, (name, (colour, _)) in zip(curves, runs.items(), strict=True):
         ax.plot(curve, color=colour, label=name)
     ax.set(xlabel="step, on pure noise", ylabel="RMS of the weights", ylim=(0, None))
-    ax.legend(fontsize=9)
+    ax.legend(fontsize=10)
     readable(figure).savefig(HERE / "adamw.svg", metadata={"Date": None})
 
 

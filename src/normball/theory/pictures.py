@@ -37,7 +37,8 @@ def draw_curves(curves: Sequence[Curve], title: str, path: Path) -> None:
                     _draw_curve(axis, curve, _COLOURS[labels.index(curve.label)])
             axis.set(title=norm, xlabel="steps n", xscale="log", yscale="log")
             axis.grid(alpha=0.25)
-        axes[0].set_ylabel("dual norm or gap (dashed: its bound)")
+        for axis in axes[::2]:
+            axis.set_ylabel("dual norm or gap (dashed: its bound)")
         handles, texts = axes[0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -101,10 +102,13 @@ def draw_separation(separation: Separation, path: Path) -> None:
 
 
 def _figure(panels: int, width: float = 3.1) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of at most two panels a row, so that a page shows it in full size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * panels, 4.0), layout="constrained")
+    columns = min(panels, 2)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width * columns, 0.6 + 3.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)
-    return figure, list(axes[0])
+    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.flat)[:panels]
