@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from normball import ClippedScion, param_groups
+from normball.lab import checkpoints
 from normball.lab.checkpoints import Checkpoints
 from normball.lab.config import RunConfig
 from normball.lab.data.cifar import _read_binary
@@ -106,8 +107,7 @@ def test_checkpoint_files_are_read_or_refused(tmp_path: Path) -> None:
     run = config("clipped-scion", epochs=1, width=0.125)
     trainer = Trainer(run)
     trainer.run()
-    checkpoints = Checkpoints(tmp_path, run)
-    file = checkpoints.save(trainer)
+    file = Checkpoints(tmp_path, run).save(trainer)
     whole = file.read_bytes()
     refused = 0
     for _ in range(COUNT):
@@ -116,7 +116,7 @@ def test_checkpoint_files_are_read_or_refused(tmp_path: Path) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                checkpoints._read(file)
+                checkpoints._config_of(checkpoints._load(file))
         except LabError:
             refused += 1
         assert file.read_bytes() == damaged
@@ -158,13 +158,13 @@ def test_a_pickle_that_acts_is_refused(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "boom",)
 
     run = config("clipped-scion", epochs=1)
-    checkpoints = Checkpoints(tmp_path, run)
-    checkpoints.path.mkdir(parents=True)
-    file = checkpoints.path / "epoch-000001.pt"
+    kept = Checkpoints(tmp_path, run)
+    kept.path.mkdir(parents=True)
+    file = kept.path / "epoch-000001.pt"
     torch.save({"schema": Bomb()}, file)
     with pytest.raises(LabError):
-        checkpoints._read(file)
+        checkpoints._load(file)
     file.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(LabError):
-        checkpoints._read(file)
+        checkpoints._load(file)
     assert not (tmp_path / "boom").exists()

@@ -233,9 +233,6 @@ def test_labels_stay_in_the_groups_and_in_the_state():
     other.load_state_dict(torch.load(file, weights_only=True))
     for group in (*optimizer.param_groups, *other.param_groups):
         assert {key: group[key] for key in labels} == labels
-    named = ClippedScion([dict(g, name="x") for g in param_groups(model)], lr=0.02, rho=5.0)
-    named.load_state_dict(ClippedScion(param_groups(model), lr=0.02, rho=5.0).state_dict())
-    assert {group["name"] for group in named.param_groups} == {"x"}
 
 
 def test_the_rho_of_sam_is_no_threshold():

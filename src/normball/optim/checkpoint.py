@@ -92,8 +92,7 @@ def check(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> list[d
     _check_order(saved_groups, groups)
     kept = ("norm", "param_names")
     return [
-        # A label that the state lacks stays.
-        {**own, **saved, **{key: own[key] for key in kept if key in own}}
+        {**saved, **{key: own[key] for key in kept if key in own}}
         for saved, own in zip(saved_groups, groups, strict=True)
     ]
 
