@@ -108,6 +108,32 @@ def test_a_step_for_every_parameter_in_backward(kind):
     assert said(lambda: model(torch.randn(4, 6)).sum().backward()) == []
 
 
+@pytest.mark.parametrize("kind", [ClippedScion, Scion])
+def test_gradients_that_something_else_clips(kind):
+    def run(limit):
+        model = network()
+        optimizer = kind(param_groups(model), 0.02)
+        for _ in range(25):
+            optimizer.zero_grad()
+            x = torch.randn(16, 6)
+            (model(x) - 3 * x[:, :4]).square().mean().backward()
+            if limit is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), limit)
+            optimizer.step()
+
+    assert said(run, None) == []
+    texts = said(run, 0.01)
+    assert len(texts) == (kind is ClippedScion)  # a step of Scion hardly depends on the scale
+    assert all("the same Euclidean norm, 0.01: something clips" in text for text in texts)
+
+
+def test_one_gradient_for_ever_is_not_clipped():
+    p = nn.Parameter(torch.ones(4))
+    optimizer = ClippedScion([p], 0.01, rho=1.0)
+    p.grad = torch.full((4,), 0.5)
+    assert said(lambda: [optimizer.step() for _ in range(50)]) == []
+
+
 def test_layers_without_groups():
     model = network()
     for make in (lambda p, **k: ClippedScion(p, 0.02, **k), lambda p, **k: Scion(p, 0.02, **k)):

@@ -144,7 +144,9 @@ class NormBallOptimizer(Saved):
         roster = self._collect()
         if not torch.compiler.is_compiling():
             some = bool(roster.blocks) or self._stages is not None
-            self._watch.look(self._params, some, self._record, self._sums_up)
+            apart = roster.sharded or self._stages is not None
+            grads = [] if apart else [block.grad for block in roster.blocks]
+            self._watch.look(self._params, some, self._record, self._sums_up, lambda: grads)
         if roster.blocks or self._stages is not None:
             try:
                 if capture.recording():

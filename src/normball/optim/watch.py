@@ -27,10 +27,16 @@ class Watch:
         self._calls = 0
         self._counts = [0.0] * 4
         self._since = 0
+        self._marks: list[float] = []
         self._copy: tuple[Tensor, Any, int] | None = None
 
     def look(
-        self, params: Callable[[], Iterable[Tensor]], some: bool, record: Record, joint: bool
+        self,
+        params: Callable[[], Iterable[Tensor]],
+        some: bool,
+        record: Record,
+        joint: bool,
+        grads: Callable[[], list[Tensor]],
     ) -> None:
         """Look at a step before it changes anything.
 
@@ -39,6 +45,7 @@ class Watch:
             some: whether any of them has a gradient.
             record: of the steps before this one.
             joint: whether the length of a step depends on all layers together.
+            grads: returns the gradients of this step, or none if other ranks have parts of them.
         """
         self._calls += 1
         if not some:
@@ -56,13 +63,17 @@ class Watch:
                 "Use one optimizer over all parameters after backward(), or Scion, whose steps do "
                 "not depend on other layers",
             )
-        # Models are looked through at steps 10, 20, 40, 80, ...
+        # Models and gradients are looked through at steps 10, 20, 40, 80, ...
         tens, rest = divmod(self._calls, _EVERY)
         if rest:
             return
+        counts = record.counts
         if tens & (tens - 1) == 0:
             self._look_outside(params())
-        self._look_at_counts(record.counts)
+            found = grads() if joint else []
+            if found:
+                counts = torch.cat([counts, _marks(found).to(counts)])
+        self._look_at_counts(counts)
 
     def _look_outside(self, params: Iterable[Tensor]) -> None:
         model = self._model() if self._model is not None else None
@@ -97,6 +108,7 @@ class Watch:
 
     def _compare(self, counts: list[float], calls: int) -> None:
         """Warn of what all calls since the last comparison have in common."""
+        self._compare_marks(counts[4:])
         steps, self._since = calls - self._since, calls
         before, self._counts = self._counts, counts
         skipped, outside = counts[2] - before[2], counts[3] - before[3]
@@ -115,6 +127,22 @@ class Watch:
                 "normball.balls.project_(optimizer) scales it back",
             )
 
+    def _compare_marks(self, marks: list[float]) -> None:
+        """Warn if other gradients than at the last look have the same Euclidean norm."""
+        if not marks:
+            return
+        before, self._marks = self._marks, marks
+        if before and marks[0] > 0:
+            same = abs(before[0] / marks[0] - 1) < 1e-5
+            if same and abs(before[1] - marks[1]) > 1e-3 * marks[0]:
+                self._say(
+                    "clipped before",
+                    f"gradients of different steps have the same Euclidean norm, {marks[0]:.4g}: "
+                    "something clips them before the optimizer, so that its threshold sees scaled "
+                    "ones. Switch that off: max_grad_norm=0 in Hugging Face's TrainingArguments, "
+                    "gradient_clip_val=None in Lightning, no clip_grad_norm_ in a loop",
+                )
+
     def _say(self, what: str, text: str) -> None:
         if what not in self._said:
             self._said.add(what)
@@ -123,6 +151,14 @@ class Watch:
     def __getstate__(self) -> dict[str, Any]:
         # References to the model and to device memory belong to this object alone.
         return self.__dict__ | {"_model": None, "_copy": None}
+
+
+def _marks(grads: list[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all gradients together, and the sum of their entries."""
+    device = grads[0].device
+    norms = torch.stack([torch.linalg.vector_norm(g.float()).to(device) for g in grads])
+    sums = torch.stack([g.float().sum().to(device) for g in grads])
+    return torch.stack([torch.linalg.vector_norm(norms), sums.sum()])
 
 
 def _in_backward() -> bool:
