@@ -40,7 +40,8 @@ def draw_curves(curves: Sequence[Curve], title: str, path: Path) -> None:
         for axis in axes[::2]:
             axis.set_ylabel("dual norm or gap (dashed: its bound)")
         handles, texts = axes[0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
+        columns = 2 if max(map(len, texts)) <= 38 else 1
+        figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         readable(figure).savefig(path, metadata={"Date": None})
 
@@ -97,7 +98,7 @@ def draw_separation(separation: Separation, path: Path) -> None:
             yscale="log",
         )
         axis.grid(alpha=0.25)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
         readable(figure).savefig(path, metadata={"Date": None})
 
 
