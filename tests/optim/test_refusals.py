@@ -38,6 +38,7 @@ ARGUMENTS = [
     ({"momentum": 0.9}, r"momentum 0\.9 is alpha=0\.1"),
     ({"betas": (0.9, 0.95)}, r"beta 0\.9 is alpha=0\.1"),
     ({"eps": 1e-8}, "no eps is needed"),
+    ({"foreach": True}, "small equal layers step together by themselves"),
     ({"maximise": True}, "did you mean maximize="),
     ({"zzz": 1}, "its arguments: params, "),
 ]

@@ -25,6 +25,9 @@ _ELSEWHERE = {
     "max_norm": "use rho, the threshold of the dual norm",
     "max_grad_norm": "use rho, the threshold of the dual norm",
     "eps": "no eps is needed: the minimiser at zero is zero",
+    "foreach": "leave it out: small equal layers step together by themselves",
+    "fused": "leave it out: small equal layers step together by themselves",
+    "differentiable": "leave it out: autograd does not record steps",
     "ns_steps": "set it in the polar factor of the norm, such as Spectral(polar=NewtonSchulz())",
     "warmup_steps": "use a scheduler of torch, or none: the first steps are short by themselves",
     "adaptive": "these groups seem to be of SAM, whose own rho would be the threshold here: build "
