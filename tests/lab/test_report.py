@@ -122,7 +122,7 @@ def test_learning_curves_show_the_mean_of_the_seeds_and_older_rows_may_have_none
 
     older = row("adam", 0.01, percent=96.0, scores=[])
     seeds = [row(seed=seed, scores=[0.5 + seed / 10, 0.9]) for seed in (0, 1)]
-    assert lines(older, *seeds) == {"Scion, step $2^{-5}$": pytest.approx([55.0, 90.0])}
+    assert lines(older, *seeds) == {"Scion, step 2⁻⁵": pytest.approx([55.0, 90.0])}
 
 
 def test_a_diverged_run_can_be_drawn() -> None:
