@@ -8,6 +8,7 @@ optimizer's state; the dual norm and its threshold are those of all layers toget
 
 # %%
 import os
+import sys
 import tempfile
 
 import matplotlib.pyplot as plt
@@ -69,7 +70,9 @@ def rank_of_two(rank, folder):
 def main():
     """Compare both runs."""
     with tempfile.TemporaryDirectory() as folder:
-        processes = mp.spawn(rank_of_two, (folder,), nprocs=RANKS, join=False)
+        # A notebook's functions can be forked, but not sent to a process that starts anew.
+        way = "fork" if sys.platform == "linux" else "spawn"
+        processes = mp.start_processes(rank_of_two, (folder,), RANKS, False, start_method=way)
         while not processes.join():
             pass
         losses, duals = torch.load(os.path.join(folder, "found.pt"))
