@@ -5,6 +5,7 @@ what is common to all optimizers.
 """
 
 import copy
+import inspect
 import io
 import math
 import pickle
@@ -65,14 +66,15 @@ def adamw(device, dtype=None):
 
 
 def info(cls, inputs):
-    return Info(
-        cls,
-        optim_inputs_func=inputs,
-        supported_impls=(),
-        not_og_supported_flags=(),
-        supports_complex=False,
-        has_capturable_arg=cls not in (torch.optim.SGD,),
-    )
+    options = {
+        "optim_inputs_func": inputs,
+        "supported_impls": (),
+        "not_og_supported_flags": (),
+        "supports_complex": False,
+        "has_capturable_arg": cls is not torch.optim.SGD,
+    }
+    known = inspect.signature(Info.__init__).parameters  # they differ between versions of torch
+    return Info(cls, **{name: value for name, value in options.items() if name in known})
 
 
 INFOS = [
