@@ -131,6 +131,13 @@ def apart(tensors: Sequence[Tensor]) -> list[bool]:
     return found
 
 
+def repeats(x: Tensor) -> bool:
+    """Tell whether several entries lie in one place of memory, as `expand` makes them."""
+    if type(x) not in _PLAIN:  # of a DTensor, strides say nothing of its part
+        return False
+    return any(size > 1 and step == 0 for size, step in zip(x.shape, x.stride(), strict=True))
+
+
 def saturate(x: Tensor) -> Tensor:
     """Replace an overflow by the largest number of the dtype; NaN stays NaN."""
     limit = torch.finfo(x.dtype).max

@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # A grey with enough contrast to white and to black.
@@ -64,4 +65,26 @@ def readable(figure: "Figure") -> "Figure":
                 base = axis.get_transform().base  # type: ignore[attr-defined]
                 axis.set_major_formatter(Powers(base))
                 axis.set_minor_formatter(Powers(base, labelOnlyBase=False))
+    return figure
+
+
+def new_axes() -> "Axes":
+    """Return the axes of a new figure."""
+    axes: Axes = new_figure(figsize=(6, 4), height_ratios=None).axes[0]
+    return axes
+
+
+def new_figure(figsize: tuple[float, float], height_ratios: Any) -> "Figure":
+    """Return a figure with one panel, or with four whose rows have these heights."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(
+            'normball.plot draws with matplotlib: pip install "normball[plot]"'
+        ) from None
+    figure = Figure(figsize=figsize, layout="constrained")
+    if height_ratios is None:
+        figure.subplots()
+    else:
+        figure.subplots(2, 2, height_ratios=height_ratios)
     return figure

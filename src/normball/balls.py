@@ -10,13 +10,9 @@ from torch.optim import Optimizer
 
 from normball.groups import param_groups
 from normball.groups.plan import aligned
+from normball.groups.rules import LOW_RANK
 from normball.norms import RMS, Column, Norm, Sign
 from normball.optim import GGNC, S3CG
-
-# Parts of names of low-rank pairs, of which one factor starts at 0.
-_LOW_RANK = {"lora_a", "lora_b", "lora_embedding_a", "lora_embedding_b"}
-_LOW_RANK |= {f"hada_w{i}_{x}" for i in (1, 2) for x in "ab"}
-_LOW_RANK |= {"lokr_w1", "lokr_w2"} | {f"lokr_w{i}_{x}" for i in (1, 2) for x in "ab"}
 
 Target = nn.Module | Optimizer | Iterable[Mapping[str, Any]]
 
@@ -92,7 +88,7 @@ def init_(
         if zero_output and isinstance(norm, Sign):
             w.zero_()
             return "zero"
-        if _LOW_RANK & set(name.lower().split(".")) and not w.any():
+        if LOW_RANK & set(name.lower().split(".")) and not w.any():
             return "kept at zero"
         empty = (w == 0).all(1) if norm == Column(transposed=True) and w.any() else None
         norm.init_(w, radius, generator)

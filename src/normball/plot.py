@@ -1,11 +1,12 @@
 """Charts of the metrics of an optimizer. Drawing needs matplotlib; recording does not."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from normball._style import new_axes, new_figure
 from normball.optim import GGNC, ClippedScion
 from normball.optim.base import NormBallOptimizer
 
@@ -150,7 +151,7 @@ def dual_norm(history: History, axes: "Axes | None" = None) -> "Axes":
         'What the threshold acts on'
     """
     data = history.values()
-    axes = axes or _axes()
+    axes = axes or new_axes()
     name = history.size_name
     axes.plot(data["step"], data[name], color="#0072b2", linewidth=1, label=name.replace("_", " "))
     if not bool(data["threshold"].isnan().all()):
@@ -186,7 +187,7 @@ def clipped_share(history: History, axes: "Axes | None" = None) -> "Axes":
         'Steps, the longest being 1'
     """
     data = history.values()
-    axes = axes or _axes()
+    axes = axes or new_axes()
     axes.plot(data["step"], data["step_factor"], ".", color="#56b4e9", ms=3, label="step length")
     axes.plot(data["step"], data["clipped_share"], color="#d55e00", label="share of full steps")
     axes.set(xlabel="step", ylim=(-0.03, 1.03), title="Steps, the longest being 1")
@@ -218,7 +219,7 @@ def layers(history: History, axes: "Axes | None" = None) -> "Axes":
         ['group 0 +1']
     """
     last = history.values()["group_dual_norms"][-1]
-    axes = axes or _axes()
+    axes = axes or new_axes()
     places = list(range(len(last)))
     axes.barh(places, last.tolist(), color="#009e73")
     axes.set_yticks(places, history.labels[: len(last)])
@@ -254,7 +255,7 @@ def heatmap(history: History, axes: "Axes | None" = None) -> "Axes":
     parts = data["group_dual_norms"].nan_to_num()
     total = parts.sum(1, keepdim=True)
     share = (parts / torch.where(total == 0, 1, total)).T
-    axes = axes or _axes()
+    axes = axes or new_axes()
     ends = (float(data["step"][0]) - 0.5, float(data["step"][-1]) + 0.5)
     image = axes.imshow(
         share.numpy(), aspect="auto", interpolation="nearest", cmap="viridis",
@@ -290,27 +291,7 @@ def draw(history: History) -> "Figure":
     """
     history.values()
     height = max(3.6, 0.22 * len(history.labels))
-    figure = _figure(figsize=(9, 3.4 + height), height_ratios=(3.4, height))
+    figure = new_figure(figsize=(9, 3.4 + height), height_ratios=(3.4, height))
     for panel, axes in zip((dual_norm, clipped_share, layers, heatmap), figure.axes, strict=True):
         panel(history, axes)
-    return figure
-
-
-def _axes() -> "Axes":
-    axes: Axes = _figure(figsize=(6, 4), height_ratios=None).axes[0]
-    return axes
-
-
-def _figure(figsize: tuple[float, float], height_ratios: Any) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            'normball.plot draws with matplotlib: pip install "normball[plot]"'
-        ) from None
-    figure = Figure(figsize=figsize, layout="constrained")
-    if height_ratios is None:
-        figure.subplots()
-    else:
-        figure.subplots(2, 2, height_ratios=height_ratios)
     return figure

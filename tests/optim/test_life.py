@@ -199,6 +199,34 @@ def test_what_is_new_is_added_whole_or_not_at_all():
     assert [len(g["params"]) for g in optimizer.param_groups] == before
 
 
+def test_what_is_new_goes_only_to_a_group_with_its_labels_and_numbers():
+    params = [nn.Parameter(torch.ones(2, 2)) for _ in range(5)]
+    norm = Spectral()
+    optimizer = Scion(
+        [{"params": params[:1], "norm": norm, "name": "a"}, {"params": params[1:2], "norm": norm}],
+        0.1,
+    )
+    optimizer.param_groups[0]["lr"] = 0.05
+    optimizer.add_new(
+        [
+            {"params": params[2:3], "norm": norm, "name": "a"},
+            {"params": params[3:4], "norm": norm, "lr": 0.1},
+            {"params": params[4:5], "norm": norm, "lr": 0.2},
+        ]
+    )
+    place = {id(p): i for i, p in enumerate(params)}
+    held = [[place[id(p)] for p in g["params"]] for g in optimizer.param_groups]
+    assert held == [[0, 2], [1, 3], [4]]
+    with pytest.raises(ValueError, match="single tensor"):
+        GGNC([nn.Parameter(torch.ones(2, 2))], gamma=0.1, rho=1.0, norm=norm).add_new(
+            [{"params": [nn.Parameter(torch.ones(2, 2))]}]
+        )
+    auto = ClippedScion([{"params": params[:1], "norm": norm}], 0.1)
+    with pytest.raises(ValueError, match='rho="auto" looks back'):
+        auto.add_new([{"params": params[1:2]}, {"params": params[2:3], "alpha": 1.0}])
+    assert [len(g["params"]) for g in auto.param_groups] == [1]
+
+
 @pytest.mark.parametrize("rho", [5.0, "auto"])
 def test_groups_that_are_all_taken_out_and_filled_anew(rho):
     model, other = network(), network()

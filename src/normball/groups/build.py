@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from normball._numeric import repeats
 from normball.groups.overrides import Key, Override, Value, parse, positive
 from normball.groups.plan import Plan, Row
-from normball.groups.rules import ROLES, VECTORS, Kind, Raw, Storage, kind_of
+from normball.groups.rules import Kind, kind_of
 from normball.groups.slots import Slot, slots_of
+from normball.groups.storage import ROLES, VECTORS, Raw, Storage
 from normball.norms import Norm
 from normball.polar import Polar
 
@@ -219,6 +221,8 @@ def _may_train(parameter: Tensor, norm: Norm) -> bool:
     """Tell whether an optimizer takes the parameter, for instance once it is unfrozen."""
     dtype = parameter.dtype
     if not dtype.is_floating_point or dtype.itemsize < 2 or parameter.layout != torch.strided:
+        return False
+    if repeats(parameter):
         return False
     try:
         norm.check(parameter.shape)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from normball.groups.rules import ROLES
 from normball.groups.slots import Slot
+from normball.groups.storage import ROLES
 from normball.norms import Norm
 
 Key = str | type[nn.Module]

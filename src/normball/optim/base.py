@@ -141,14 +141,11 @@ class NormBallOptimizer(Saved):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        roster = self._collect()
-        if not torch.compiler.is_compiling():
-            some = bool(roster.blocks) or self._stages is not None
-            apart = roster.sharded or self._stages is not None
-            grads = [] if apart else [block.grad for block in roster.blocks]
-            self._watch.look(self._params, some, self._record, self._sums_up, lambda: grads)
-        if roster.blocks or self._stages is not None:
-            try:
+        roster, staged = self._collect(), self._stages is not None
+        try:
+            if not torch.compiler.is_compiling():
+                self._watch.look(roster, self._params, staged, self._record, self._sums_up)
+            if roster.blocks or staged:
                 if capture.recording():
                     inside = self._known.inside if self._constrained else None
                     started = self._record.started
@@ -156,8 +153,8 @@ class NormBallOptimizer(Saved):
                     capture.check_numbers(self.param_groups)
                 with nullcontext() if self._stages is None else self._stages.inside():
                     self._advance(roster)
-            finally:
-                roster.leave()
+        finally:
+            roster.leave()
         return loss
 
     def _check_mode(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import torch
@@ -183,19 +184,19 @@ def _kind_of(p: Tensor, grad: Tensor | None) -> Hashable:
     return None if grad is None else (p.shape, p.dtype, p.device, grad.dtype)
 
 
-def _alike(groups: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return for every group the first group with the same norm, radius, lr and alpha."""
-    if len(groups) == 1 or torch.compiler.is_compiling():  # a compiler would fix the numbers
-        return list(range(len(groups)))
+def _firsts(keys: Sequence[Hashable]) -> list[int]:
+    """Return for every key the place of the first one that is equal."""
+    # A compiler would fix the numbers in the keys.
+    if len(keys) == 1 or torch.compiler.is_compiling():
+        return list(range(len(keys)))
     first: dict[Hashable, int] = {}
-    found = []
-    for i, group in enumerate(groups):
-        lr = group["lr"]
-        # A value of a tensor is not read: equal are groups with the same one.
-        step = id(lr) if isinstance(lr, Tensor) else lr
-        key = group["norm"], group["radius"], step, group["alpha"]
-        found.append(first.setdefault(key, i))
-    return found
+    return [first.setdefault(key, i) for i, key in enumerate(keys)]
+
+
+def _numbers(group: Mapping[str, Any]) -> Hashable:
+    """Return radius, lr and alpha; equal tensors are the same one, since values are not read."""
+    lr = group["lr"]
+    return group["radius"], id(lr) if isinstance(lr, Tensor) else lr, group["alpha"]
 
 
 class Roster:
@@ -208,10 +209,12 @@ class Roster:
         self._params = [p for group in groups for p in group["params"]]
         self._sizes = [len(group["params"]) for group in groups]
         self._kinds = [_kind_of(p, p.grad) for p in self._params]
-        alike = _alike(groups)
+        self._norms = [group["norm"] for group in groups]
+        # Norms are compared once: the repr of a norm of one's own can be costly.
+        self._equal_norms = _firsts(self._norms)
         self._settings = [
-            Setting(i, group["norm"], first)
-            for i, (group, first) in enumerate(zip(groups, alike, strict=True))
+            Setting(i, norm, first)
+            for i, (norm, first) in enumerate(zip(self._norms, self._alike(groups), strict=True))
         ]
         settings = [s for s, n in zip(self._settings, self._sizes, strict=True) for _ in range(n)]
         self.missing = [n for n, kind in zip(names, self._kinds, strict=True) if kind is None]
@@ -229,7 +232,8 @@ class Roster:
         Returns:
             False if the roster no longer fits: the groups have other parameters, other parameters
             have gradients, one has another shape, dtype or device (`model.float()` keeps a
-            parameter and changes its data), or other groups than before have equal settings.
+            parameter and changes its data), a group has another norm, or other groups than before
+            have equal settings.
 
         Raises:
             ValueError: a gradient is sparse.
@@ -241,12 +245,13 @@ class Roster:
             or any(p is not q for p, q in zip(params, self._params, strict=True))
             or [_kind_of(p, g) for p, g in zip(params, grads, strict=True)] != self._kinds
             or [len(group["params"]) for group in groups] != self._sizes
-            or _alike(groups) != [setting.alike for setting in self._settings]
+            or not all(map(is_, [group["norm"] for group in groups], self._norms))
+            or self._alike(groups) != [setting.alike for setting in self._settings]
         ):
             return False
         for setting, group in zip(self._settings, groups, strict=True):
-            setting.norm, setting.radius = group["norm"], group["radius"]
-            setting.longest, setting.alpha = longest(group), group["alpha"]
+            setting.radius, setting.alpha = group["radius"], group["alpha"]
+            setting.longest = longest(group)
         present = [grads[place] for place in self._places]
         if {grad.layout for grad in present} - {torch.strided}:
             self._refuse_sparse(present)
@@ -258,6 +263,10 @@ class Roster:
                     block.param = parallel.local(block.owner)
                     block.grad = parallel.local(parallel.aligned(block.grad, block.owner))
         return True
+
+    def _alike(self, groups: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return for every group the first group with the same norm, radius, lr and alpha."""
+        return _firsts(list(zip(self._equal_norms, map(_numbers, groups), strict=True)))
 
     def _refuse_sparse(self, grads: Sequence[Tensor]) -> None:
         for block, grad in zip(self.blocks, grads, strict=True):

@@ -76,7 +76,9 @@ def _has_state(bundle: Bundle, state: Mapping[Tensor, Mapping[str, Tensor]]) -> 
     if bundle.first.alpha == 1:
         return True
     rows = [state.get(block.owner, {}).get("momentum") for block in bundle.blocks]
-    return all(map(is_, rows, bundle.rows)) if bundle.stacked else rows[0] is not None
+    if not bundle.stacked:
+        return rows[0] is not None
+    return len(bundle.rows) == len(rows) and all(map(is_, rows, bundle.rows))
 
 
 def check_numbers(groups: Sequence[Group]) -> None:

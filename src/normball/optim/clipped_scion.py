@@ -1,5 +1,6 @@
 """Clipped Scion: generalized gradient norm clipping and the short step, for networks."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from normball.optim.base import NormBallOptimizer
 from normball.optim.blocks import Bundle
 from normball.optim.geometry import Layers
 from normball.optim.keys import explained
-from normball.optim.settings import CURVATURE, Settings, layers
+from normball.optim.settings import CURVATURE, Group, Settings, layers
 from normball.optim.terms import scalar
 from normball.optim.threshold import MeasuredThreshold, slopes, split_state
 
@@ -190,20 +191,12 @@ class ClippedScion(NormBallOptimizer):
             return None
         return threshold
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group: a dict of `params` and the keys that the class documents.
-
-        Raises:
-            TypeError: an unknown key, a norm that is not a `Norm`, a tensor that is not real and
-                dense.
-            ValueError: a number out of range, a norm that does not fit a shape, the same parameter
-                twice, `rho="auto"` without momentum. Nothing is added.
-        """
-        if isinstance(param_group, dict) and self._threshold is not None:
-            self._check_momentum(param_group.get("alpha", self.defaults["alpha"]))
-            if not self.param_groups:
+    def _complete(self, given: Group, others: Sequence[Group]) -> tuple[Group, bool]:
+        if self._threshold is not None:
+            self._check_momentum(given.get("alpha", self.defaults["alpha"]))
+            if not others:
                 self.defaults["rho"] = self._threshold.rho  # all groups were taken out: go on
-        super().add_param_group(param_group)
+        return super()._complete(given, others)
 
     @staticmethod
     def _check_momentum(alpha: float) -> None:

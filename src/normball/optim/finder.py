@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from normball._style import new_axes
 from normball.optim import metrics, validate
 from normball.optim.clipped_scion import ClippedScion
 from normball.optim.scion import Scion
@@ -77,9 +78,7 @@ class LrCurve:
             >>> curve.plot().get_xscale()
             'log'
         """
-        from normball.plot import _axes  # which needs the optimizers
-
-        axes = axes or _axes()
+        axes = axes or new_axes()
         lr, loss = self.best
         axes.plot(self.lrs, self.losses, color="#0072b2")
         label = f"suggestion: {self.suggestion:.3g}, 2^{math.log2(self.suggestion):.1f}"

@@ -1,7 +1,7 @@
 """The parameter groups of an optimizer: what may be added, and what is checked before a step."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
@@ -67,15 +67,11 @@ class Grouped(Optimizer):
             TypeError: a key that resembles one of these keys, or is a setting of other optimizers;
                 a norm that is not a `Norm`; a tensor that is not real and dense.
             ValueError: a number out of range, a norm that does not fit a shape, the same parameter
-                twice. Nothing is added.
+                twice, `rho="auto"` without momentum. Nothing is added.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group must be a dict, not {type(param_group).__name__}")
-        group = self._settings.complete(param_group, self.param_groups, self._own_defaults())
-        counted = validate.check_counted(group.pop("counted", True), self._stages)
-        if self._settings.capturable:
-            capture.check_group(group)
-        self._geometry.check_count(sum(len(g["params"]) for g in [*self.param_groups, group]))
+        group, counted = self._complete(param_group, self.param_groups)
         if self.param_groups:
             named = "param_names" in self.param_groups[0]
             group["params"] = _paired(group["params"], named, len(self.param_groups))
@@ -114,40 +110,48 @@ class Grouped(Optimizer):
         """
         groups = list(groups)
         held = set(map(id, self._params()))
-        found: list[tuple[Group | None, Group]] = []
         others = list(self.param_groups)
+        found: list[tuple[int | None, Group]] = []
         for given in groups:
-            fresh = [entry for entry in given["params"] if id(_tensor(entry)) not in held]
-            if not fresh:
-                continue
-            group = {**given, "params": fresh}
-            whole = self._settings.complete(group, others, self._own_defaults())
-            others.append({**whole, "params": [*map(_tensor, whole["params"])]})
-            home = next((g for g in self.param_groups if self._alike(whole, g, given)), None)
-            found.append((home, group))
+            fresh = {**given, "params": [e for e in given["params"] if id(_tensor(e)) not in held]}
+            if fresh["params"]:
+                whole, counted = self._complete(fresh, others)
+                others.append({**whole, "params": [*map(_tensor, whole["params"])]})
+                found.append((self._home(whole, counted, given), fresh))
         every = (entry for group in groups for entry in group["params"])
         self._titles |= {e[1]: e[0] for e in every if isinstance(e, tuple) and id(e[1]) in held}
-        self._check_members()
-        for home, group in found:
-            if home is None:
-                self.add_param_group(group)
+        for index, fresh in found:
+            if index is None:
+                self.add_param_group(fresh)
                 continue
+            home = self.param_groups[index]
             named = "param_names" in home
-            entries = _paired(group["params"], named, self.param_groups.index(home))
+            entries = _paired(fresh["params"], named, index)
             if named:
                 home["param_names"] = [*home["param_names"], *(name for name, _ in entries)]
             home["params"] = [*home["params"], *map(_tensor, entries)]
+        self._check_members()
 
-    def _alike(self, new: Group, group: Group, given: Group) -> bool:
-        """Tell whether a new group would have the settings of one that exists."""
-        names = {"norm", "radius", "alpha"} | ({"lr"} & set(given))
-        same = all(new[name] is group[name] or new[name] == group[name] for name in names)
-        copies = bool(group["params"]) and any(group["params"][0] is p for p in self._copies)
-        return same and new.get("counted", True) is not copies
+    def _home(self, new: Group, counted: bool, given: Group) -> int | None:
+        """Return the number of a group with the settings, and the labels, of a new one."""
+        names = {"norm", "radius", "alpha"} | (set(given) - {"params", "param_names", "counted"})
+        for index, group in enumerate(self.param_groups):
+            first = next(iter(group["params"]), None)
+            counts = all(first is not copy for copy in self._copies)
+            if counts is counted and all(_same(new[n], group.get(n)) for n in names):
+                return index
+        return None
 
-    def _own_defaults(self) -> Group:
-        """Return the defaults without what is there for schedulers alone."""
-        return {key: value for key, value in self.defaults.items() if key != "momentum"}
+    def _complete(self, given: Group, others: Sequence[Group]) -> tuple[Group, bool]:
+        """Return a new group with all its keys, checked, and whether it counts over stages."""
+        # `momentum` is there for schedulers alone.
+        defaults = {key: value for key, value in self.defaults.items() if key != "momentum"}
+        group = self._settings.complete(given, others, defaults)
+        counted = validate.check_counted(group.pop("counted", True), self._stages)
+        if self._settings.capturable:
+            capture.check_group(group)
+        self._geometry.check_count(sum(len(g["params"]) for g in [*others, group]))
+        return group, counted
 
     def _mark(self) -> None:
         for group in self.param_groups:
@@ -183,8 +187,8 @@ class Grouped(Optimizer):
         if not same:
             for group in groups:
                 self._settings.check_numbers(group)
-            self._settings.check_common(groups)
             known.numbers = [self._settings.numbers_of(group) for group in groups]
+        self._settings.check_common(groups)
         norms = [group["norm"] for group in groups]
         if len(norms) != len(known.norms) or not all(map(is_, norms, known.norms)):
             self._check_replaced()
@@ -239,6 +243,10 @@ class Grouped(Optimizer):
                 new if old in taken else old for old, new in zip(names, unknown, strict=True)
             ]
         return [new or old for new, old in zip(found, unknown, strict=True)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and bool(a == b))
 
 
 def _tensor(entry: Any) -> Any:

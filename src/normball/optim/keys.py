@@ -117,7 +117,9 @@ def explained(init: Callable[_P, None]) -> Callable[_P, None]:
 
     @functools.wraps(init)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        for key in kwargs.keys() - known:
+        for key in kwargs:
+            if key in known:
+                continue
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}=?" if near else f"its arguments: {', '.join(known)}"
             if key == "rho":

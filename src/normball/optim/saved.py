@@ -45,8 +45,8 @@ class Saved(Grouped):
         held = set(self._params())
         gone = [p for p in self.state if isinstance(p, Tensor) and p not in held]
         out = {p: self.state.pop(p) for p in gone}
-        self._mend_names()
         try:
+            self._mend_names()
             state = checkpoint.plain(super().state_dict())
         finally:
             self.state.update(out)  # of parameters that were taken out of their lists

@@ -55,8 +55,9 @@ class Settings:
         )
 
     def numbers_of(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the numbers of a group, in the order of `numbers`, and its momentum if any."""
-        return (*[group[name] for name in self.numbers], group.get("momentum"))
+        """Return what `check_numbers` depends on: numbers, and of good tensors the dtype alone."""
+        values = [*map(group.get, self.numbers), group.get("momentum")]
+        return tuple([v.dtype if isinstance(v, Tensor) and v.numel() == 1 else v for v in values])
 
     def longest(self, group: Mapping[str, Any]) -> float | Tensor:
         """Return the longest step of a group: `lr`, or `gamma rho` in the paper's parameters."""
@@ -154,7 +155,10 @@ class Settings:
         Nothing waits for their device. A step does nothing where this is false.
         """
         checks = []
-        for group in groups:
+        tensors = [[v for v in map(g.get, _ON_DEVICE) if isinstance(v, Tensor)] for g in groups]
+        # Each tensor once, in however many groups it is.
+        different = {tuple(map(id, held)): g for held, g in zip(tensors, groups, strict=True)}
+        for group in different.values():
             lr, rho = _flat(group["lr"]), _flat(group.get("rho"))
             longest = self._product(group)
             if isinstance(lr, Tensor):

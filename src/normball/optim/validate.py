@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 import normball.norms as norms
 from normball import parallel
+from normball._numeric import repeats
 from normball.norms import Norm
 
 
@@ -167,18 +168,13 @@ def check_parameter(name: str, parameter: object, norm: Norm) -> None:
         raise ValueError(f"{name} has layout {parameter.layout}: use a dense (strided) tensor")
     if not parameter.is_leaf and not parameter.retains_grad:
         raise ValueError(f"{name} is not a leaf: no gradient is kept for it")
-    if any(n > 1 and step == 0 for n, step in _steps(parameter)):
+    if repeats(parameter):
         raise ValueError(
             f"{name} has several entries in one place of memory, as expand() makes them, so a step "
             "would move them several times: pass a contiguous() copy, or the tensor that was "
             "expanded"
         )
     check_shape(name, parameter, norm)
-
-
-def _steps(p: Tensor) -> Iterable[tuple[int, int]]:
-    """Return size and stride of every dimension; nothing of a sharded parameter."""
-    return () if parallel.is_sharded(p) else zip(p.shape, p.stride(), strict=True)
 
 
 def check_shape(name: str, parameter: Tensor, norm: Norm) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from normball._numeric import concrete, host_knows
+from normball.optim.blocks import Roster
+from normball.optim.capture import recording
 from normball.optim.metrics import Record
 
 # Steps from one look at the counts to the next.
@@ -32,23 +34,23 @@ class Watch:
 
     def look(
         self,
+        roster: Roster,
         params: Callable[[], Iterable[Tensor]],
-        some: bool,
+        staged: bool,
         record: Record,
         joint: bool,
-        grads: Callable[[], list[Tensor]],
     ) -> None:
         """Look at a step before it changes anything.
 
         Args:
-            params: returns those of the optimizer.
-            some: whether any of them has a gradient.
+            roster: the parameters with gradients.
+            params: returns all of the optimizer.
+            staged: whether other ranks hold other parameters.
             record: of the steps before this one.
             joint: whether the length of a step depends on all layers together.
-            grads: returns the gradients of this step, or none if other ranks have parts of them.
         """
         self._calls += 1
-        if not some:
+        if not roster.blocks and not staged:
             self._say(
                 "none",
                 "no parameter of this optimizer has a gradient, so its steps change nothing. Was "
@@ -65,14 +67,15 @@ class Watch:
             )
         # Models and gradients are looked through at steps 10, 20, 40, 80, ...
         tens, rest = divmod(self._calls, _EVERY)
-        if rest:
+        if rest or recording():
             return
         counts = record.counts
         if tens & (tens - 1) == 0:
             self._look_outside(params())
-            found = grads() if joint else []
-            if found:
-                counts = torch.cat([counts, _marks(found).to(counts)])
+            whole = roster.blocks and not roster.sharded and not staged
+            if joint and whole:
+                marks = _marks([block.grad for block in roster.blocks])
+                counts = torch.cat([counts, marks.to(counts)])
         self._look_at_counts(counts)
 
     def _look_outside(self, params: Iterable[Tensor]) -> None:
@@ -94,8 +97,6 @@ class Watch:
         if host_knows(counts):
             self._compare(counts.tolist(), self._calls - 1)
         elif counts.device.type == "cuda" and concrete(counts):
-            if torch.cuda.is_current_stream_capturing():
-                return
             if self._copy is not None and self._copy[1].query():
                 self._compare(self._copy[0].tolist(), self._copy[2])
                 self._copy = None
