@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from benchmarks.work import Shapes
-from normball.polar import Auto, Nonic
+from normball.polar import Auto, Half, Nonic
 
 
 def muon_flops(shapes: Shapes, steps: int = 5) -> float:
@@ -35,12 +35,9 @@ def polynomial_flops(shapes: Shapes) -> float:
     return sum(Nonic().flops(*shape) for shape in shapes)
 
 
-def bfloat16_flops(shapes: Shapes, steps: int = 6) -> float:
-    """Operations of the factor in bfloat16, every product in full, as a GPU computes them.
-
-    The Gram matrix and its square for the scale, then `4 n + 2 m` products of `m^2` in each step.
-    """
-    return sum(m * m * (2 * n + 2 * m + steps * (4 * n + 2 * m)) for m, n in map(sorted, shapes))
+def half_flops(shapes: Shapes) -> float:
+    """Operations of the factor in float16, every product in full, as a GPU computes them."""
+    return sum(Half().flops(*shape) for shape in shapes)
 
 
 def gemm_rate(size: int, rounds: int = 7) -> float:

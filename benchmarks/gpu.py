@@ -21,13 +21,13 @@ from benchmarks import floor, peers, work
 from benchmarks.__main__ import machine
 from normball import ClippedScion, Scion
 from normball.norms import Sign, Spectral
-from normball.polar import Nonic, Polar, PolarExpress
+from normball.polar import Half, Nonic, Polar
 
 Row = dict[str, Any]
 Params = list[nn.Parameter]
 
-# The default on a GPU that has such products, named so that a CPU can run the same.
-BFLOAT16 = PolarExpress(6, 3e-3, torch.bfloat16)
+# The default on a GPU, named so that a CPU can run the same.
+HALF = Half()
 REFERENCE = "torch.optim.Muon"
 GRAM_PLAIN = "gram-newton-schulz without its kernels"
 
@@ -84,9 +84,9 @@ def optimizers(device: torch.device) -> tuple[dict[str, Callable[[Params], Any]]
     makes: dict[str, Callable[[Params], Any]] = {
         REFERENCE: lambda p: _Beside(peers.muon, p),
         "AdamW, fused": lambda p: torch.optim.AdamW(p, 1e-3, fused=True),
-        "normball": _ours(BFLOAT16, rho=1.0),
-        "normball, unclipped": _ours(BFLOAT16),
-        "normball, reuse_grad": _ours(BFLOAT16, rho=1.0, reuse_grad=True),
+        "normball": _ours(HALF, rho=1.0),
+        "normball, unclipped": _ours(HALF),
+        "normball, reuse_grad": _ours(HALF, rho=1.0, reuse_grad=True),
         "normball, Nonic in float32": _ours(Nonic(), rho=1.0),
     }
     try:
@@ -113,7 +113,7 @@ def measure(name: str, device: torch.device, rounds: int) -> Iterator[Row]:
     shapes = model.shapes()
     makes, absent = optimizers(device)
     rate = gemm_rate(model.gemm, device, max(rounds, 3))
-    flops = floor.bfloat16_flops(shapes[:-1])
+    flops = floor.half_flops(shapes[:-1])
     yield {
         "case": "floor",
         "model": name,
@@ -132,7 +132,7 @@ def measure(name: str, device: torch.device, rounds: int) -> Iterator[Row]:
         peaks[label] = _peak(step, params, device)
         steps[label] = _waited(step, device)
     if device.type == "cuda":
-        graph = _captured(_ours(BFLOAT16, rho=1.0, capturable=True)(params))
+        graph = _captured(_ours(HALF, rho=1.0, capturable=True)(params))
         steps["normball, as a CUDA graph"] = _waited(graph.replay, device)
     found = work.summary(work.interleave(steps, rounds), REFERENCE)
     for label, row in found.items():

@@ -11,6 +11,9 @@ Dims = int | tuple[int, ...] | None
 # Up to this many entries a call on a CPU costs more than what it computes.
 _FEW = 2**14
 
+# Where a value of a flag is not at hand, and torch has a kernel that reads it.
+_FUSED = {"cuda"}
+
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -77,6 +80,45 @@ def choose_(out: Tensor, flag: Tensor, new: Tensor, old: Tensor) -> Tensor:
     if host_knows(flag):
         return out.copy_(new if flag else old)
     return torch.where(flag.to(out.device), new, old, out=out)
+
+
+def step_where_(
+    xs: Sequence[Tensor], ys: Sequence[Tensor], length: float | Tensor, flag: Tensor, *, to: bool
+) -> bool:
+    """Add `length y` to each `x`, or `length (y - x)` with `to`, where `flag` holds, in one pass.
+
+    Else all bits are kept. This takes half of the memory traffic of `torch.where`, and one launch.
+
+    Args:
+        xs: changed in place.
+        ys: of the same shapes.
+        length: a number, or 0-d.
+        flag: 0-d bool; nothing waits for its value.
+        to: whether to step towards `y`, and not along it.
+
+    Returns:
+        False, with nothing done, if torch has no kernel that does this for these tensors.
+    """
+    device = flag.device
+    if device.type not in _FUSED or not all(
+        x.device == y.device == device
+        and x.dtype == y.dtype == torch.float32
+        and x.is_contiguous()
+        and y.is_contiguous()
+        and concrete(x)
+        and concrete(y)
+        for x, y in zip(xs, ys, strict=True)
+    ):
+        return False
+    # Fused SGD without momentum computes `x - lr (y + weight_decay x)` unless `found_inf` is 1.
+    if isinstance(length, Tensor):
+        length = length.to(device, torch.float32)
+    torch._fused_sgd_(
+        list(xs), list(ys), [], weight_decay=-1.0 if to else 0.0, momentum=0.0, lr=-length,
+        dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
+        found_inf=flag.logical_not().to(torch.float32),
+    )  # fmt: skip
+    return True
 
 
 def host_knows(x: Tensor) -> bool:

@@ -140,7 +140,7 @@ def test_norms_are_values():
     assert Spectral() == Spectral("rms")
     assert len({Spectral(), Spectral("rms"), Spectral("plain"), Spectral(polar=SVD())}) == 3
     assert repr(Spectral(polar=PolarExpress())) == (
-        "Spectral(scale='rms', polar=PolarExpress(steps=6, lower=0.002, dtype=None))"
+        "Spectral(scale='rms', polar=PolarExpress(steps=6, lower=0.002))"
     )
     with pytest.raises(AttributeError):
         Sign().normalized = False

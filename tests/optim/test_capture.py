@@ -121,7 +121,7 @@ def test_a_step_on_a_gpu_waits_for_nothing_and_sends_nothing(row):
 @pytest.mark.parametrize("shape", [(40, 40), (300, 700), (3, 130, 200), (200, 64)], ids=str)
 @pytest.mark.parametrize("half", [False, True])
 def test_the_default_factor_on_a_gpu_can_be_captured(shape, half, monkeypatch):
-    monkeypatch.setattr(choose, "_multiplies_bfloat16", lambda device: half)
+    monkeypatch.setattr(choose, "_multiplies_half", lambda device: half)
     with FakeTensorMode(), Tape():
         Spectral().lmo_and_dual(torch.empty(shape, device="cuda"))
 

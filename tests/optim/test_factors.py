@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from normball import ClippedScion
-from normball.polar import Auto, Eigh, Nonic, PolarExpress
+from normball.polar import Auto, Eigh, Half, Nonic, PolarExpress
 from tests.optim.network import build, groups, loss
 
 # Factor, how far apart the weights may be as a share of the way they went, and the dual norms.
@@ -13,7 +13,7 @@ FACTORS = [
     (Eigh(), 0.02, 1e-3),
     (Nonic(), 0.02, 1e-3),
     (PolarExpress(), 0.02, 1e-3),
-    (PolarExpress(6, 3e-3, torch.bfloat16), 0.02, 3e-3),
+    (Half(), 0.02, 3e-3),
 ]
 
 

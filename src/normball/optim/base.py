@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_within, apart, host_knows
+from normball._numeric import all_within, apart, host_knows, step_where_
 from normball.optim import capture, metrics, validate
 from normball.optim.average import Average
 from normball.optim.blocks import Bundle, Roster
@@ -185,14 +185,17 @@ class NormBallOptimizer(Saved):
 
         free = apart(grads) if self._reuse_grad else [False] * len(grads)
         free = [own and not bundle.stacked for own, bundle in zip(free, bundles, strict=True)]
+        rooms = [grad if own else None for grad, own in zip(grads, free, strict=True)]
         estimates = self._estimator.take_in(self.state, bundles, grads, free, finite)
+        del grads
         found: dict[int, Term] = {}
         corner = self._needs_corner
         for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
+            estimates.forget(i)
             # Kept until the global number is known, in the gradient's memory if that is allowed.
-            if free[i]:
-                grad = grads[i]
-                term.update = term.update if term.update is grad else grad.copy_(term.update)
+            room = rooms[i]
+            if room is not None and term.update is not room:
+                term.update = room.copy_(term.update)
             found[i] = term
         terms = [found[i] for i in range(len(bundles))]
         settle(terms, corner)
@@ -248,7 +251,14 @@ class NormBallOptimizer(Saved):
         if known and not finite:
             return
         for bundle, update in zip(bundles, updates, strict=True):
-            first = bundle.first
+            first, longest = bundle.first, bundle.first.longest
+            if isinstance(longest, Tensor):
+                longest = longest.to(factor.device, factor.dtype)
+            length = longest * factor if self._constrained else longest * first.radius * factor
+            if bundle.active is None or not self._constrained:
+                rows = list(update.unbind()) if bundle.stacked else [update]
+                if step_where_(bundle.params, rows, length, finite, to=self._constrained):
+                    continue
             dtype = torch.promote_types(first.param.dtype, update.dtype)
             dtype = torch.float32 if dtype.itemsize < 4 else dtype
             old = bundle.join(bundle.params)
@@ -256,16 +266,11 @@ class NormBallOptimizer(Saved):
             into: Tensor | None = old if known and old.dtype == dtype else update
             if torch.compiler.is_compiling():
                 into = None  # a compiler takes contiguous memory only
-            longest = first.longest
-            if isinstance(longest, Tensor):
-                longest = longest.to(factor.device, factor.dtype)
+            length = length.to(x.device, dtype)
             if self._constrained:
-                share = (longest * factor).to(x.device, dtype)
-                if bundle.active is not None:
-                    share = share * bundle.active
+                share = length if bundle.active is None else length * bundle.active
                 new = torch.lerp(x, update, share, out=into)
             else:
-                length = (longest * first.radius * factor).to(x.device, dtype)
                 new = torch.addcmul(x, update, length, out=into)
             bundle.keep_(new.to(old.dtype), old, finite)
 

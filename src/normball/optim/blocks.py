@@ -13,10 +13,11 @@ from normball._numeric import choose_
 from normball.norms import Norm
 
 # Up to this many entries the launch of an operation costs more than its arithmetic: 128 x 128 on a
-# CPU, where products of larger matrices gain nothing from a batch; 1024 x 1024 on a device that
-# takes launches from a queue.
+# CPU, where products of larger matrices gain nothing from a batch; 4096 x 4096 on a device that
+# takes launches from a queue. There a stack is a copy of what is in it, so it has a limit too.
 _SMALL = {"cpu": 2**14}
-_SMALL_ELSEWHERE = 2**20
+_SMALL_ELSEWHERE = 2**24
+_MOST_TOGETHER = 2**26
 
 
 @dataclass(slots=True)
@@ -164,19 +165,22 @@ class Bundle:
 
 def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
     """Group small blocks of one kind, in order of first appearance; large ones stay alone."""
-    found: dict[Hashable, Bundle] = {}
-    for number, block in enumerate(blocks):
+    found: list[Bundle] = []
+    last: dict[Hashable, Bundle] = {}
+    for block in blocks:
         kind = block.kind()
-        key = number if kind is None else kind
-        if key in found:
-            found[key].blocks.append(block)
-        else:
-            found[key] = Bundle([block])
-    for bundle in found.values():
+        bundle = None if kind is None else last.get(kind)
+        if bundle is None or (len(bundle.blocks) + 1) * block.param.numel() > _MOST_TOGETHER:
+            bundle = Bundle([])
+            found.append(bundle)
+            if kind is not None:
+                last[kind] = bundle
+        bundle.blocks.append(block)
+    for bundle in found:
         groups = [block.group for block in bundle.blocks]
         if len(set(groups)) > 1:
             bundle.groups = torch.tensor(groups, device=bundle.first.param.device)
-    return list(found.values())
+    return found
 
 
 def _kind_of(p: Tensor, grad: Tensor | None) -> Hashable:

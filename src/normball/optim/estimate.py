@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import concrete, host_knows
+from normball._numeric import concrete, host_knows, step_where_
 from normball.optim import validate
 from normball.optim.blocks import Block, Bundle
 
@@ -220,7 +220,12 @@ class Estimates(Sequence[Tensor]):
     """One estimate for every bundle, computed when it is read, so that only one is in memory."""
 
     def __init__(self, parts: Sequence[_Estimate]) -> None:
-        self._parts = parts
+        self._parts = list(parts)
+
+    def forget(self, index: int) -> None:
+        """Free what an estimate is made from, a copy of gradients if they are stacked."""
+        part = self._parts[index]
+        part.d = part.g = None
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -244,6 +249,8 @@ def _on_its_own(row: Tensor) -> Tensor:
 def _advance(bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor, room: Tensor | None) -> None:
     """Write the new momentum where all is finite and the part does not rest; may use `room`."""
     alpha = bundle.first.alpha
+    if bundle.active is None and step_where_([d], [g], alpha, finite, to=True):
+        return
     weight = alpha if bundle.active is None else alpha * bundle.active.to(d.dtype)
     if not host_knows(finite):
         torch.where(finite.to(d.device), torch.lerp(d, g, weight, out=room), d, out=d)

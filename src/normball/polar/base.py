@@ -36,6 +36,8 @@ class Polar(ABC):
 
     synchronises: ClassVar[bool] = False
     """Whether a call waits for the device where that is not the CPU."""
+    _any_scale: ClassVar[bool] = False
+    """Whether `_wide` takes entries of any size."""
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor of each matrix and its inner product with that matrix.
@@ -59,7 +61,8 @@ class Polar(ABC):
             return self._one_by_one(x, work)
         if x.numel() == 0:
             return x.clone(), work.new_zeros(x.shape[:-2])
-        if work.ndim == 2 and host_knows(work) and _LOW <= peak(work) <= _HIGH:
+        known = work.ndim == 2 and host_knows(work)
+        if self._any_scale or (known and _LOW <= peak(work) <= _HIGH):
             unit, scale = work, work.new_ones(1, 1)
         else:
             unit, scale = split_scale(work, (-2, -1))
@@ -92,7 +95,8 @@ class Polar(ABC):
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Do the same for `x` of shape `(..., m, n)`, `m <= n`, without changing `x`.
 
-        Its largest entry is 0, NaN or about 1, so that no square over- or underflows.
+        Its largest entry is 0, NaN or about 1, so that no square over- or underflows, unless the
+        class takes any scale.
         """
 
 

@@ -7,16 +7,17 @@ from torch import Tensor
 
 from normball.polar.base import Polar
 from normball.polar.exact import SVD, Eigh
+from normball.polar.half import Half
 from normball.polar.iterative import Nonic, PolarExpress
 
 # Below this size rounding to 16 bit does not average out, and products are cheap anyway.
-_SMALLEST_IN_BFLOAT16 = 64
+_SMALLEST_IN_HALF = 64
 
 # Up to this size products beat LAPACK on a CPU: 2.7 times at 64, in a batch, and not at all at 256.
 _LARGEST_BY_PRODUCTS = 128
 
 _SVD, _EIGH = SVD(), Eigh()
-_SINGLE, _HALF = Nonic(), PolarExpress(6, 3e-3, torch.bfloat16)
+_SINGLE, _HALF = Nonic(), Half()
 _DOUBLE = PolarExpress(20, 1e-6)
 
 
@@ -26,13 +27,13 @@ class Auto(Polar):
 
     - On the CPU `Nonic()` for matrices of up to 128 rows or columns and `Eigh()` for larger ones,
       each the fastest there; in float64 `SVD()`, for theory that must hold to the last digit.
-    - On a CUDA GPU that multiplies bfloat16 in hardware (from Ampere on), for matrices of 64 rows
-      and columns or more, `PolarExpress(6, 3e-3, torch.bfloat16)`.
+    - On a CUDA GPU with tensor cores (from Volta on), for matrices of 64 rows and columns or more,
+      `Half()`.
     - Elsewhere, and for smaller matrices, `Nonic()`; in float64 `PolarExpress(20, 1e-6)`.
 
     Off the CPU nothing waits for the device. In float32 the nuclear norm is at most 0.2 % too
-    small (in bfloat16 products within 0.3 %) and the largest singular value of the factor at most
-    1 + 1e-3 (1 + 8e-3). To force a factor, give it to the norm: `Spectral(polar=Nonic())`.
+    small and the largest singular value of the factor at most 1 + 1e-3 (in float16 1 + 2e-3). To
+    force a factor, give it to the norm: `Spectral(polar=Nonic())`.
 
     Examples:
         >>> import torch
@@ -56,14 +57,14 @@ class Auto(Polar):
             return _SVD if double else _SINGLE if small else _EIGH
         if double:
             return _DOUBLE
-        large = size >= _SMALLEST_IN_BFLOAT16
-        return _HALF if large and _multiplies_bfloat16(device) else _SINGLE
+        large = size >= _SMALLEST_IN_HALF
+        return _HALF if large and _multiplies_half(device) else _SINGLE
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 in hardware; this does not wait for the device."""
+def _multiplies_half(device: torch.device) -> bool:
+    """Tell whether a device multiplies float16 in hardware; this does not wait for the device."""
     return (
         device.type == "cuda"
         and torch.cuda.is_available()
-        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and torch.cuda.get_device_capability(device) >= (7, 0)
     )
