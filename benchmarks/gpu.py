@@ -1,8 +1,9 @@
 """The step on a GPU, for GPTs of 124M and 1B parameters: `python -m benchmarks.gpu`.
 
 Against torch.optim.Muon, gram-newton-schulz and fused AdamW, with the share of the speed of
-bfloat16 products, the cost of clipping, and the same step as a CUDA graph. Rows are appended to
-`results/<date>-gpu/rows.jsonl`. Rivals run as they come, with their own kernels and compiler.
+16-bit products, the cost of clipping, the same step as a CUDA graph, and the share of the step in
+training with batches of 2^19 tokens. Rows are appended to `results/<date>-gpu/rows.jsonl`. Rivals
+run as they come, with their own kernels and compiler.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from torch import nn
 from benchmarks import floor, peers, work
 from benchmarks.__main__ import machine
 from normball import ClippedScion, Scion
+from normball.lab.models.gpt import GPT
 from normball.norms import Sign, Spectral
 from normball.polar import Half, Nonic, Polar
 
@@ -29,6 +31,8 @@ Params = list[nn.Parameter]
 # The default on a GPU, named so that a CPU can run the same.
 HALF = Half()
 REFERENCE = "torch.optim.Muon"
+# Tokens of a batch.
+_BATCH = 2**19
 GRAM_PLAIN = "gram-newton-schulz without its kernels"
 
 
@@ -87,6 +91,7 @@ def optimizers(device: torch.device) -> tuple[dict[str, Callable[[Params], Any]]
         "normball": _ours(HALF, rho=1.0),
         "normball, unclipped": _ours(HALF),
         "normball, reuse_grad": _ours(HALF, rho=1.0, reuse_grad=True),
+        "normball, average": _ours(HALF, rho=1.0, average=0.1),
         "normball, Nonic in float32": _ours(Nonic(), rho=1.0),
     }
     try:
@@ -101,8 +106,8 @@ def optimizers(device: torch.device) -> tuple[dict[str, Callable[[Params], Any]]
 
 
 def gemm_rate(size: int, device: torch.device, rounds: int) -> float:
-    """Return operations per second of a square product in bfloat16, the best of `rounds`."""
-    x = torch.randn(size, size, device=device).bfloat16()
+    """Return operations per second of a square product in float16, the best of `rounds`."""
+    x = torch.randn(size, size, device=device).half()
     times = work.interleave({"product": _waited(lambda: x @ x, device)}, rounds)["product"]
     return 2 * size**3 / min(times)
 
@@ -113,12 +118,13 @@ def measure(name: str, device: torch.device, rounds: int) -> Iterator[Row]:
     shapes = model.shapes()
     makes, absent = optimizers(device)
     rate = gemm_rate(model.gemm, device, max(rounds, 3))
+    tokens, ms = _backward(model, device, max(2, rounds // 4))  # before states fill the memory
     flops = floor.half_flops(shapes[:-1])
     yield {
         "case": "floor",
         "model": name,
         "parameters": sum(m * n for m, n in shapes),
-        "bfloat16_tflops_per_s": round(rate / 1e12, 3),
+        "float16_tflops_per_s": round(rate / 1e12, 3),
         "factors_ms": round(1e3 * flops / rate, 3),
     }
     params = [nn.Parameter(p.detach().to(device)) for p in work.parameters(shapes)]
@@ -142,7 +148,36 @@ def measure(name: str, device: torch.device, rounds: int) -> Iterator[Row]:
         yield {"case": "step", "model": name, "name": label, **row, **more}
     share = found["normball"]["ms"] / found["normball, unclipped"]["ms"] - 1
     yield {"case": "clipping", "model": name, "overhead": round(share, 4)}
+    whole = ms * _BATCH / tokens
+    yield {
+        "case": "training",
+        "model": name,
+        "forward_and_backward_ms": round(ms, 2),
+        "tokens": tokens,
+        "shares_of_the_step": {
+            label: round(row["ms"] / (whole + row["ms"]), 5) for label, row in found.items()
+        },
+    }
     yield {"case": "absent", "peers": absent}
+
+
+def _backward(model: Model, device: torch.device, rounds: int) -> tuple[int, float]:
+    """Return the tokens of one forward and backward pass in bfloat16 autocast, and its time."""
+    count, length = (16, 1024) if device.type == "cuda" else (1, 32)
+    heads = max(1, model.width // 128)
+    gpt = GPT(vocabulary=model.vocabulary, dim=model.width, depth=model.layers, heads=heads)
+    gpt = gpt.to(device)
+    tokens = torch.randint(model.vocabulary, (count, length + 1), device=device)
+
+    def run() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = gpt(tokens[:, :-1])
+        nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), tokens[:, 1:].flatten()
+        ).backward()
+
+    times = work.interleave({"backward": _waited(run, device)}, rounds)["backward"]
+    return count * length, 1e3 * min(times)
 
 
 def _waited(step: Callable[[], object], device: torch.device) -> Callable[[], object]:

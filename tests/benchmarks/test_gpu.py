@@ -24,7 +24,13 @@ def test_a_tiny_model_on_a_cpu(tmp_path, capsys):
     assert steps["normball"]["of_gemm_peak"] > 0
     (absent,) = [row["peers"] for row in rows if row["case"] == "absent"]
     assert ("gram-newton-schulz" in absent) != (gpu.GRAM_PLAIN in steps)
-    assert {row["case"] for row in rows} == {"floor", "step", "clipping", "absent"}
+    assert {row["case"] for row in rows} == {"floor", "step", "clipping", "training", "absent"}
+    (training,) = [row for row in rows if row["case"] == "training"]
+    whole = training["forward_and_backward_ms"] * 2**19 / training["tokens"]
+    for name, share in training["shares_of_the_step"].items():
+        assert share == pytest.approx(
+            steps[name]["ms"] / (steps[name]["ms"] + whole), rel=0.01, abs=1e-5
+        )
 
 
 def test_an_older_torch_without_muon_is_named(monkeypatch):

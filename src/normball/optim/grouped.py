@@ -217,7 +217,9 @@ class Grouped(Optimizer):
                 if p in titles:
                     raise ValueError(f"{name} is in the groups twice: also as {titles[p]}")
                 titles[p] = name
-        self._titles = titles
+        # In place: a compiler of torch 2.11 sets no attribute of an optimizer.
+        self._titles.clear()
+        self._titles.update(titles)
         self._mend_names()
 
     def _mend_names(self) -> None:
