@@ -150,9 +150,10 @@ def apart(tensors: Sequence[Tensor]) -> list[bool]:
     """Tell which dense tensors can be written to without changing other entries, here or in others.
 
     False if two cover the same range of addresses, even if no entry is shared, and if a tensor has
-    more entries than addresses. In a compiled step tensors have no address, so all are False.
+    more entries than addresses. All are False where tensors have no address: in a compiled step, on
+    the meta device, and for fake ones.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not all(map(has_value, tensors)):
         return [False] * len(tensors)
     spans = []
     for i, x in enumerate(tensors):

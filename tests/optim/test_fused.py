@@ -8,9 +8,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from normball import ClippedScion, Scion, _numeric
-from normball.norms import Spectral
+from normball.norms import Sign, Spectral
 from normball.optim import blocks
 from tests.optim.network import bits, build, groups, loss, same, state_of, train
 
@@ -115,3 +116,15 @@ def test_stacks_have_a_limit(most, sizes, monkeypatch):
     for p, x, g in zip(together, start, grads, strict=True):
         lmo = Spectral().lmo(g)
         assert torch.allclose(p, x + 0.1 * lmo, atol=1e-6)
+
+
+@pytest.mark.parametrize(("options", "sizes"), [({}, [3]), ({"reuse_grad": True}, [1, 1, 1])])
+def test_large_gradients_are_not_copied_where_their_memory_is_reused(options, sizes):
+    """On a GPU, of which fake tensors have the device alone."""
+    with FakeTensorMode():
+        params = [nn.Parameter(torch.empty(1024, 1025, device="cuda")) for _ in range(3)]
+        optimizer = Scion([{"params": params, "norm": Sign()}], 0.1, **options)
+        for p in params:
+            p.grad = torch.empty_like(p)
+        optimizer.step()
+    assert [len(b.blocks) for b in optimizer._known.roster.bundles] == sizes

@@ -235,7 +235,7 @@ class NormBallOptimizer(Saved):
             for block in roster.blocks:
                 block.counted = all(block.owner is not copy for copy in self._copies)
             roster.enter(self.param_groups, self._settings.longest)
-            roster.bundles = self._geometry.bundles(roster.blocks)
+            roster.bundles = self._geometry.bundles(roster.blocks, self._reuse_grad)
             self._estimator.fit(self.state, roster.blocks)
             if self._average is not None:
                 self._average.fit(self.state, self._params())

@@ -14,10 +14,12 @@ from normball.norms import Norm
 
 # Up to this many entries the launch of an operation costs more than its arithmetic: 128 x 128 on a
 # CPU, where products of larger matrices gain nothing from a batch; 4096 x 4096 on a device that
-# takes launches from a queue. There a stack is a copy of what is in it, so it has a limit too.
+# takes launches from a queue. There a stack is a copy of the gradients, and so it has a limit too.
 _SMALL = {"cpu": 2**14}
 _SMALL_ELSEWHERE = 2**24
 _MOST_TOGETHER = 2**26
+# Where the memory of a gradient is to be reused, a copy of large ones would undo it.
+_SMALL_IF_TIGHT = 2**20
 
 
 @dataclass(slots=True)
@@ -80,10 +82,11 @@ class Block:
         """Whether this rank holds a part of the parameter."""
         return self.param is not self.owner
 
-    def kind(self) -> Hashable:
+    def kind(self, tight: bool) -> Hashable:
         """Return a key that is equal for blocks that a step can stack; None for a large block."""
         p = self.param
-        if self.sharded or p.numel() > _SMALL.get(p.device.type, _SMALL_ELSEWHERE):
+        most = _SMALL.get(p.device.type, _SMALL_IF_TIGHT if tight else _SMALL_ELSEWHERE)
+        if self.sharded or p.numel() > most:
             return None
         alike = self.setting.alike
         return alike, p.shape, p.dtype, p.device, self.grad.dtype, self.counted
@@ -163,12 +166,15 @@ class Bundle:
             self.new, self.new_rows = None, []
 
 
-def bundles_of(blocks: Sequence[Block]) -> list[Bundle]:
-    """Group small blocks of one kind, in order of first appearance; large ones stay alone."""
+def bundles_of(blocks: Sequence[Block], tight: bool) -> list[Bundle]:
+    """Group small blocks of one kind, in order of first appearance; large ones stay alone.
+
+    With `tight`, fewer are small.
+    """
     found: list[Bundle] = []
     last: dict[Hashable, Bundle] = {}
     for block in blocks:
-        kind = block.kind()
+        kind = block.kind(tight)
         bundle = None if kind is None else last.get(kind)
         if bundle is None or (len(bundle.blocks) + 1) * block.param.numel() > _MOST_TOGETHER:
             bundle = Bundle([])

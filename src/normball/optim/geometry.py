@@ -23,8 +23,8 @@ class Geometry(ABC):
     """The dtype in which ranks exchange matrices; None for their own."""
 
     @abstractmethod
-    def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
-        """Return the blocks in the bundles that a step works on."""
+    def bundles(self, blocks: Sequence[Block], tight: bool) -> list[Bundle]:
+        """Return the blocks in the bundles that a step works on; `tight` if memory matters most."""
 
     @abstractmethod
     def minimise(
@@ -88,9 +88,9 @@ class Layers(Geometry):
         self.split = split
         self.comm_dtype = comm_dtype
 
-    def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
+    def bundles(self, blocks: Sequence[Block], tight: bool) -> list[Bundle]:
         """Return bundles: small equal layers together, large ones alone."""
-        return bundles_of(blocks)
+        return bundles_of(blocks, tight)
 
     def minimise(
         self, bundles: Sequence[Bundle], estimates: Sequence[Tensor]
@@ -194,7 +194,7 @@ class Joint(Geometry):
     def __init__(self, norm: Norm) -> None:
         self.norm = norm
 
-    def bundles(self, blocks: Sequence[Block]) -> list[Bundle]:
+    def bundles(self, blocks: Sequence[Block], tight: bool) -> list[Bundle]:  # noqa: ARG002
         """Return every block alone; the norm works on all of them together."""
         return [Bundle([block]) for block in blocks]
 
