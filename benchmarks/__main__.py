@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import cases, peers
+from benchmarks import cases, goal, peers
 
 CASES = {
     "step": cases.steps,
@@ -26,6 +26,7 @@ CASES = {
     "factor": cases.factors,
     "batch": cases.batches,
     "growth": cases.growth,
+    "goal": goal.goals,
 }
 
 
