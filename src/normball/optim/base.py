@@ -14,7 +14,7 @@ from normball._numeric import all_within, apart, host_knows, step_where_
 from normball.optim import capture, metrics, validate
 from normball.optim.average import Average
 from normball.optim.blocks import Bundle, Roster
-from normball.optim.estimate import Estimator
+from normball.optim.estimate import Estimates, Estimator
 from normball.optim.geometry import Geometry
 from normball.optim.grouped import Known
 from normball.optim.saved import Saved
@@ -166,21 +166,13 @@ class NormBallOptimizer(Saved):
             )
 
     def _advance(self, roster: Roster) -> None:
-        blocks, bundles = roster.blocks, roster.bundles
+        """Take the step: estimate, minimiser, dual norm, one factor for all layers, new weights."""
+        blocks, bundles, constrained = roster.blocks, roster.bundles, self._constrained
         grads = [bundle.join([block.grad for block in bundle.blocks]) for bundle in bundles]
-        zero = None if self._stages is None else self._zero()
-        if grads or zero is None:
-            finite = all_within(grads, self._estimator.limit(bundles))
-        else:
-            finite = zero == 0
-        sound = self._settings.sound(self.param_groups)
-        if sound is not None:
-            finite = finite & sound.to(finite.device)
-        if roster.sharded or self._stages is not None:
-            finite = parallel.agree(finite)
-        self._estimator.rest(bundles, grads, self._constrained)
+        finite = self._all_finite(roster, grads)
+        self._estimator.rest(bundles, grads, constrained)
         self._look(bundles, grads, finite)
-        if self._constrained:
+        if constrained:
             enter_ball(self._geometry, blocks, self._known.inside, finite, self.state)
 
         free = apart(grads) if self._reuse_grad else [False] * len(grads)
@@ -188,25 +180,14 @@ class NormBallOptimizer(Saved):
         rooms = [grad if own else None for grad, own in zip(grads, free, strict=True)]
         estimates = self._estimator.take_in(self.state, bundles, grads, free, finite)
         del grads
-        found: dict[int, Term] = {}
-        corner = self._needs_corner
-        for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
-            estimates.forget(i)
-            # Kept until the global number is known, in the gradient's memory if that is allowed.
-            room = rooms[i]
-            if room is not None and term.update is not room:
-                term.update = room.copy_(term.update)
-            found[i] = term
-        terms = [found[i] for i in range(len(bundles))]
-        settle(terms, corner)
-        corners = self._geometry.corners(bundles, terms) if corner else None
+        terms = self._minimise(bundles, estimates, rooms)
+        corners = self._geometry.corners(bundles, terms) if self._needs_corner else None
+        groups = len(self.param_groups)
+        total = totals(bundles, terms, corners, groups, constrained, self._stages, self._zero())
+        factor = self._factor(total.size, total.corner)
 
-        groups, constrained = len(self.param_groups), self._constrained
-        total = totals(bundles, terms, corners, groups, constrained, self._stages, zero)
-        size = total.size
-        factor = self._factor(size, total.corner)
         # Weights that are already NaN give a gap of NaN: a step would only spread it.
-        finite = finite & size.isnan().logical_not()
+        finite = finite & total.size.isnan().logical_not()
         factor = torch.where(finite, factor, 0)
         self._took(factor, finite)
         if self._average is not None:
@@ -215,13 +196,48 @@ class NormBallOptimizer(Saved):
         # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
         # step to create the state.
         moved = finite & (total.dual != 0)
-        self._record.add(size, factor, total.per_group, moved, finite)
+        self._record.add(total.size, factor, total.per_group, moved, finite)
         if self._average is not None:
             weight = self.param_groups[0]["average"]
             self._average.take_in(self.state, self._params(), weight, moved)
 
-    def _zero(self) -> Tensor:
-        """Return a number for a stage on which no parameter has a gradient."""
+    def _all_finite(self, roster: Roster, grads: list[Tensor]) -> Tensor:
+        """Return whether the step is taken, 0-d: gradients and numbers are sound on all ranks."""
+        zero = self._zero()
+        if grads or zero is None:
+            finite = all_within(grads, self._estimator.limit(roster.bundles))
+        else:
+            finite = zero == 0
+        sound = self._settings.sound(self.param_groups)
+        if sound is not None:
+            finite = finite & sound.to(finite.device)
+        if roster.sharded or self._stages is not None:
+            finite = parallel.agree(finite)
+        return finite
+
+    def _minimise(
+        self, bundles: list[Bundle], estimates: Estimates, rooms: list[Tensor | None]
+    ) -> list[Term]:
+        """Return the minimiser and the dual norm of every bundle, summed over ranks.
+
+        The minimisers are kept until the global number is known, in `rooms` where there is one.
+        """
+        found: dict[int, Term] = {}
+        corner = self._needs_corner
+        for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
+            estimates.forget(i)
+            room = rooms[i]
+            if room is not None and term.update is not room:
+                term.update = room.copy_(term.update)
+            found[i] = term
+        terms = [found[i] for i in range(len(bundles))]
+        settle(terms, corner)
+        return terms
+
+    def _zero(self) -> Tensor | None:
+        """Return 0 where stages of a pipeline add up their numbers: one may have no gradient."""
+        if self._stages is None:
+            return None
         return scalar(torch.zeros((), device=next(self._params()).device))
 
     def _collect(self) -> Roster:
