@@ -1,11 +1,8 @@
 import io
-import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +10,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from normball.cli import main
 from normball.cli.screen import CompareScreen
 from normball.lab.results import EpochReport
 from normball.lab.rows import ROWS, open_folder
@@ -22,15 +18,8 @@ from normball.lab.train import Trainer
 from normball.lab.workers import Advanced, Event, Finished, Started
 from normball.theory.rates import Part
 from normball.theory.verdicts import Row
+from tests.command import call
 from tests.lab.samples import RESULT, config, row
-
-PATIENCE = 120.0
-
-
-def call(*argv: str) -> int:
-    with pytest.raises(SystemExit) as leaving:
-        main(argv)
-    return int(leaving.value.code)
 
 
 @pytest.mark.parametrize(
@@ -218,92 +207,6 @@ def test_other_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / ROWS).read_bytes() == before
 
 
-# -- a whole comparison, interrupted ---------------------------------------------------------------
-
-TINY = ["--seeds", "0,1", "--lr", "2^-6,2^-5", "--adam-lr", "0.01", "--epochs", "2"]
-RUNS = 10
-
-
-def start(*argv: str) -> subprocess.Popen[str]:
-    # A runner in the background of a shell passes on that SIGINT is ignored; a terminal does not.
-    code = (
-        "import signal\n"
-        "from normball.cli import main\n"
-        "if __name__ == '__main__':\n"
-        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"    main({list(argv)!r})"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A terminal sends Ctrl-C to the whole group: here it is a group of its own.
-        start_new_session=True,
-    )
-
-
-def compare(out: Path) -> subprocess.Popen[str]:
-    return start("compare", "digits", "--out", str(out), *TINY, "--jobs", "2")
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-
-
-def lines(out: Path) -> list[bytes]:
-    record = out / ROWS
-    return record.read_bytes().splitlines(keepends=True) if record.exists() else []
-
-
-def members(group: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def test_a_killed_comparison_goes_on_where_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    process = compare(tmp_path)
-    wait_for(lambda: lines(tmp_path) or process.poll() is not None)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    # The workers notice that their parent is gone.
-    wait_for(lambda: not members(process.pid))
-    kept = lines(tmp_path)
-    assert 0 < len(kept) < RUNS
-
-    with (tmp_path / ROWS).open("ab") as record:
-        record.write(kept[0][:100])
-    assert call("compare", "digits", "--out", str(tmp_path), *TINY, "--jobs", "2") == 0
-    printed, errors = capsys.readouterr()
-    assert errors == ""
-    assert "torn by an interruption and has been dropped" in printed
-    assert f"{len(kept)} of {RUNS} runs are finished already and kept" in printed
-    assert f"{RUNS - len(kept)} runs in " in printed
-    assert "The verdict: It does not hold" in printed or "The verdict: It holds" in printed
-    assert str(tmp_path / "report.html") in printed
-
-    after = lines(tmp_path)
-    assert after[: len(kept)] == kept
-    configs = [json.dumps(json.loads(line)["config"], sort_keys=True) for line in after]
-    assert len(configs) == len(set(configs)) == RUNS
-    with open_folder(tmp_path) as folder:
-        made = folder.rows[-1]
-    assert Trainer(made.config).run().trace == made.result.trace
-
-
 class Pipe(io.StringIO):
     """A pipe with a reader, who sees what was flushed."""
 
@@ -342,59 +245,6 @@ def test_a_pipe_gets_a_line_for_every_run_and_one_a_minute_between_them() -> Non
         assert line == "1/2 runs  scion, step 2^-5, seed 0: 90.0 % in 1.5 s"
         assert after(59, Advanced(0, configs[1], report)) == []
         assert len(after(100, Advanced(0, configs[1], report))) == 1
-
-
-def interrupt_inside(screen: CompareScreen) -> None:
-    screen._console._enter_buffer()
-    raise KeyboardInterrupt
-
-
-def test_ctrl_c_in_the_midst_of_a_print_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An interrupt inside of rich leaves the buffer of its console open: it prints no more."""
-
-    monkeypatch.setattr("normball.cli.screen.CompareScreen.__enter__", interrupt_inside)
-    assert call("compare", "digits", "--out", str(tmp_path), *TINY) == 130
-    printed, errors = capsys.readouterr()
-    assert f"Interrupted: 0 of {RUNS} runs are kept" in printed
-    assert errors == ""
-
-
-def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
-    process = compare(tmp_path)
-    wait_for(lambda: lines(tmp_path) or process.poll() is not None)
-    os.killpg(process.pid, signal.SIGINT)
-    printed, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert errors == ""
-    kept = len(lines(tmp_path))
-    assert f"Interrupted: {kept} of {RUNS} runs are kept" in printed
-    assert "The same command goes on" in printed
-    assert not (tmp_path / "report.html").exists()
-    wait_for(lambda: not members(process.pid))
-
-
-def test_ctrl_c_ends_rates_at_once(tmp_path: Path) -> None:
-    """Hours are left to do."""
-    process = start("rates", "--out", str(tmp_path / "out"), "--n", "1000000", "--jobs", "2")
-    # Itself, the tracker of multiprocessing, and two workers.
-    wait_for(lambda: len(members(process.pid)) >= 4 or process.poll() is not None)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert "normball: interrupted." in errors
-    wait_for(lambda: not members(process.pid))
-    assert not (tmp_path / "out" / "rates.md").exists()
-
-
-def test_a_kill_of_rates_ends_its_workers(tmp_path: Path) -> None:
-    process = start("rates", "--out", str(tmp_path / "out"), "--n", "1000000", "--jobs", "2")
-    wait_for(lambda: len(members(process.pid)) >= 4 or process.poll() is not None)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    wait_for(lambda: not members(process.pid))
-    process.communicate()
 
 
 def test_rates_refuses_and_reports(

@@ -1,4 +1,4 @@
-"""Draw the picture of docs/tuning.md, the loss at growing step sizes: `make figures`."""
+"""Draw the picture of docs/howto/measure.md, the loss at growing step sizes: `make figures`."""
 
 from pathlib import Path
 

@@ -157,6 +157,19 @@ def test_in_lightning_what_cannot_be_measured_is_refused(tmp_path):
     assert same(values(module), before)
 
 
+def test_in_lightning_scaled_gradients_are_refused(tmp_path):
+    """On a CPU Lightning makes a scaler for no precision, but takes the plugin that has one."""
+    from normball.lightning import LrFinder
+
+    made, finder = Lightning(tmp_path), LrFinder(steps=20)
+    precision = made.package.plugins.MixedPrecision("16-mixed", "cpu")
+    with pytest.raises(
+        ValueError, match=r'of fp16\'s gradients: use precision="bf16-mixed" or None'
+    ):
+        made.fit(finder, plugins=[precision])
+    assert finder.curve is None
+
+
 class Wrapped(torch.nn.Module):
     """A network as the Trainer calls it."""
 
@@ -169,8 +182,8 @@ class Wrapped(torch.nn.Module):
 
 
 @pytest.fixture
-def trained(tmp_path):
-    """Return a function that trains with the Trainer, with the finder or without."""
+def made(tmp_path):
+    """Return a function that makes a Trainer, with the finder or without."""
     pytest.importorskip("transformers")
     from transformers import Trainer, TrainingArguments
 
@@ -186,7 +199,7 @@ def trained(tmp_path):
     x, y = data()
     rows = [{"x": a, "labels": b} for a, b in zip(x, y, strict=True)]
 
-    def run(options, dropout=0.0, **settings):
+    def make(options, dropout=0.0, **settings):
         trainer = (Shuffled if dropout else InOrder)(
             model_init=lambda: Wrapped(dropout),
             args=TrainingArguments(
@@ -199,22 +212,24 @@ def trained(tmp_path):
         finder = LrFinder(trainer, **(options or {}))
         if options is not None:
             trainer.add_callback(finder)
-        trainer.train()
         return trainer, finder
 
-    return run
+    return make
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_in_the_trainer_the_curve_is_that_of_a_loop(accumulate, trained):
-    _, finder = trained({"steps": 20}, gradient_accumulation_steps=accumulate)
+def test_in_the_trainer_the_curve_is_that_of_a_loop(accumulate, made):
+    trainer, finder = made({"steps": 20}, gradient_accumulation_steps=accumulate)
+    trainer.train()
     assert_equal(finder.curve, plain(accumulate, 20))
 
 
-def test_in_the_trainer_it_leaves_no_trace(trained):
-    without, nothing = trained(None, dropout=0.1, logging_steps=1)
+def test_in_the_trainer_it_leaves_no_trace(made):
+    without, nothing = made(None, dropout=0.1, logging_steps=1)
+    without.train()
     assert nothing.curve is None
-    trainer, finder = trained({"steps": 20}, dropout=0.1, logging_steps=1)
+    trainer, finder = made({"steps": 20}, dropout=0.1, logging_steps=1)
+    trainer.train()
     assert len(finder.curve.lrs) > 4
     assert same(values(trainer.model), values(without.model))
     losses = [[row.get("loss") for row in run.state.log_history] for run in (trainer, without)]
@@ -222,9 +237,21 @@ def test_in_the_trainer_it_leaves_no_trace(trained):
     assert losses[0] == losses[1]
 
 
-def test_in_the_trainer_a_search_that_fails_leaves_the_weights(trained):
-    with pytest.raises(ValueError, match=r"the loss never fell|steps=3"):
-        trained({"steps": 3})
+def test_in_the_trainer_a_search_that_fails_leaves_the_weights(made):
+    trainer, _ = made({"steps": 3})
+    with pytest.raises(ValueError, match=r"^steps=3 must be a whole number of at least 10$"):
+        trainer.train()
+    assert same(values(trainer.model.net), values(network()))
+
+
+def test_in_the_trainer_scaled_gradients_are_refused(made):
+    """Accelerate makes a scaler for fp16, but none on a CPU: here it gets one."""
+    trainer, finder = made({"steps": 20})
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(ValueError, match=r"scale of fp16's gradients: set bf16=True in its place"):
+        trainer.train()
+    assert finder.curve is None
+    assert same(values(trainer.model.net), values(network()))
 
 
 def test_a_warm_up_changes_no_curve():

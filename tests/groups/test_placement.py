@@ -9,8 +9,9 @@ from torch import nn
 from normball import ClippedScion
 from normball.groups import Plan, Row, param_groups
 from normball.norms import Blocks, Column, Sign, Spectral, SpectralConv
-from tests.groups.cases import CASES, HIDDEN, OUTPUT, Case, on
+from tests.groups.cases import CASES
 from tests.groups.models import Language, Vision
+from tests.groups.places import HIDDEN, OUTPUT, Case, on
 
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 

@@ -24,8 +24,8 @@ from normball.lab.arena.record import RECORD, append, from_line, read_record, to
 from normball.lab.arena.tasks import TASKS
 from normball.lab.arena.work import work
 from normball.lab.errors import LabError
+from tests.command import members, wait_for
 from tests.lab.arena import measure, row
-from tests.test_cli import members, wait_for
 
 RULES = Protocol(
     tasks=("digits", "table"),

@@ -143,7 +143,7 @@ def results(folder: Path) -> dict[str, tuple]:
     }
 
 
-@pytest.mark.slow  # a comparison, on the same plan of runs, is killed in tests/test_cli.py
+@pytest.mark.slow  # a comparison, on the same plan of runs, is killed in tests/test_interrupts.py
 def test_a_sweep_that_is_killed_ends_with_the_rows_of_one_that_is_not(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     with pytest.raises(SystemExit) as end:

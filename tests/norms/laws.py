@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cvxpy as cp
 import numpy as np
@@ -15,6 +15,7 @@ from normball.norms import (
     Column,
     Euclidean,
     Lp,
+    Members,
     Norm,
     Nuclear,
     Row,
@@ -79,17 +80,27 @@ def fan_in(w: Array) -> int:
     return math.prod(w.shape[1:])
 
 
+def slices(x: cp.Expression, shape: tuple[int, ...]) -> list[cp.Expression]:
+    """Return the tensors along the first dimension, as matrices `(shape[1], rest)`."""
+    matrix = (shape[1], math.prod(shape[2:]))
+    return [cp.reshape(x[i, :], matrix, order="C") for i in range(shape[0])]
+
+
 def spectral(scale: str, polar, loss: float = 0.0, excess: float = 0.0) -> Law:
     def s(shape) -> float:
         ratio = math.sqrt(shape[-2] / shape[-1])
         return {"rms": ratio, "input": max(1.0, ratio), "plain": 1.0}[scale]
+
+    def ball(x, shape):
+        matrices = slices(x, shape) if len(shape) == 3 else [x]
+        return cp.max(cp.hstack([cp.sigma_max(matrix) for matrix in matrices])) / s(shape)
 
     return Law(
         Spectral(scale, polar),
         (2, 3),
         norm=lambda w: sigma(w).max() / s(w.shape),
         dual=lambda d: s(d.shape) * sigma(d).sum(),
-        ball=lambda x, shape: cp.sigma_max(x) / s(shape),
+        ball=ball,
         loss=loss,
         excess=excess,
     )
@@ -106,6 +117,20 @@ def spectral_conv(scale: str) -> Law:
         norm=lambda w: sigma(flat(w)).max() / s(w.shape),
         dual=lambda d: s(d.shape) * sigma(flat(d)).sum(),
         ball=lambda x, shape: cp.sigma_max(x) / s(shape),
+    )
+
+
+def members(law: Law) -> Law:
+    """Return what is true of an ensemble whose members obey `law`."""
+    return replace(
+        law,
+        subject=Members(law.subject),
+        ndims=tuple(n + 1 for n in law.ndims),
+        norm=lambda w: max(law.norm(x) for x in w),
+        dual=lambda d: sum(law.dual(x) for x in d),
+        ball=lambda x, shape: cp.max(
+            cp.hstack([law.ball(member, shape[1:]) for member in slices(x, shape)])
+        ),
     )
 
 
@@ -222,3 +247,5 @@ LAWS = [
     spectral_conv("plain"),
     Law(ByShape(), (0, 1, 2, 3, 4, 5), by_shape_norm, by_shape_dual, loss=2e-3, excess=3e-4),
 ]
+ALONE = (L1(), RMS(), Sign(), Column(transposed=True), Spectral("rms", SVD()))
+LAWS += [members(law) for law in LAWS if law.subject in ALONE]

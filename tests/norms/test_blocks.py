@@ -1,4 +1,4 @@
-"""Blocks and Transposed against block-by-block singular value decompositions in float64."""
+"""Blocks, Members and Transposed against one block after the other, in float64."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from normball.norms import (
     RMS,
     Blocks,
     Column,
+    Members,
     Row,
     Sign,
     Spectral,
@@ -62,7 +63,7 @@ def swap(w):
 class Case:
     """A norm, the blocks of its tensors, as a function of an array, and the norm of each."""
 
-    subject: Blocks | Transposed
+    subject: Blocks | Members | Transposed
     shape: tuple[int, ...]
     cut: object
     each: object
@@ -126,6 +127,14 @@ CASES = [
         lambda w: [swap(group) for group in np.split(w, 2)],
         conv,
     ),
+    Case(
+        Members(Blocks(EXACT, 3)),
+        (2, 6, 5),
+        lambda w: [block for member in w for block in np.split(member, 3)],
+        spectral,
+    ),
+    Case(Members(Transposed(CONV)), (2, 3, 5, 2), lambda w: [swap(x) for x in w], conv),
+    Case(Members(Members(RMS())), (2, 3, 4), lambda w: list(w.reshape(6, 4)), rms),
 ]
 
 
@@ -180,7 +189,7 @@ def test_zero_nan_infinity_and_the_ends_of_the_range(case):
             broken.view(-1)[0] = bad
             lmo, dual = case.subject.lmo_and_dual(broken)
             assert dual.isnan()
-            if isinstance(case.subject, Blocks):  # a stack alone keeps NaN to its own matrix
+            if not isinstance(case.subject, Transposed):  # whose stacks keep NaN to their matrix
                 assert lmo.isnan().all()
         info = torch.finfo(dtype)
         for size in (info.max, info.smallest_normal, info.smallest_normal * info.eps):
@@ -240,6 +249,7 @@ def test_identity():
     [
         (lambda: Blocks(Spectral, 3), TypeError, "must be given a norm, such as Spectral"),
         (lambda: Transposed("spectral"), TypeError, "of='spectral'.*must be given a norm"),
+        (lambda: Members(RMS), TypeError, "must be given a norm, such as Spectral"),
         (lambda: Blocks(RMS(), 0), ValueError, "count=0 must be a whole number of at least 1"),
         (lambda: Blocks(RMS(), 1.5), ValueError, "count=1.5 must be a whole number"),
         (lambda: Blocks(RMS(), 2, 0.5), ValueError, "dim=0.5 must be a whole number"),
@@ -259,6 +269,8 @@ def test_bad_arguments(make, error, message):
         (Blocks(Spectral(), 3), (8, 4), r"dimension 0 of the shape \(8, 4\): 8 is not a multiple"),
         (Blocks(Spectral(), 3, 2), (9, 4), "cuts dimension 2, which the shape"),
         (Blocks(Spectral(), 3), (9,), "needs a matrix, got the shape"),
+        (Members(RMS()), (), r"needs a first dimension that counts the members, got \(\)"),
+        (Members(Spectral()), (3, 4), r"needs a matrix, got the shape \(4,\)"),
         (Blocks(SpectralConv(), 3), (9, 4), "needs a convolution kernel"),
         (
             Transposed(Spectral()),

@@ -12,6 +12,7 @@ from normball.norms import (
     Column,
     Euclidean,
     Lp,
+    Members,
     Nuclear,
     Row,
     Schatten,
@@ -25,6 +26,8 @@ from tests.norms.laws import LAWS
 NORMS = [law.subject for law in LAWS] + [
     Blocks(Spectral("plain"), 2, dim=1),
     Transposed(Spectral("plain"), dims=(1, 2)),
+    Members(Blocks(Spectral("plain"), 2, dim=1)),
+    Members(Transposed(Column())),
     Schatten(3.0),
     Nuclear(),
 ]
@@ -71,6 +74,7 @@ def test_stacks_of_experts_are_free_and_kernels_are_not():
     stack = torch.Size((8, 4, 6))
     assert Spectral().free(stack) == Transposed(Spectral(), (1, 2)).free(stack) == {0}
     assert Blocks(Spectral(), 2, dim=1).free(stack) == {0}
+    assert Members(Spectral()).free(torch.Size((2, 8, 4, 6))) == {0, 1}
     assert Spectral().free(torch.Size((4, 6))) == SpectralConv().free(stack) == frozenset()
 
 
@@ -81,7 +85,9 @@ def test_flops_grow_as_the_factor_does():
     assert (
         flops(torch.Size((64, 256))) == flops(torch.Size((256, 64))) > flops(torch.Size((64, 64)))
     )
-    assert Blocks(Spectral(), 3).flops(torch.Size((192, 64))) == 3 * flops(torch.Size((64, 64)))
+    three = 3 * flops(torch.Size((64, 64)))
+    assert Blocks(Spectral(), 3).flops(torch.Size((192, 64))) == three
+    assert Members(Spectral()).flops(torch.Size((3, 64, 64))) == three
 
 
 def test_which_norms_have_lines():
@@ -89,5 +95,7 @@ def test_which_norms_have_lines():
     shape = torch.Size((4, 6))
     for norm in (Sign(), Sign(normalized=False), Euclidean(), RMS(), Row(), Column()):
         assert norm.lines(shape) is not None, norm
+        assert Members(norm).lines(torch.Size((3, 4, 6))) is not None, norm
     for norm in (Spectral(), L1(), Lp(3.0), Nuclear()):
         assert norm.lines(shape) is None, norm
+        assert Members(norm).lines(torch.Size((3, 4, 6))) is None, norm

@@ -11,6 +11,7 @@ from torch import nn
 
 from normball import GGNC, ClippedScion, Scion, param_groups
 from normball.norms import RMS, ByShape, Sign, Spectral
+from tests.optim.network import bits, same
 
 ROWS = [{"rho": 5.0}, {"rho": "auto"}, {"rho": 5.0, "average": 0.5}, {"constrained": True}]
 every = pytest.mark.parametrize("options", ROWS, ids=str)
@@ -31,14 +32,6 @@ def train(model, optimizer, steps, start=0):
         optimizer.step()
 
 
-def weights(model):
-    return [p.detach().clone() for p in model.parameters()]
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
 @every
 def test_a_layer_unfrozen_later_trains_as_one_that_had_no_gradient_until_then(options):
     model, other = network(), network()
@@ -53,7 +46,7 @@ def test_a_layer_unfrozen_later_trains_as_one_that_had_no_gradient_until_then(op
     model[0].requires_grad_(True)
     train(model, optimizer, 3, start=3)
     train(other, reference, 3, start=3)
-    assert same(weights(model), weights(other))
+    assert same(bits(model), bits(other))
 
 
 @every
@@ -152,14 +145,14 @@ def test_a_parameter_put_into_a_list_is_checked_before_anything_moves():
     optimizer = ClippedScion(param_groups(model), lr=0.02, rho=5.0)
     group = next(g for g in optimizer.param_groups if g["norm"] == Spectral())
     group["params"].append(nn.Parameter(torch.ones(3, dtype=torch.float64)))
-    before = weights(model)
+    before = bits(model)
     with pytest.raises(ValueError, match=r"parameter 1 of group \d: .*\(3,\)"):
         train(model, optimizer, 1)
-    assert same(weights(model), before)
+    assert same(bits(model), before)
     group["params"][1] = group["params"][0]
     with pytest.raises(ValueError, match=r"1\.weight is in the groups twice"):
         train(model, optimizer, 1)
-    assert same(weights(model), before)
+    assert same(bits(model), before)
 
 
 @every
@@ -179,9 +172,9 @@ def test_what_is_new_in_a_model_joins_its_groups(options):
     assert names["3.weight"]["norm"] == Spectral()
     assert names["3.weight"]["lr"] == 0.01
     assert {p for g in optimizer.param_groups for p in g["params"]} == set(model.parameters())
-    before = weights(model)
+    before = bits(model)
     train(model, optimizer, 2)
-    assert not any(map(torch.equal, weights(model), before))
+    assert not any(map(torch.equal, bits(model).values(), before.values()))
     optimizer.add_new(param_groups(model))  # nothing is new
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
 
@@ -239,7 +232,7 @@ def test_groups_that_are_all_taken_out_and_filled_anew(rho):
             optimizer.param_groups.clear()
             for group in param_groups(model):
                 optimizer.add_param_group(group)
-    assert same(weights(model), weights(other))
+    assert same(bits(model), bits(other))
     assert float(optimizer.param_groups[0]["rho"]) == float(straight.param_groups[0]["rho"])
 
 
@@ -310,11 +303,11 @@ def test_a_momentum_out_of_range_is_refused_before_anything_moves():
     model = network(2)
     optimizer = ClippedScion(param_groups(model), lr=0.02, rho=5.0)
     train(model, optimizer, 1)
-    before = weights(model)
+    before = bits(model)
     optimizer.param_groups[0]["momentum"] = 1.5
     with pytest.raises(ValueError, match=r"momentum=1\.5 must lie in \[0, 1\]"):
         train(model, optimizer, 1)
-    assert same(weights(model), before)
+    assert same(bits(model), before)
 
 
 def test_norm_and_radius_of_all_groups_that_have_none():

@@ -18,6 +18,7 @@ from torch.optim import lr_scheduler
 
 from normball import GGNC, S3CG, ClippedScion, Scion
 from normball.norms import Euclidean
+from tests.optim.network import bits, same
 
 common = pytest.importorskip("torch.testing._internal.common_optimizers")
 Info, Input = common.OptimizerInfo, common.OptimizerInput
@@ -102,7 +103,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*starts outside", "ignore:the s
 
 def tensors(dtype=torch.float64):
     torch.manual_seed(0)
-    return [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in ((4, 3), (4,), (2, 2))]
+    shapes = ((4, 3), (4,), (2, 2))
+    return nn.ParameterList(nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes)
 
 
 def built(make, params, options):
@@ -121,14 +123,6 @@ def train(optimizer, params, steps, start=0):
     for step in range(start, start + steps):
         backward(params, step)
         optimizer.step()
-
-
-def values(params):
-    return [p.detach().clone() for p in params]
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @every
@@ -151,12 +145,12 @@ def test_a_state_loads_and_goes_on_bit_for_bit(make, options):
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
-    twins = [nn.Parameter(x) for x in values(params)]
+    twins = copy.deepcopy(params)
     other = built(make, twins, options)
     other.load_state_dict(torch.load(file, weights_only=True))
     train(optimizer, params, 5, 5)
     train(other, twins, 5, 5)
-    assert same(values(params), values(twins))
+    assert same(bits(params), bits(twins))
 
 
 @every
@@ -171,7 +165,7 @@ def test_copies_go_on_bit_for_bit(make, options, way):
         twins, other = pickle.loads(pickle.dumps((params, optimizer)))
     train(optimizer, params, 3, 3)
     train(other, twins, 3, 3)
-    assert same(values(params), values(twins))
+    assert same(bits(params), bits(twins))
     assert optimizer.defaults.keys() <= other.defaults.keys()
 
 
@@ -192,7 +186,7 @@ def test_a_state_loads_with_and_without_names(make, options, saved_names, own_na
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(optimizer, params, 2, 3)
     train(other, twins, 2, 3)
-    assert same(values(params), values(twins))
+    assert same(bits(params), bits(twins))
     if own_names and make in OURS:  # torch's take the saved names, or none
         assert other.param_groups[0]["param_names"] == ["layer0", "layer1", "layer2"]
 
@@ -205,10 +199,10 @@ def test_options_of_groups_hold_for_their_group(make, options):
     options = {k: v for k, v in options.items() if k != "lr"}
     groups = [{"params": params[:1], "lr": 0.0}, {"params": params[1:]}]
     optimizer = built(make, groups, {**options, "lr": 0.01})
-    before = values(params)
+    before = bits(params)
     train(optimizer, params, 2)
-    assert torch.equal(params[0], before[0])
-    assert not torch.equal(params[1], before[1])
+    assert torch.equal(params[0], before["0"])
+    assert not torch.equal(params[1], before["1"])
     assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.01]
 
 
@@ -216,11 +210,11 @@ def test_options_of_groups_hold_for_their_group(make, options):
 def test_a_step_without_gradients_changes_nothing(make, options):
     params = tensors()
     optimizer = built(make, params, options)
-    before = values(params)
+    before = bits(params)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optimizer.step()
-    assert same(values(params), before)
+    assert same(bits(params), before)
     assert not optimizer.state
 
 
@@ -295,11 +289,12 @@ def test_hooks_of_states(make, options):
 @kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_other_dtypes_and_mixtures_train(make, options, dtype):
-    params = [*tensors(dtype)[:2], tensors(torch.float64)[2]]
+    params = tensors(dtype)
+    params[2] = tensors(torch.float64)[2]
     optimizer = built(make, params, options)
-    before = values(params)
+    before = bits(params)
     train(optimizer, params, 4)
-    for p, q in zip(params, before, strict=True):
+    for p, q in zip(params, before.values(), strict=True):
         assert torch.isfinite(p).all()
         assert not torch.equal(p, q)
         assert p.dtype == q.dtype
@@ -342,7 +337,7 @@ def test_schedulers_go_on_after_loading(make, options):
     for step in range(2):
         train(optimizer, params, 1, step)
         schedule.step()
-    twins = [nn.Parameter(x) for x in values(params)]
+    twins = copy.deepcopy(params)
     other, again = build(twins)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     again.load_state_dict(schedule.state_dict())
@@ -352,7 +347,7 @@ def test_schedulers_go_on_after_loading(make, options):
         schedule.step()
         again.step()
         assert float(optimizer.param_groups[0]["lr"]) == float(other.param_groups[0]["lr"])
-    assert same(values(params), values(twins))
+    assert same(bits(params), bits(twins))
 
 
 REFUSED = [

@@ -157,11 +157,13 @@ class Members(Norm):
     def norm(self, w: Tensor) -> Tensor:
         """Return `max_i ||w_i||`."""
         self.check(w.shape)
-        return self.of.stacked_norm(w)
+        return self.of.stacked_norm(w) if w.numel() else as_working(w).sum()
 
     def lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Return `lmo(d_i)` member by member, and `sum_i ||d_i||*`."""
         self.check(d.shape)
+        if not d.numel():
+            return torch.zeros_like(d), as_working(d).sum()
         lmo, dual = self.of.stacked_lmo_and_dual(d)
         # A NaN in one member makes the whole tensor NaN.
         return torch.where(dual.isnan(), torch.nan, lmo), dual

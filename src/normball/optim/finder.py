@@ -107,7 +107,7 @@ def find_lr(
     when the loss is above its start by more than it had fallen below it, and by more than three
     times its scatter in the first ten steps. Afterwards weights, momentum, settings and gradients
     are as before, even after an error. That takes a copy of weights and momentum. The test is a
-    heuristic: `docs/tuning.md` shows how well it did.
+    heuristic: `docs/howto/measure.md` shows how well it did.
 
     Args:
         optimizer: as it will be used for training. Its groups keep the ratios of their `lr`.
