@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from normball.cli.app import run as call
-from normball.cli.commands.arena import parse_time
+from normball.cli.options import parse_time
 from normball.lab.arena import run as one_run
 from normball.lab.arena.methods import METHODS, MuonAdamW
 from normball.lab.arena.protocol import Protocol

@@ -25,6 +25,11 @@ NormBallOptimizer = Annotated[
     str, _text("NAME", "One with norms: scion, clipped-scion or clipped-scion-auto.")
 ]
 Jobs = Annotated[str | None, _text("N", "Processes at a time; by default one for each core.")]
+Budget = Annotated[str | None, _text("TIME", "Begin nothing new after 90s, 60m or 3h.")]
+UntilDecided = Annotated[
+    bool,
+    typer.Option("--until-decided", help="Add fresh seeds in pairs until every claim is decided."),
+]
 RunFolderPath = Annotated[Path, _text("DIR", "Folder for the rows, the figure and the report.")]
 RowFolderPath = Annotated[
     Path | None, _text("DIR", "Folder for checkpoints and the finished run's row.")

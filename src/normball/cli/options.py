@@ -1,5 +1,6 @@
 """Text from the command line turned into values, or refused by name."""
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -7,6 +8,9 @@ from normball.lab.config import read_step
 from normball.lab.errors import LabError
 
 Value = TypeVar("Value")
+
+_TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*([smh])")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_step(option: str, text: str) -> float:
@@ -102,3 +106,18 @@ def parse_name(option: str, text: str) -> str:
     if not text:
         raise LabError(f"{option} has an empty name.")
     return text
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a time such as ``90s``, ``60m`` or ``3h``.
+
+    Args:
+        text: what the user wrote.
+
+    Raises:
+        LabError: if it is no such time.
+    """
+    found = _TIME.fullmatch(text.strip())
+    if found is None:
+        raise LabError(f"--budget must be a time such as 90s, 60m or 3h, got {text!r}.")
+    return float(found[1]) * _UNITS[found[2]]

@@ -52,7 +52,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured for a claim.
+    """What was measured for a claim, one effect for every seed.
 
     Attributes:
         values: the effect for every seed.
@@ -75,6 +75,8 @@ class Verdict:
         finding: what was measured; None if the runs are not enough to measure it.
         low: lower end of the interval of the mean effect.
         high: its upper end.
+        seeds: from which seed on they judge settings that other seeds have chosen; None if the same
+            seeds did both.
     """
 
     claim: Claim
@@ -82,6 +84,7 @@ class Verdict:
     finding: Finding | None
     low: float
     high: float
+    seeds: int | None = None
 
     @property
     def sentence(self) -> str:
@@ -90,9 +93,10 @@ class Verdict:
             return f"{self.outcome}: the runs that it needs are not there"
         # Rounded far below the effect of one example, so that equal means differ by 0.
         mean, unit = round(fmean(self.finding.values), 9) + 0.0, self.finding.unit
+        fresh = "" if self.seeds is None else f" from {self.seeds} on, valid at every look"
         return (
             f"{self.outcome}: {mean:.3g} {unit} ({LEVEL:.0%} interval {self.low:.3g} to "
-            f"{self.high:.3g}, {len(self.finding.values)} seeds); {self.finding.about}"
+            f"{self.high:.3g}, {len(self.finding.values)} seeds{fresh}); {self.finding.about}"
         )
 
 
@@ -108,10 +112,41 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
         claim: the claim.
         cells: from ``make_cells``.
     """
-    finding = KINDS[claim.kind](claim, cells)
+    chosen = choose(claim, cells)
+    return weigh(claim, None if chosen is None else measure(claim, chosen))
+
+
+def choose(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
+    """The settings that a claim compares, chosen by their means; None if too few were run.
+
+    Args:
+        claim: the claim.
+        cells: from ``make_cells``.
+    """
+    return KINDS[claim.kind][0](claim, cells)
+
+
+def measure(claim: Claim, chosen: Sequence[Cell]) -> Finding:
+    """The effect of settings, seed by seed.
+
+    Args:
+        claim: the claim.
+        chosen: the settings in the order of ``choose``, with the runs that are to be measured.
+    """
+    return KINDS[claim.kind][1](claim, chosen)
+
+
+def weigh(claim: Claim, finding: Finding | None, level: float = LEVEL) -> Verdict:
+    """The verdict on a claim, from what was measured.
+
+    Args:
+        claim: the claim.
+        finding: None if the runs are not enough.
+        level: of the interval.
+    """
     if finding is None or not finding.values:
         return Verdict(claim, "undecided", None, math.nan, math.nan)
-    low, high = interval(finding.values)
+    low, high = interval(finding.values, level)
     top = math.inf if claim.at_most is None else claim.at_most
     if low > claim.at_least and high < top:
         outcome = "holds"
@@ -122,18 +157,19 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
     return Verdict(claim, outcome, finding, low, high)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's interval for the mean, at ``LEVEL``; infinite for a single value.
+def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Student's interval for the mean; infinite for a single value.
 
     Args:
         values: at least one.
+        level: of the interval, two-sided.
     """
     if any(not math.isfinite(value) for value in values):
         centre = fmean(values)
         return (centre, centre) if not math.isnan(centre) else (-math.inf, math.inf)
     if len(values) == 1:
         return -math.inf, math.inf
-    reach = student.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    reach = student.ppf((1 + level) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - float(reach), fmean(values) + float(reach)
 
 
@@ -153,45 +189,42 @@ def _pair(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, Cell] | None:
     return (best(ours), best(theirs)) if ours and theirs else None
 
 
-def _gain_of_best(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
-    pair = _pair(claim, cells)
-    if pair is None:
-        return None
-    ours, theirs = pair
+def _gain_of_best(claim: Claim, chosen: Sequence[Cell]) -> Finding:  # noqa: ARG001
+    ours, theirs = chosen
     about = f"{ours.name}: {ours.mean:.4g}; {theirs.name}: {theirs.mean:.4g}"
     return Finding(_gain(ours, theirs), about, _unit(ours))
 
 
-def _far(claim: Claim, cells: Sequence[Cell], optimizer: str) -> Finding | None:
-    """What an optimizer loses against its own best at a large step."""
+def _far(claim: Claim, cells: Sequence[Cell], optimizer: str) -> tuple[Cell, ...] | None:
+    """An optimizer's best, its best at a large step, and the best of the other one."""
     pair = _pair(claim, cells)
     if pair is None:
         return None
     steps = best_per_step(of(cells, optimizer))
     far = next((cell for cell in steps if cell.lr >= claim.factor * pair[1].lr), None)
-    if far is None:
-        return None
-    own = best(steps)
+    return None if far is None else (best(steps), far, pair[1])
+
+
+def _our_far(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
+    return _far(claim, cells, claim.ours)
+
+
+def _their_far(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
+    return _far(claim, cells, claim.theirs)
+
+
+def _lost(claim: Claim, chosen: Sequence[Cell]) -> Finding:  # noqa: ARG001
+    """What an optimizer loses against its own best at a large step."""
+    own, far, rival = chosen
     about = (
         f"{far.name}: {far.mean:.4g}; its best, at {format_step(own.lr)}: {own.mean:.4g}; "
-        f"the best of {pair[1].name}: {pair[1].mean:.4g}"
+        f"the best of {rival.name}: {rival.mean:.4g}"
     )
     return Finding(_gain(own, far), about, _unit(own))
 
 
-def _keeps(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
-    return _far(claim, cells, claim.ours)
-
-
-def _loses(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
-    return _far(claim, cells, claim.theirs)
-
-
-def _steps_saved(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
-    pair = _pair(claim, cells)
-    if pair is None:
-        return None
-    ours, theirs = pair
+def _steps_saved(claim: Claim, chosen: Sequence[Cell]) -> Finding:  # noqa: ARG001
+    ours, theirs = chosen
     others = {row.config.seed: row.result for row in theirs.rows}
     saved = tuple(
         share_saved(row.result, others[row.config.seed], higher=ours.higher)
@@ -222,45 +255,48 @@ def share_saved(ours: RunResult, theirs: RunResult, *, higher: bool) -> float:
     return (yours - mine) / max(mine, yours)
 
 
-def _grows(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
-    """How many times as large the gap <d, w> is over the last tenth of a run as earlier."""
+def _with_gaps(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
+    """The best of the settings whose runs have recorded their gaps."""
     ours = [
         cell
         for cell in of(cells, claim.ours)
         if all(r.result.trace_name == "gap" and len(r.result.trace) >= 10 for r in cell.rows)
     ]
-    if not ours:
-        return None
-    chosen = best(ours)
+    return (best(ours),) if ours else None
+
+
+def _grows(claim: Claim, chosen: Sequence[Cell]) -> Finding:
+    """How many times as large the gap <d, w> is over the last tenth of a run as earlier."""
     ratios = []
-    for row in chosen.rows:
+    for row in chosen[0].rows:
         trace = row.result.trace
         tenth, upto = len(trace) // 10, round(claim.since * len(trace))
         early, late = fmean(trace[upto - tenth : upto]), fmean(trace[-tenth:])
         ratios.append(late / early if early > 0 else math.nan)
-    return Finding(tuple(ratios), chosen.name, "times the gap of then")
+    return Finding(tuple(ratios), chosen[0].name, "times the gap of then")
 
 
-def _middle_wins(claim: Claim, cells: Sequence[Cell]) -> Finding | None:
-    """How much better the best middle threshold is than the better of both ends, at any step."""
+def _middle_and_end(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
+    """The best middle threshold, and the better of both ends, at any step."""
     ours = of(cells, claim.ours)
     thresholds = sorted({cell.rho for cell in ours if cell.rho is not None})
     if len(thresholds) < 3:
         return None
     per = [best([cell for cell in ours if cell.rho == rho]) for rho in thresholds]
-    ends, middle = best([per[0], per[-1]]), best(per[1:-1])
-    about = f"{middle.name}: {middle.mean:.4g}; {ends.name}: {ends.mean:.4g}"
-    return Finding(_gain(middle, ends), about, _unit(middle))
+    return best(per[1:-1]), best([per[0], per[-1]])
 
 
-KINDS: Mapping[str, Callable[[Claim, Sequence[Cell]], Finding | None]] = MappingProxyType(
+_Choose = Callable[[Claim, Sequence[Cell]], tuple[Cell, ...] | None]
+_Measure = Callable[[Claim, Sequence[Cell]], Finding]
+
+KINDS: Mapping[str, tuple[_Choose, _Measure]] = MappingProxyType(
     {
-        "gain-of-best": _gain_of_best,
-        "keeps": _keeps,
-        "loses": _loses,
-        "steps-saved": _steps_saved,
-        "grows": _grows,
-        "middle-wins": _middle_wins,
+        "gain-of-best": (_pair, _gain_of_best),
+        "keeps": (_our_far, _lost),
+        "loses": (_their_far, _lost),
+        "steps-saved": (_pair, _steps_saved),
+        "grows": (_with_gaps, _grows),
+        "middle-wins": (_middle_and_end, _gain_of_best),
     }
 )
 

@@ -136,12 +136,15 @@ def _step(where: str, text: str) -> float:
     return value
 
 
-def conclude(experiment: Experiment, folder: RunFolder) -> tuple[Verdict, ...]:
+def conclude(
+    experiment: Experiment, folder: RunFolder, verdicts: tuple[Verdict, ...] | None = None
+) -> tuple[Verdict, ...]:
     """Judge the claims, and write the picture and the verdicts beside the rows.
 
     Args:
         experiment: all of whose runs are in the folder.
         folder: takes ``fig*.png``, ``fig*.svg``, ``fig*.md`` and ``fig*.json``.
+        verdicts: of fresh seeds; None to judge the claims by the runs that chose the settings too.
 
     Raises:
         LabError: if a file cannot be written.
@@ -149,7 +152,8 @@ def conclude(experiment: Experiment, folder: RunFolder) -> tuple[Verdict, ...]:
     keys = {config.key() for config in experiment.configs}
     rows = [row for row in folder.rows if row.config.key() in keys]
     cells = make_cells(rows)
-    verdicts = tuple(judge(claim, cells) for claim in experiment.claims)
+    if verdicts is None:
+        verdicts = tuple(judge(claim, cells) for claim in experiment.claims)
     for kind in ("png", "svg"):
         picture = draw(experiment.charts, cells, kind, experiment.title)
         folder.replace(f"{experiment.name}.{kind}", picture)

@@ -1,12 +1,12 @@
 """``normball arena``."""
 
-import re
 from typing import Annotated
 
 import typer
 
-from normball.cli.arguments import ArenaFolder, Jobs
+from normball.cli.arguments import ArenaFolder, Budget, Jobs
 from normball.cli.commands.shared import plain_console, processes, say_interrupted
+from normball.cli.options import parse_time
 from normball.lab.arena.methods import METHODS
 from normball.lab.arena.page import brief, write_page
 from normball.lab.arena.protocol import declare, select, whole
@@ -17,9 +17,6 @@ from normball.lab.arena.work import work
 from normball.lab.errors import LabError
 from normball.lab.rows import open_folder
 
-_TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*([smh])")
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
 Quick = Annotated[
     bool, typer.Option("--quick", help="Six tasks, two settings, two seeds: ten minutes.")
 ]
@@ -29,9 +26,6 @@ Tasks = Annotated[
 ]
 Methods = Annotated[
     str | None, typer.Option(metavar="A,B", help="In this sitting, these methods only.")
-]
-Budget = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Begin no run after 90s, 60m or 3h.")
 ]
 
 
@@ -84,18 +78,3 @@ def arena(
         console.print(line, soft_wrap=True)
     console.print("All runs are there." if over else "Time is up: the same command goes on.")
     console.print(f"The page: {page}", soft_wrap=True)
-
-
-def parse_time(text: str) -> float:
-    """Seconds of a time such as ``90s``, ``60m`` or ``3h``.
-
-    Args:
-        text: what the user wrote.
-
-    Raises:
-        LabError: if it is no such time.
-    """
-    found = _TIME.fullmatch(text.strip())
-    if found is None:
-        raise LabError(f"--budget must be a time such as 90s, 60m or 3h, got {text!r}.")
-    return float(found[1]) * _UNITS[found[2]]
