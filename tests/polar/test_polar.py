@@ -349,3 +349,30 @@ def test_refusals():
         Eigh(shift=0)
     with pytest.raises(ValueError, match=r"a matrix, got the shape \(3,\)"):
         SVD()(torch.ones(3))
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (3, 64, 64)], ids=str)
+@pytest.mark.parametrize("exponent", [-126, -60, 60, 124])
+def test_half_takes_entries_of_any_size(shape, exponent):
+    """Float16 ends at 65504, float32 at 3.4e38: the factor does not depend on the scale."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    factor, nuclear = HALF(x)
+    scaled, more = HALF(x * 2.0**exponent)
+    # Far from 1 a bound is the scale, and so entries are rounded in another place.
+    assert torch.allclose(scaled, factor, atol=3e-2)
+    expected = (nuclear.double() * 2.0**exponent).clamp(max=torch.finfo(torch.float32).max)
+    assert torch.allclose(more.double(), expected, rtol=2e-3)
+
+
+def test_half_keeps_zeros_and_bad_matrices_apart():
+    x = torch.randn(3, 64, 80)
+    clean, _ = HALF(x)
+    x[0] = 0
+    x[2, 5, 7] = float("inf")
+    factor, nuclear = HALF(x)
+    assert HALF(x[1] * 2.0**-146)[0].isfinite().all()  # of four bits an entry
+    assert not factor[0].any()
+    assert nuclear[0] == 0
+    assert torch.equal(factor[1], clean[1])
+    assert factor[2].isnan().all()
+    assert nuclear[2].isnan()

@@ -45,6 +45,12 @@ class Auto(Polar):
         SVD()
     """
 
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factor of each matrix and its inner product with it, as `Polar` says."""
+        if x.ndim < 2:
+            return super().__call__(x)  # which refuses it
+        return self.choice(x.dtype, x.device, x.shape)(x)
+
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.choice(x.dtype, x.device, x.shape)._wide(x)
 
