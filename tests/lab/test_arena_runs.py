@@ -264,4 +264,8 @@ def test_a_wrong_call_is_refused_before_anything_is_written(
 
 
 def test_times() -> None:
-    assert [parse_time(text) for text in ("90s", "1.5m", "3 h")] == [90.0, 90.0, 10_800.0]
+    assert [parse_time("--budget", text) for text in ("90s", "1.5m", "3 h")] == [
+        90.0,
+        90.0,
+        10_800.0,
+    ]

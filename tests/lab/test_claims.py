@@ -71,6 +71,7 @@ def test_the_interval_is_students() -> None:
     assert interval(values) == pytest.approx(expected)
     assert interval([1.0]) == (-math.inf, math.inf)
     assert interval([1.0, math.inf]) == (math.inf, math.inf)
+    assert interval([1.0, math.inf, -math.inf]) == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize(

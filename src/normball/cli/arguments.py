@@ -25,11 +25,6 @@ NormBallOptimizer = Annotated[
     str, _text("NAME", "One with norms: scion, clipped-scion or clipped-scion-auto.")
 ]
 Jobs = Annotated[str | None, _text("N", "Processes at a time; by default one for each core.")]
-Budget = Annotated[str | None, _text("TIME", "Begin nothing new after 90s, 60m or 3h.")]
-UntilDecided = Annotated[
-    bool,
-    typer.Option("--until-decided", help="Add fresh seeds in pairs until every claim is decided."),
-]
 RunFolderPath = Annotated[Path, _text("DIR", "Folder for the rows, the figure and the report.")]
 RowFolderPath = Annotated[
     Path | None, _text("DIR", "Folder for checkpoints and the finished run's row.")
@@ -43,11 +38,16 @@ SmoothnessFolder = Annotated[
 ]
 CurveFolder = Annotated[Path | None, _text("DIR", "Folder for the picture.")]
 Iterations = Annotated[str, _text("N", "Steps of every run, at least 100.")]
+Budget = Annotated[str | None, _text("TIME", "Begin no run after 90s, 60m or 3h of this sitting.")]
 ArenaFolder = Annotated[Path, _text("DIR", "Folder for the rules, the runs and the page.")]
 RatesFolder = Annotated[Path, _text("DIR", "Folder for the table and the figures.")]
 TensorBoard = Annotated[Path | None, _text("DIR", "Folder for TensorBoard's scalars.")]
 FigureName = Annotated[str, typer.Argument(metavar="FIGURE", help="fig1 to fig11.")]
 Scale = Annotated[str, _text("NAME", "cpu: minutes; gpu: a GPU's hours; paper: as published.")]
+UntilDecided = Annotated[
+    bool,
+    typer.Option("--until-decided", help="Add fresh seeds in pairs until all claims are decided."),
+]
 ResultsFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")]
 PagePath = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="The page; DIR/index.html by default.")

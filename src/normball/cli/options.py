@@ -8,7 +8,6 @@ from normball.lab.config import read_step
 from normball.lab.errors import LabError
 
 Value = TypeVar("Value")
-
 _TIME = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*([smh])")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -108,10 +107,11 @@ def parse_name(option: str, text: str) -> str:
     return text
 
 
-def parse_time(text: str) -> float:
+def parse_time(option: str, text: str) -> float:
     """Seconds of a time such as ``90s``, ``60m`` or ``3h``.
 
     Args:
+        option: the option's name, for the message.
         text: what the user wrote.
 
     Raises:
@@ -119,5 +119,5 @@ def parse_time(text: str) -> float:
     """
     found = _TIME.fullmatch(text.strip())
     if found is None:
-        raise LabError(f"--budget must be a time such as 90s, 60m or 3h, got {text!r}.")
+        raise LabError(f"{option} must be a time such as 90s, 60m or 3h, got {text!r}.")
     return float(found[1]) * _UNITS[found[2]]

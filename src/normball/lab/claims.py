@@ -13,6 +13,7 @@ from normball.lab.cells import Cell, best, best_per_step, epochs_to, of
 from normball.lab.config import format_step
 from normball.lab.errors import LabError, unknown
 from normball.lab.results import RunResult
+from normball.lab.rows import Row
 
 LEVEL = 0.90
 
@@ -52,7 +53,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured for a claim, one effect for every seed.
+    """What was measured for a claim.
 
     Attributes:
         values: the effect for every seed.
@@ -75,8 +76,7 @@ class Verdict:
         finding: what was measured; None if the runs are not enough to measure it.
         low: lower end of the interval of the mean effect.
         high: its upper end.
-        seeds: from which seed on they judge settings that other seeds have chosen; None if the same
-            seeds did both.
+        seeds: what the seeds are called.
     """
 
     claim: Claim
@@ -84,7 +84,7 @@ class Verdict:
     finding: Finding | None
     low: float
     high: float
-    seeds: int | None = None
+    seeds: str = "seeds"
 
     @property
     def sentence(self) -> str:
@@ -92,11 +92,10 @@ class Verdict:
         if self.finding is None:
             return f"{self.outcome}: the runs that it needs are not there"
         # Rounded far below the effect of one example, so that equal means differ by 0.
-        mean, unit = round(fmean(self.finding.values), 9) + 0.0, self.finding.unit
-        fresh = "" if self.seeds is None else f" from {self.seeds} on, valid at every look"
+        mean, unit = round(_mean(self.finding.values), 9) + 0.0, self.finding.unit
         return (
             f"{self.outcome}: {mean:.3g} {unit} ({LEVEL:.0%} interval {self.low:.3g} to "
-            f"{self.high:.3g}, {len(self.finding.values)} seeds{fresh}); {self.finding.about}"
+            f"{self.high:.3g}, {len(self.finding.values)} {self.seeds}); {self.finding.about}"
         )
 
 
@@ -112,65 +111,58 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
         claim: the claim.
         cells: from ``make_cells``.
     """
-    chosen = choose(claim, cells)
-    return weigh(claim, None if chosen is None else measure(claim, chosen))
-
-
-def choose(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
-    """The settings that a claim compares, chosen by their means; None if too few were run.
-
-    Args:
-        claim: the claim.
-        cells: from ``make_cells``.
-    """
-    return KINDS[claim.kind][0](claim, cells)
-
-
-def measure(claim: Claim, chosen: Sequence[Cell]) -> Finding:
-    """The effect of settings, seed by seed.
-
-    Args:
-        claim: the claim.
-        chosen: the settings in the order of ``choose``, with the runs that are to be measured.
-    """
-    return KINDS[claim.kind][1](claim, chosen)
-
-
-def weigh(claim: Claim, finding: Finding | None, level: float = LEVEL) -> Verdict:
-    """The verdict on a claim, from what was measured.
-
-    Args:
-        claim: the claim.
-        finding: None if the runs are not enough.
-        level: of the interval.
-    """
+    kind = KINDS[claim.kind]
+    chosen = kind.choose(claim, cells)
+    finding = kind.measure(claim, *chosen) if chosen else None
     if finding is None or not finding.values:
-        return Verdict(claim, "undecided", None, math.nan, math.nan)
-    low, high = interval(finding.values, level)
+        return unmeasured(claim)
+    low, high = interval(finding.values)
+    return Verdict(claim, outcome(claim, low, high), finding, low, high)
+
+
+def unmeasured(claim: Claim) -> Verdict:
+    """The verdict where the runs are not enough to measure anything.
+
+    Args:
+        claim: the claim.
+    """
+    return Verdict(claim, "undecided", None, math.nan, math.nan)
+
+
+def outcome(claim: Claim, low: float, high: float) -> str:
+    """``"holds"``, ``"fails"`` or ``"undecided"``: on which side of the bounds an interval lies.
+
+    Args:
+        claim: the claim.
+        low: lower end of the interval of the mean effect.
+        high: its upper end.
+    """
     top = math.inf if claim.at_most is None else claim.at_most
     if low > claim.at_least and high < top:
-        outcome = "holds"
-    elif high < claim.at_least or low > top:
-        outcome = "fails"
-    else:
-        outcome = "undecided"
-    return Verdict(claim, outcome, finding, low, high)
+        return "holds"
+    if high < claim.at_least or low > top:
+        return "fails"
+    return "undecided"
 
 
-def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Student's interval for the mean; infinite for a single value.
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's interval for the mean, at ``LEVEL``; infinite for a single value.
 
     Args:
         values: at least one.
-        level: of the interval, two-sided.
     """
     if any(not math.isfinite(value) for value in values):
-        centre = fmean(values)
+        centre = _mean(values)
         return (centre, centre) if not math.isnan(centre) else (-math.inf, math.inf)
     if len(values) == 1:
         return -math.inf, math.inf
-    reach = student.ppf((1 + level) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    reach = student.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - float(reach), fmean(values) + float(reach)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; NaN where infinities of both signs meet, which ``fmean`` refuses."""
+    return fmean(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
 
 
 def _gain(ours: Cell, theirs: Cell) -> tuple[float, ...]:
@@ -184,47 +176,41 @@ def _unit(cell: Cell) -> str:
     return "points of accuracy" if cell.higher else "nats"
 
 
-def _pair(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, Cell] | None:
+def _pair(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
     ours, theirs = of(cells, claim.ours), of(cells, claim.theirs)
     return (best(ours), best(theirs)) if ours and theirs else None
 
 
-def _gain_of_best(claim: Claim, chosen: Sequence[Cell]) -> Finding:  # noqa: ARG001
-    ours, theirs = chosen
+def _gain_of_best(_: Claim, ours: Cell, theirs: Cell) -> Finding:
     about = f"{ours.name}: {ours.mean:.4g}; {theirs.name}: {theirs.mean:.4g}"
     return Finding(_gain(ours, theirs), about, _unit(ours))
 
 
 def _far(claim: Claim, cells: Sequence[Cell], optimizer: str) -> tuple[Cell, ...] | None:
-    """An optimizer's best, its best at a large step, and the best of the other one."""
-    pair = _pair(claim, cells)
-    if pair is None:
-        return None
+    """An optimizer's best at a large step, and its own best."""
+    theirs = of(cells, claim.theirs)
     steps = best_per_step(of(cells, optimizer))
-    far = next((cell for cell in steps if cell.lr >= claim.factor * pair[1].lr), None)
-    return None if far is None else (best(steps), far, pair[1])
+    if not (theirs and steps):
+        return None
+    large = claim.factor * best(theirs).lr
+    far = next((cell for cell in steps if cell.lr >= large), None)
+    return None if far is None else (far, best(steps))
 
 
-def _our_far(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
+def _far_ours(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
     return _far(claim, cells, claim.ours)
 
 
-def _their_far(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
+def _far_theirs(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
     return _far(claim, cells, claim.theirs)
 
 
-def _lost(claim: Claim, chosen: Sequence[Cell]) -> Finding:  # noqa: ARG001
-    """What an optimizer loses against its own best at a large step."""
-    own, far, rival = chosen
-    about = (
-        f"{far.name}: {far.mean:.4g}; its best, at {format_step(own.lr)}: {own.mean:.4g}; "
-        f"the best of {rival.name}: {rival.mean:.4g}"
-    )
+def _lost(_: Claim, far: Cell, own: Cell) -> Finding:
+    about = f"{far.name}: {far.mean:.4g}; its best, at {format_step(own.lr)}: {own.mean:.4g}"
     return Finding(_gain(own, far), about, _unit(own))
 
 
-def _steps_saved(claim: Claim, chosen: Sequence[Cell]) -> Finding:  # noqa: ARG001
-    ours, theirs = chosen
+def _steps_saved(_: Claim, ours: Cell, theirs: Cell) -> Finding:
     others = {row.config.seed: row.result for row in theirs.rows}
     saved = tuple(
         share_saved(row.result, others[row.config.seed], higher=ours.higher)
@@ -256,28 +242,32 @@ def share_saved(ours: RunResult, theirs: RunResult, *, higher: bool) -> float:
 
 
 def _with_gaps(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
-    """The best of the settings whose runs have recorded their gaps."""
-    ours = [
-        cell
-        for cell in of(cells, claim.ours)
-        if all(r.result.trace_name == "gap" and len(r.result.trace) >= 10 for r in cell.rows)
-    ]
+    ours = [cell for cell in of(cells, claim.ours) if all(_gaps(row) for row in cell.rows)]
     return (best(ours),) if ours else None
 
 
-def _grows(claim: Claim, chosen: Sequence[Cell]) -> Finding:
-    """How many times as large the gap <d, w> is over the last tenth of a run as earlier."""
-    ratios = []
-    for row in chosen[0].rows:
-        trace = row.result.trace
-        tenth, upto = len(trace) // 10, round(claim.since * len(trace))
-        early, late = fmean(trace[upto - tenth : upto]), fmean(trace[-tenth:])
-        ratios.append(late / early if early > 0 else math.nan)
-    return Finding(tuple(ratios), chosen[0].name, "times the gap of then")
+def _gaps(row: Row) -> list[float]:
+    """The gap <d, w> along a run; empty if it was not recorded, or too rarely."""
+    trace = row.result.trace
+    return trace if row.result.trace_name == "gap" and len(trace) >= 10 else []
+
+
+def _grows(claim: Claim, ours: Cell) -> Finding:
+    """How many times as large the gap is over the last tenth of a run as earlier."""
+    ratios = tuple(_growth(_gaps(row), claim.since) for row in ours.rows)
+    return Finding(ratios, ours.name, "times the gap of then")
+
+
+def _growth(gaps: Sequence[float], since: float) -> float:
+    if not gaps:
+        return math.nan
+    tenth, upto = len(gaps) // 10, round(since * len(gaps))
+    early = fmean(gaps[upto - tenth : upto])
+    return fmean(gaps[-tenth:]) / early if early > 0 else math.nan
 
 
 def _middle_and_end(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
-    """The best middle threshold, and the better of both ends, at any step."""
+    """The best middle threshold and the better of both ends, each at any step."""
     ours = of(cells, claim.ours)
     thresholds = sorted({cell.rho for cell in ours if cell.rho is not None})
     if len(thresholds) < 3:
@@ -286,17 +276,27 @@ def _middle_and_end(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | N
     return best(per[1:-1]), best([per[0], per[-1]])
 
 
-_Choose = Callable[[Claim, Sequence[Cell]], tuple[Cell, ...] | None]
-_Measure = Callable[[Claim, Sequence[Cell]], Finding]
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of claim is judged.
 
-KINDS: Mapping[str, tuple[_Choose, _Measure]] = MappingProxyType(
+    Attributes:
+        choose: the settings that a claim is about, from runs over a grid; None if some are missing.
+        measure: the finding, from runs of the chosen settings.
+    """
+
+    choose: Callable[[Claim, Sequence[Cell]], tuple[Cell, ...] | None]
+    measure: Callable[..., Finding]
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "gain-of-best": (_pair, _gain_of_best),
-        "keeps": (_our_far, _lost),
-        "loses": (_their_far, _lost),
-        "steps-saved": (_pair, _steps_saved),
-        "grows": (_with_gaps, _grows),
-        "middle-wins": (_middle_and_end, _gain_of_best),
+        "gain-of-best": Kind(_pair, _gain_of_best),
+        "keeps": Kind(_far_ours, _lost),
+        "loses": Kind(_far_theirs, _lost),
+        "steps-saved": Kind(_pair, _steps_saved),
+        "grows": Kind(_with_gaps, _grows),
+        "middle-wins": Kind(_middle_and_end, _gain_of_best),
     }
 )
 

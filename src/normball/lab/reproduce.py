@@ -16,6 +16,7 @@ from normball.lab.errors import LabError, unknown
 from normball.lab.optimizers import OPTIMIZERS, configure
 from normball.lab.rows import RunFolder
 from normball.lab.tasks import find_task
+from normball.lab.until import FIRST_SEED, Standing
 
 SCALES = ("cpu", "gpu", "paper")
 _SCHEMA = "normball.figure/1"
@@ -137,28 +138,33 @@ def _step(where: str, text: str) -> float:
 
 
 def conclude(
-    experiment: Experiment, folder: RunFolder, verdicts: tuple[Verdict, ...] | None = None
+    experiment: Experiment, folder: RunFolder, standings: Sequence[Standing] = ()
 ) -> tuple[Verdict, ...]:
     """Judge the claims, and write the picture and the verdicts beside the rows.
 
     Args:
-        experiment: all of whose runs are in the folder.
+        experiment: the figure; of runs that are not in the folder nothing is said.
         folder: takes ``fig*.png``, ``fig*.svg``, ``fig*.md`` and ``fig*.json``.
-        verdicts: of fresh seeds; None to judge the claims by the runs that chose the settings too.
+        standings: of the claims on fresh seeds; without them the figure's own seeds judge.
 
     Raises:
-        LabError: if a file cannot be written.
+        LabError: if no run is there, or a file cannot be written.
     """
     keys = {config.key() for config in experiment.configs}
     rows = [row for row in folder.rows if row.config.key() in keys]
+    if not rows:
+        raise LabError(f"no run of {experiment.name} was finished in the time: give it more.")
     cells = make_cells(rows)
-    if verdicts is None:
-        verdicts = tuple(judge(claim, cells) for claim in experiment.claims)
+    verdicts = tuple(standing.verdict for standing in standings) or tuple(
+        judge(claim, cells) for claim in experiment.claims
+    )
+    judged = [row for standing in standings for cell in standing.cells for row in cell.rows]
+    fresh = make_cells({row.config.key(): row for row in judged}.values())
     for kind in ("png", "svg"):
         picture = draw(experiment.charts, cells, kind, experiment.title)
         folder.replace(f"{experiment.name}.{kind}", picture)
     folder.replace(f"{experiment.name}.json", _record(experiment, verdicts, cells))
-    folder.replace(f"{experiment.name}.md", page(experiment, verdicts, cells).encode())
+    folder.replace(f"{experiment.name}.md", page(experiment, verdicts, cells, fresh).encode())
     return verdicts
 
 
@@ -177,15 +183,21 @@ def _record(experiment: Experiment, verdicts: Sequence[Verdict], cells: Sequence
     return json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
-def page(experiment: Experiment, verdicts: Sequence[Verdict], cells: Sequence[Cell]) -> str:
+def page(
+    experiment: Experiment,
+    verdicts: Sequence[Verdict],
+    cells: Sequence[Cell],
+    fresh: Sequence[Cell] = (),
+) -> str:
     """The outcome as Markdown: verdicts, picture, and a table of all settings.
 
     Args:
         experiment: the figure.
         verdicts: one for each claim.
         cells: the runs.
+        fresh: those of them that judged, if they have seeds of their own.
     """
-    rows = [row for cell in cells for row in cell.rows]
+    rows = [row for cell in (*cells, *fresh) for row in cell.rows]
     minutes = sum(row.result.seconds for row in rows) / 60
     data = "; ".join(sorted({row.result.data for row in rows}))
     lines = [
@@ -202,12 +214,25 @@ def page(experiment: Experiment, verdicts: Sequence[Verdict], cells: Sequence[Ce
         "",
         f"![{experiment.title}]({experiment.name}.png)",
         "",
+        *_table(cells),
+    ]
+    if fresh:
+        lines += [
+            f"The runs above chose the settings. These have judged them, with the seeds from "
+            f"{FIRST_SEED} on:",
+            "",
+            *_table(fresh),
+        ]
+    return "\n".join(lines)
+
+
+def _table(cells: Sequence[Cell]) -> list[str]:
+    return [
         f"| {' | '.join((*HEADINGS, 'seconds a run'))} |",
         "|---|---|---|---|---|---|---|",
         *(_line(cell) for cell in _sorted(cells)),
         "",
     ]
-    return "\n".join(lines)
 
 
 def _sorted(cells: Sequence[Cell]) -> list[Cell]:

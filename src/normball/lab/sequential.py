@@ -1,120 +1,83 @@
-"""Claims judged on fresh seeds, two at a time, until they are decided.
+"""Intervals for a mean that stay valid however often one looks while values are added.
 
-The figure's own seeds choose the settings that a claim compares. Seeds from 100 on judge them.
-After 4, 6, ..., 20 of these the interval of the mean effect is looked at, and the first look that
-decides ends it. So that nine looks together err no more often than one, each interval is wider.
+Looks follow a plan, declared here: at ``LOOKS[0]`` values, and after every two more until
+``LOOKS[-1]``. The chance of leaving the true mean out at any look is spent in proportion to the
+number of values (Lan and DeMets, Biometrika 70, 1983; the power family of Kim and DeMets,
+Biometrika 74, 1987, with exponent 1). The critical values are those of repeated t statistics, exact
+for normal values of unknown variance, and the intervals are repeated confidence intervals (Jennison
+and Turnbull, Biometrika 78, 1991).
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import fmean, stdev
 
-from normball.lab.cells import Cell, make_cells
-from normball.lab.claims import Claim, Verdict, choose, measure, weigh
-from normball.lab.config import RunConfig
-from normball.lab.reproduce import Experiment
-from normball.lab.rows import Row
+import numpy as np
 
-FIRST_SEED = 100
-LOOKS = tuple(range(4, 21, 2))
-"""After how many seeds a claim is looked at."""
-
-# Pocock's rule (Biometrika 1977): one nominal level for all looks, applied to Student's intervals
-# (Jennison and Turnbull, "Group Sequential Methods", 2000, chapter 4). With 2.4 % at each of these
-# looks, 9.9 % of claims whose effect lies on the bound are decided: a test repeats the simulation.
-NOMINAL = 1 - 0.024
+# The first look is not at two values: accuracies are counts, and two equal ones, or three, would
+# have no scatter by chance.
+LOOKS = tuple(range(6, 41, 2))
+_CELLS = 600
+_NODES = 48
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A claim under trial.
+@lru_cache
+def critical_values(level: float) -> tuple[float, ...]:
+    """What the absolute t statistic must exceed at each of ``LOOKS``.
 
-    Attributes:
-        claim: the claim.
-        chosen: the settings that it compares, of seed ``FIRST_SEED``; empty if the figure's own
-            runs are too few to choose any.
-    """
-
-    claim: Claim
-    chosen: tuple[RunConfig, ...]
-
-    def verdict(self, rows: Sequence[Row]) -> Verdict:
-        """The verdict at the first look that decides, or at the last one that can be held.
-
-        Later rows do not change it, so a trial that was interrupted ends as any other.
-
-        Args:
-            rows: finished runs, those of other settings and seeds included.
-        """
-        found = Verdict(self.claim, "undecided", None, float("nan"), float("nan"), FIRST_SEED)
-        for seeds in LOOKS:
-            cells = self._cells(rows, seeds)
-            if cells is None:
-                break
-            found = weigh(self.claim, measure(self.claim, cells), NOMINAL)
-            found = replace(found, seeds=FIRST_SEED)
-            if found.outcome != "undecided":
-                break
-        return found
-
-    def wanted(self, rows: Sequence[Row]) -> tuple[RunConfig, ...]:
-        """The runs up to the next look; none once the claim is decided or all looks are held.
-
-        Args:
-            rows: finished runs.
-        """
-        if not self.chosen or self.verdict(rows).outcome != "undecided":
-            return ()
-        done = {row.config.key() for row in rows}
-        for seeds in LOOKS:
-            missing = [config for config in self._configs(seeds) if config.key() not in done]
-            if missing:
-                return tuple(missing)
-        return ()
-
-    def _configs(self, seeds: int) -> list[RunConfig]:
-        return [
-            replace(config, seed=seed)
-            for seed in range(FIRST_SEED, FIRST_SEED + seeds)
-            for config in self.chosen
-        ]
-
-    def _cells(self, rows: Sequence[Row], seeds: int) -> list[Cell] | None:
-        """The chosen settings with the runs of the first seeds; None if some are missing."""
-        by_key = {row.config.key(): row for row in rows}
-        cells: list[Cell] = []
-        for config in self.chosen:
-            keys = [
-                replace(config, seed=seed).key() for seed in range(FIRST_SEED, FIRST_SEED + seeds)
-            ]
-            if any(key not in by_key for key in keys):
-                return None
-            cells += make_cells(by_key[key] for key in keys)
-        return cells or None
-
-
-def make_trials(experiment: Experiment, rows: Sequence[Row]) -> tuple[Trial, ...]:
-    """A trial for every claim of a figure.
+    Let ``S`` be the sum of ``n`` values of mean 0 and ``Q`` the sum of their squares. Then
+    ``S / sqrt(n Q) = sin(a)`` and ``t = sqrt(n - 1) tan(a)``. Two more values multiply ``S /
+    sqrt(Q)`` by ``sqrt(r)`` and add ``sqrt(2 (1 - r)) cos(b)``, with ``r`` from the Beta
+    distribution of ``n / 2`` and 1 and ``b`` from the circle, both independent of all before. So
+    the distribution of ``|a|`` among sequences that are still inside follows look by look.
 
     Args:
-        experiment: all of whose runs are among the rows.
-        rows: finished runs.
+        level: the chance that all intervals contain the mean, in (0, 1).
     """
-    keys = {config.key() for config in experiment.configs}
-    cells = make_cells([row for row in rows if row.config.key() in keys])
-    trials = []
-    for claim in experiment.claims:
-        chosen = choose(claim, cells) or ()
-        configs = tuple(replace(cell.rows[0].config, seed=FIRST_SEED) for cell in chosen)
-        trials.append(Trial(claim, configs))
-    return tuple(trials)
+    edges = np.linspace(0, math.pi / 2, _CELLS + 1)
+    sines = np.sin((edges[1:] + edges[:-1]) / 2)[:, None, None]
+    middles = (np.arange(_NODES) + 0.5) / _NODES
+    mass = np.full(_CELLS, 1 / _CELLS)  # of two values
+    spent, found = 0.0, []
+    for n in range(4, LOOKS[-1] + 1, 2):
+        r = middles[:, None] ** (2 / (n - 2))
+        moved = math.sqrt(n - 2) * sines * np.sqrt(r) + np.sqrt(2 - 2 * r) * np.cos(
+            math.pi * middles
+        )
+        angles = np.arcsin(np.minimum(np.abs(moved) / math.sqrt(n), 1))
+        cells = np.minimum(angles * (_CELLS / edges[-1]), _CELLS - 1).astype(int)
+        weights = np.repeat(mass / _NODES**2, _NODES**2)
+        mass = np.bincount(cells.ravel(), weights, minlength=_CELLS)
+        if n in LOOKS:
+            chance = (1 - level) * n / LOOKS[-1]
+            above = np.append(np.cumsum(mass[::-1])[::-1], 0.0)
+            angle = float(np.interp(chance - spent, above[::-1], edges[::-1]))
+            mass *= np.clip((angle - edges[:-1]) / edges[1], 0, 1)
+            found.append(math.sqrt(n - 1) * math.tan(angle))
+            spent = chance
+    return tuple(found)
 
 
-def next_runs(trials: Sequence[Trial], rows: Sequence[Row]) -> tuple[RunConfig, ...]:
-    """The runs that undecided claims need for their next looks, each once, the first seeds first.
+def repeated_interval(values: Sequence[float], level: float) -> tuple[float, float]:
+    """The interval for the mean at one of the planned looks.
+
+    With chance ``level`` the intervals of all looks contain the mean, if the values are normal.
 
     Args:
-        trials: from ``make_trials``.
-        rows: finished runs.
+        values: as many as one of ``LOOKS`` says.
+        level: in (0, 1).
+
+    Returns:
+        Both ends; infinite where a value is not a finite number, as no mean can be estimated then.
+
+    Raises:
+        ValueError: if no look is planned at so many values.
     """
-    wanted = {config.key(): config for trial in trials for config in trial.wanted(rows)}
-    return tuple(sorted(wanted.values(), key=lambda config: config.seed))
+    if len(values) not in LOOKS:
+        raise ValueError(f"no look is planned at {len(values)} values, only at {LOOKS}.")
+    if not all(map(math.isfinite, values)):
+        return -math.inf, math.inf
+    critical = critical_values(level)[LOOKS.index(len(values))]
+    reach = critical * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - reach, fmean(values) + reach

@@ -198,7 +198,12 @@ def _refuse_mixture(
 
 
 def run_plan(
-    plan: Plan, folder: RunFolder, *, jobs: int, on_event: Callable[[Event], None]
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    jobs: int,
+    on_event: Callable[[Event], None],
+    go_on: Callable[[], bool] = lambda: True,
 ) -> None:
     """Run what is left, adding each finished run to the folder at once.
 
@@ -207,12 +212,13 @@ def run_plan(
         folder: where the rows go.
         jobs: number of processes.
         on_event: called with every event, a finished run's after its row is on the disk.
+        go_on: asked before every run; once it says no, the runs under way are the last ones.
 
     Raises:
         LabError: if a row cannot be written, or a run cannot be done as asked.
         WorkerError: if a run fails by a fault of the program.
     """
-    events = run_all(plan.todo, jobs)
+    events = run_all(plan.todo, jobs, go_on=go_on)
     try:
         for event in events:
             if isinstance(event, Finished):

@@ -3,7 +3,7 @@
 import signal
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -81,7 +81,9 @@ class _Worker:
     config: RunConfig | None = None
 
 
-def run_all(configs: Iterable[RunConfig], jobs: int) -> Generator[Event, None, None]:
+def run_all(
+    configs: Iterable[RunConfig], jobs: int, *, go_on: Callable[[], bool] = lambda: True
+) -> Generator[Event, None, None]:
     """Run configurations in worker processes, one thread of arithmetic each.
 
     The workers end with this iterator: when it is exhausted, closed, or raises.
@@ -89,6 +91,7 @@ def run_all(configs: Iterable[RunConfig], jobs: int) -> Generator[Event, None, N
     Args:
         configs: the runs, begun in this order.
         jobs: number of processes.
+        go_on: asked before every run; once it says no, the runs under way are the last ones.
 
     Yields:
         Events, as they happen.
@@ -100,7 +103,8 @@ def run_all(configs: Iterable[RunConfig], jobs: int) -> Generator[Event, None, N
     waiting = deque(configs)
     with _workers(min(jobs, len(waiting))) as workers:
         for worker in workers:
-            yield _begin(worker, waiting.popleft())
+            if go_on():
+                yield _begin(worker, waiting.popleft())
         while busy := {worker.pipe: worker for worker in workers if worker.config}:
             for pipe in wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
@@ -108,7 +112,7 @@ def run_all(configs: Iterable[RunConfig], jobs: int) -> Generator[Event, None, N
                 yield event
                 if isinstance(event, Finished):
                     worker.config = None
-                    if waiting:
+                    if waiting and go_on():
                         yield _begin(worker, waiting.popleft())
 
 

@@ -49,7 +49,7 @@ def arena(
     rules = quick_rules() if quick else demo_rules() if demo else whole()
     some_tasks = select(tasks, rules.tasks, "task")
     some_methods = select(methods, rules.methods, "method")
-    seconds = None if budget is None else parse_time(budget)
+    seconds = None if budget is None else parse_time("--budget", budget)
     count = processes(jobs)
     console = plain_console()
 

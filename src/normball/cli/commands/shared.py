@@ -1,5 +1,7 @@
 """Functions that several commands share."""
 
+from collections.abc import Callable
+
 import typer
 from rich.console import Console
 
@@ -40,7 +42,13 @@ def processes(jobs: str | None) -> int:
     return count
 
 
-def carry_out(console: Console, plan: Plan, folder: RunFolder, jobs: int) -> None:
+def carry_out(
+    console: Console,
+    plan: Plan,
+    folder: RunFolder,
+    jobs: int,
+    go_on: Callable[[], bool] = lambda: True,
+) -> None:
     """Run the missing runs of a plan, with a screen; after Ctrl-C say what is kept, and end.
 
     Args:
@@ -48,11 +56,12 @@ def carry_out(console: Console, plan: Plan, folder: RunFolder, jobs: int) -> Non
         plan: the runs.
         folder: their record.
         jobs: number of processes.
+        go_on: asked before every run; once it says no, the runs under way are the last ones.
     """
     _say_what_is_kept(console, plan, folder)
     try:
         with CompareScreen(plan, console) as screen:
-            run_plan(plan, folder, jobs=jobs, on_event=screen.on_event)
+            run_plan(plan, folder, jobs=jobs, on_event=screen.on_event, go_on=go_on)
     except KeyboardInterrupt:
         _say_how_to_go_on(plan, folder)
         raise typer.Exit(130) from None
