@@ -42,7 +42,7 @@ check: portable
 # The core beside other versions of torch: downloads some 10 GB, and deletes them. TORCH="2.6.0:3.11
 # newest:3.13" names versions and interpreters.
 compat: setup
-	$(BIN)/python -m tests.compat results/$$(date +%F)-compat $(TORCH)
+	$(BIN)/python -m tests.compat results/platforms/$$(date +%F)-compat $(TORCH)
 
 # Step times and memory against rivals (those that are installed), appended to results/.
 bench: setup

@@ -1,4 +1,4 @@
-"""Measure, print the ratios, append the rows to `results/<date>-benchmarks/rows.jsonl`.
+"""Measure, print the ratios, append the rows to `results/speed/<date>/rows.jsonl`.
 
 `python -m benchmarks [--rounds N] [--out DIR] [CASE ...]`; `--figure` draws the recorded rows.
 """
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each (default 7)")
-    parser.add_argument("--out", type=Path, help="folder; results/<date>-benchmarks by default")
+    parser.add_argument("--out", type=Path, help="folder; results/speed/<date> by default")
     parser.add_argument("--figure", action="store_true", help="only draw what is recorded there")
     options = parser.parse_args()
     unknown = sorted(set(options.cases) - set(CASES))
@@ -68,7 +68,7 @@ def main() -> None:
     if options.rounds < 2:
         parser.error("--rounds must be at least 2, for a spread")
     today = datetime.date.today().isoformat()
-    out: Path = options.out or Path("results") / f"{today}-benchmarks"
+    out: Path = options.out or Path("results/speed") / today
     path = out / "rows.jsonl"
     if not options.figure:
         torch.set_num_threads(1)

@@ -21,7 +21,7 @@ from normball.lab.arena.protocol import whole
 from normball.lab.arena.record import read_record
 from normball.lab.arena.tasks import find
 
-RECORD = Path("results/2026-11-27-arena")
+RECORD = Path("results/arena/2026-11-27")
 REFERENCE = "adamw"
 # The tuned rivals, and ours with nothing set and with its step tuned.
 COMPARED = (REFERENCE, "muon", "scion", "anytime", "untuned")

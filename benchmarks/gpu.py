@@ -2,8 +2,8 @@
 
 Against torch.optim.Muon, gram-newton-schulz and fused AdamW, with the share of the speed of
 16-bit products, the cost of clipping, the same step as a CUDA graph, and the share of the step in
-training with batches of 2^19 tokens. Rows are appended to `results/<date>-gpu/rows.jsonl`. Rivals
-run as they come, with their own kernels and compiler.
+training with batches of 2^19 tokens. Rows are appended to `results/speed/<date>-gpu/rows.jsonl`.
+Rivals run as they come, with their own kernels and compiler.
 """
 
 import argparse
@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="of 124M, 1B, tiny; 124M and 1B")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to see a tiny one run")
     parser.add_argument("--rounds", type=int, default=20, help="timed rounds of each (default 20)")
-    parser.add_argument("--out", type=Path, help="folder; results/<date>-gpu by default")
+    parser.add_argument("--out", type=Path, help="folder; results/speed/<date>-gpu by default")
     options = parser.parse_args(arguments)
     models = options.models or ["124M", "1B"]
     unknown = sorted(set(models) - set(MODELS))
@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
             "see that it runs with `--device cpu tiny`"
         )
     today = datetime.date.today().isoformat()
-    out: Path = options.out or Path("results") / f"{today}-gpu"
+    out: Path = options.out or Path("results/speed") / f"{today}-gpu"
     out.mkdir(parents=True, exist_ok=True)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
     about = {"date": today, "machine": hardware, "versions": peers.versions()}

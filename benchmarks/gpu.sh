@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, from a bare checkout without a network, in at most ten minutes:
 #
-#     benchmarks/gpu.sh [FOLDER]         # results/<date>-gpu by default
+#     benchmarks/gpu.sh [FOLDER]         # results/speed/<date>-gpu by default
 #
 # Each part has its own limit of time and writes its own file, so what is done is kept. PARTS names
 # some of them, PYTHON another interpreter, DEVICE=cpu sees the script run without a GPU. Part
 # `cifar` needs CIFAR-10 in the folder that NORMBALL_DATA names.
 set -u
 cd "$(dirname "$0")/.."
-folder=${1:-results/$(date +%F)-gpu}
+folder=${1:-results/speed/$(date +%F)-gpu}
 python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 parts=${PARTS:-self tests step-124M step-1B cifar}

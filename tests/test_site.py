@@ -85,7 +85,7 @@ COLUMN = 688  # pixels: the width of the text beside the navigation on a screen 
 
 @pytest.mark.parametrize(
     "picture",
-    [*(ROOT / "docs").rglob("*.svg"), *(ROOT / "results/2026-11-27-arena").glob("*.svg")],
+    [*(ROOT / "docs").rglob("*.svg"), *(ROOT / "results/arena/2026-11-27").glob("*.svg")],
     ids=lambda path: path.name,
 )
 def test_all_letters_of_a_picture_have_at_least_11_pixels(picture):
