@@ -90,7 +90,7 @@ def test_what_is_not_given_comes_from_the_task() -> None:
 @pytest.mark.parametrize("model", ["gpt-tiny", "gpt-small"])
 def test_the_default_of_the_small_gpts_is_near_the_best_that_was_measured(model: str) -> None:
     default = configure(find_task("shakespeare"), "clipped-scion", model=model)
-    folder = Path(__file__).parents[2] / "results" / "2026-11-24-figures" / "text"
+    folder = Path(__file__).parents[2] / "results/figures/2026-11-24/text"
     means: dict[tuple, list[float]] = {}
     for made in read_rows(folder / ROWS):
         run = made.config

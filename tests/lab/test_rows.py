@@ -166,7 +166,7 @@ def test_a_row_of_one_step_is_not_that_of_another() -> None:
 
 @needs.records
 def test_a_row_of_the_first_schema_is_still_read() -> None:
-    file = Path(__file__).parents[2] / "results" / "2026-11-23-digits" / "rows.jsonl"
+    file = Path(__file__).parents[2] / "results/demo/2026-11-23-digits/rows.jsonl"
     line = file.read_bytes().splitlines()[0]
     values = strictly(line)
     assert values["schema"] == "normball.row/1"
