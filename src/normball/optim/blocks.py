@@ -13,13 +13,12 @@ from normball._numeric import choose_
 from normball.norms import Norm
 
 # Up to this many entries the launch of an operation costs more than its arithmetic: 128 x 128 on a
-# CPU, where products of larger matrices gain nothing from a batch; 4096 x 4096 on a device that
-# takes launches from a queue. There a stack is a copy of the gradients, and so it has a limit too.
-_SMALL = {"cpu": 2**14}
-_SMALL_ELSEWHERE = 2**24
+# CPU, where products of larger matrices gain nothing from a batch; 4096 x 4096 on a GPU, where the
+# weights of a stack are written in place and only its gradients are copied.
+_SMALL = {"cpu": 2**14, "cuda": 2**24}
+# On other devices, and where a copy of large gradients would undo the reuse of their memory.
+_SMALL_ELSEWHERE = 2**20
 _MOST_TOGETHER = 2**26
-# Where the memory of a gradient is to be reused, a copy of large ones would undo it.
-_SMALL_IF_TIGHT = 2**20
 
 
 @dataclass(slots=True)
@@ -85,7 +84,9 @@ class Block:
     def kind(self, tight: bool) -> Hashable:
         """Return a key that is equal for blocks that a step can stack; None for a large block."""
         p = self.param
-        most = _SMALL.get(p.device.type, _SMALL_IF_TIGHT if tight else _SMALL_ELSEWHERE)
+        most = _SMALL.get(p.device.type, _SMALL_ELSEWHERE)
+        if tight:
+            most = min(most, _SMALL_ELSEWHERE)
         if self.sharded or p.numel() > most:
             return None
         alike = self.setting.alike
