@@ -1,5 +1,8 @@
 """Functions run on several processes that talk through gloo."""
 
+import os
+import sys
+
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -14,6 +17,10 @@ def _worker(rank, ranks, function, arguments, folder):
     torch.save(function(*arguments), folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+    # Threads of torch that still run when a process ends can abort it, on a busy machine.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def launch(function, ranks, folder, *arguments):
