@@ -146,14 +146,12 @@ def _flops(rows: int, columns: int, odds: tuple[Odd, ...]) -> float:
 
 
 @lru_cache
-def polar_express_coefficients(
-    steps: int, lower: float, margin: float = 0.001
-) -> tuple[Quintic, ...]:
+def polar_express_coefficients(steps: int, lower: float) -> tuple[Quintic, ...]:
     """Return the greedy, and therefore optimal, quintics for singular values in `[lower, 1]`.
 
     Minimises `max |1 - p_steps(... p_1(s))|` over `s` in `[lower, 1]` (Theorem 3.1 of arXiv
     2505.16932), then scales the last quintic to stay at or below 1.
-    Beyond its interval a quintic grows fast: `margin` leaves room for rounding upwards.
+    Beyond its interval a quintic grows fast: 0.1 % of room is left for rounding upwards.
 
     Examples:
         >>> from normball.polar import polar_express_coefficients
@@ -163,12 +161,15 @@ def polar_express_coefficients(
         >>> round(s, 3)
         1.0
     """
-    return tuple((a, b, c) for a, b, c in compose((3,) * steps, lower, margin))
+    return tuple((a, b, c) for a, b, c in compose((3,) * steps, lower))
 
 
 @lru_cache
 def compose(terms: tuple[int, ...], lower: float, margin: float = 0.001) -> tuple[Odd, ...]:
-    """Return the same for polynomials with these numbers of terms, 3 or 5."""
+    """Return the same for polynomials with these numbers of terms, 3 or 5.
+
+    `margin` is the room that is left for rounding upwards.
+    """
     interval = (lower, 1.0)
     odds = []
     for count in terms:

@@ -29,7 +29,8 @@ def reproduce(
     """Repeat one of the paper's figures, and judge its claims, which are declared beforehand.
 
     The exit code is 0 where every claim holds, 1 where one fails or is undecided. Runs that another
-    figure left in the same folder are not repeated.
+    figure left in the same folder are not repeated. With --until-decided the figure's own seeds
+    choose the settings, and fresh seeds judge them; the same command goes on after --budget.
     """
     experiment = load_experiment(figure, scale)
     if budget is not None and not until_decided:
