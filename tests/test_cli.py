@@ -13,13 +13,13 @@ from rich.console import Console
 from normball.cli.screen import CompareScreen
 from normball.lab.results import EpochReport
 from normball.lab.rows import ROWS, open_folder
-from normball.lab.sweep import Plan
+from normball.lab.sweep import Plan, SweepEvent
 from normball.lab.train import Trainer
-from normball.lab.workers import Advanced, Event, Finished, Started
+from normball.lab.workers import Advanced, Finished, Started
 from normball.theory.rates import Part
 from normball.theory.verdicts import Row
 from tests.command import call
-from tests.lab.samples import RESULT, config, row
+from tests.lab.samples import config, row
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_pipe_gets_a_line_for_every_run_and_one_a_minute_between_them() -> Non
     plan = Plan(configs, configs)
     report = EpochReport(1, 2, 0.5, 0.75, None, None, None, 1000.0)
 
-    def after(seconds: float, event: Event) -> list[str]:
+    def after(seconds: float, event: SweepEvent) -> list[str]:
         now[0] += seconds
         said = len(pipe.seen)
         screen.on_event(event)
@@ -241,7 +241,7 @@ def test_a_pipe_gets_a_line_for_every_run_and_one_a_minute_between_them() -> Non
         (line,) = after(1, Advanced(0, configs[0], report))
         assert line.startswith("0/2 runs  scion, step 2^-5, seed 0: epoch 1/2  loss 0.5000  ")
         assert after(30, Advanced(0, configs[0], report)) == []
-        (line,) = after(29, Finished(0, configs[0], RESULT))
+        (line,) = after(29, Finished(0, configs[0], row()))
         assert line == "1/2 runs  scion, step 2^-5, seed 0: 90.0 % in 1.5 s"
         assert after(59, Advanced(0, configs[1], report)) == []
         assert len(after(100, Advanced(0, configs[1], report))) == 1
