@@ -46,6 +46,9 @@ from tests.lab.samples import config, row
         (["compare", "digits", "--out", "OUT", "--optimizers", "adam,"], "empty name"),
         (["compare", "digits", "--out", "FILE"], "FILE is a file"),
         (["compare", "digits", "--out", "FILE/sub"], "FILE/sub"),
+        (["sweep", "digits", "--out", "OUT", "--engine", "rays"], "'rays': did you mean 'ray'"),
+        (["arena", "--out", "OUT", "--engine", "x"], "engine 'x': choose one of: local, ray"),
+        (["sweep", "digits", "--out", "OUT", "--engine", "ray", "--jobs", "0"], "--jobs .* got 0"),
         (["find-lr", "digits", "--out", "FILE"], "FILE is a file"),
         (["rates", "--out", "FILE"], "FILE is a file"),
         (
@@ -70,6 +73,16 @@ def test_a_wrong_call_gets_one_line_and_2(
     assert re.search(message, printed.err)
     assert printed.out == ""
     assert not Path("OUT").exists()
+
+
+def test_an_engine_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "normball.lab.on_ray", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert call("sweep", "digits", "--out", str(tmp_path / "out"), "--engine", "ray") == 2
+    assert 'needs Ray: pip install "normball[ray]"' in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,8 +126,8 @@ def _receive(stream: ObjectRefGenerator, run: Run) -> Any:
         return ray.get(next(stream))
     except ray.exceptions.RayError as error:
         raise WorkerError(
-            f"Ray could not carry out the run {run.describe()}, and tries a run that is lost with "
-            f"its process or machine {RETRIES} times again. Finished runs are kept.\n{error}"
+            f"the run {run.describe()} failed on Ray, which begins a run that was lost with its "
+            f"process or machine again up to {RETRIES} times. Finished runs are kept.\n{error}"
         ) from None
 
 
