@@ -13,13 +13,13 @@ from rich.console import Console
 from normball.cli.screen import CompareScreen
 from normball.lab.results import EpochReport
 from normball.lab.rows import ROWS, open_folder
-from normball.lab.sweep import Plan
+from normball.lab.sweep import Plan, SweepEvent
 from normball.lab.train import Trainer
-from normball.lab.workers import Advanced, Event, Finished, Started
+from normball.lab.workers import Advanced, Finished, Started
 from normball.theory.rates import Part
 from normball.theory.verdicts import Row
 from tests.command import call
-from tests.lab.samples import RESULT, config, row
+from tests.lab.samples import config, row
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,9 @@ from tests.lab.samples import RESULT, config, row
         (["compare", "digits", "--out", "OUT", "--optimizers", "adam,"], "empty name"),
         (["compare", "digits", "--out", "FILE"], "FILE is a file"),
         (["compare", "digits", "--out", "FILE/sub"], "FILE/sub"),
+        (["sweep", "digits", "--out", "OUT", "--engine", "rays"], "'rays': did you mean 'ray'"),
+        (["arena", "--out", "OUT", "--engine", "x"], "engine 'x': choose one of: local, ray"),
+        (["sweep", "digits", "--out", "OUT", "--engine", "ray", "--jobs", "0"], "--jobs .* got 0"),
         (["find-lr", "digits", "--out", "FILE"], "FILE is a file"),
         (["rates", "--out", "FILE"], "FILE is a file"),
         (
@@ -70,6 +73,16 @@ def test_a_wrong_call_gets_one_line_and_2(
     assert re.search(message, printed.err)
     assert printed.out == ""
     assert not Path("OUT").exists()
+
+
+def test_an_engine_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "normball.lab.on_ray", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert call("sweep", "digits", "--out", str(tmp_path / "out"), "--engine", "ray") == 2
+    assert 'needs Ray: pip install "normball[ray]"' in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +242,7 @@ def test_a_pipe_gets_a_line_for_every_run_and_one_a_minute_between_them() -> Non
     plan = Plan(configs, configs)
     report = EpochReport(1, 2, 0.5, 0.75, None, None, None, 1000.0)
 
-    def after(seconds: float, event: Event) -> list[str]:
+    def after(seconds: float, event: SweepEvent) -> list[str]:
         now[0] += seconds
         said = len(pipe.seen)
         screen.on_event(event)
@@ -241,7 +254,7 @@ def test_a_pipe_gets_a_line_for_every_run_and_one_a_minute_between_them() -> Non
         (line,) = after(1, Advanced(0, configs[0], report))
         assert line.startswith("0/2 runs  scion, step 2^-5, seed 0: epoch 1/2  loss 0.5000  ")
         assert after(30, Advanced(0, configs[0], report)) == []
-        (line,) = after(29, Finished(0, configs[0], RESULT))
+        (line,) = after(29, Finished(0, configs[0], row()))
         assert line == "1/2 runs  scion, step 2^-5, seed 0: 90.0 % in 1.5 s"
         assert after(59, Advanced(0, configs[1], report)) == []
         assert len(after(100, Advanced(0, configs[1], report))) == 1

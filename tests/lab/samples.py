@@ -1,5 +1,6 @@
 """Hand-made configurations, results and rows."""
 
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,9 @@ from normball.lab.config import RunConfig
 from normball.lab.optimizers import configure
 from normball.lab.results import RunResult
 from normball.lab.rows import Row
+from normball.lab.sweep import SweepEvent, train
 from normball.lab.tasks import DIGITS
+from normball.lab.workers import Local
 
 RESULT = RunResult(
     score=0.9,
@@ -41,3 +44,8 @@ def row(
     share = 0.25 if optimizer == "clipped-scion" else None
     result = replace(RESULT, score=percent / 100, clipped_share=share, **more)
     return Row(config(optimizer, lr, seed), result, {"python": "3.11", "torch": "2.13"}, "A box")
+
+
+def run_all(configs: Iterable[RunConfig], jobs: int) -> Generator[SweepEvent, None, None]:
+    waiting = iter(configs)
+    return Local(jobs).carry_out(train, lambda: next(waiting, None))

@@ -24,9 +24,11 @@ from normball.lab.arena.record import RECORD, append, from_line, read_record, to
 from normball.lab.arena.tasks import TASKS
 from normball.lab.arena.work import work
 from normball.lab.errors import LabError
+from normball.lab.workers import Local
 from tests.command import members, wait_for
 from tests.lab.arena import measure, row
 
+ROOT = Path(__file__).parents[2]
 RULES = Protocol(
     tasks=("digits", "table"),
     methods=("adamw", "untuned"),
@@ -176,23 +178,23 @@ def test_what_was_stopped_goes_on_to_the_same_rows(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
-    assert work(RULES, whole, RULES.tasks, RULES.methods, jobs=2)
+    assert work(RULES, whole, RULES.tasks, RULES.methods, Local(2))
     # Two tasks of two settings and two seeds, and two seeds untuned.
     assert len(read_record(whole)) == 2 * (4 + 2)
 
-    assert not work(RULES, parts, RULES.tasks, RULES.methods, jobs=1, seconds=0.0)
-    assert work(RULES, parts, ("table",), RULES.methods, jobs=1)
+    assert not work(RULES, parts, RULES.tasks, RULES.methods, Local(1), seconds=0.0)
+    assert work(RULES, parts, ("table",), RULES.methods, Local(1))
     assert len(read_record(parts)) == 6
 
     def stop(made: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        work(RULES, parts, RULES.tasks, RULES.methods, jobs=1, say=stop)
+        work(RULES, parts, RULES.tasks, RULES.methods, Local(1), say=stop)
     assert len(read_record(parts)) == 7
-    assert work(RULES, parts, RULES.tasks, RULES.methods, jobs=1)
+    assert work(RULES, parts, RULES.tasks, RULES.methods, Local(1))
     assert numbers(parts) == numbers(whole)
-    assert work(RULES, parts, RULES.tasks, RULES.methods, jobs=1)
+    assert work(RULES, parts, RULES.tasks, RULES.methods, Local(1))
     assert len(read_record(parts)) == 12
 
 
@@ -200,15 +202,16 @@ def test_a_killed_sitting_leaves_whole_rows_and_no_workers(sets: Path, tmp_path:
     script = (
         "from pathlib import Path\n"
         "from normball.lab.arena.work import work\n"
+        "from normball.lab.workers import Local\n"
         "from tests.lab.test_arena_runs import RULES\n"
         "if __name__ == '__main__':\n"
-        f"    work(RULES, Path({str(tmp_path)!r}), RULES.tasks, RULES.methods, 1)\n"
+        f"    work(RULES, Path({str(tmp_path)!r}), RULES.tasks, RULES.methods, Local(1))\n"
     )
     (tmp_path / "go.py").write_text(script)
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "go.py")],
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])},
     )
     wait_for(lambda: (tmp_path / RECORD).exists() or process.poll() is not None)
     process.kill()
@@ -216,7 +219,7 @@ def test_a_killed_sitting_leaves_whole_rows_and_no_workers(sets: Path, tmp_path:
     wait_for(lambda: not members(process.pid))
     kept = len(read_record(tmp_path))
     assert 0 < kept < 12
-    assert work(RULES, tmp_path, RULES.tasks, RULES.methods, jobs=1)
+    assert work(RULES, tmp_path, RULES.tasks, RULES.methods, Local(1))
     assert len(read_record(tmp_path)) == 12
 
 

@@ -8,11 +8,11 @@ from normball.lab.config import RunConfig
 from normball.lab.errors import LabError, WorkerError
 from normball.lab.optimizers import COMPARED
 from normball.lab.rows import open_folder
-from normball.lab.sweep import make_grid, make_plan, make_sweep, run_plan
+from normball.lab.sweep import SweepEvent, make_grid, make_plan, make_sweep, run_plan
 from normball.lab.tasks import DIGITS
 from normball.lab.train import Trainer
-from normball.lab.workers import Advanced, Event, Finished, Started, run_all
-from tests.lab.samples import config, row
+from normball.lab.workers import Advanced, Finished, Local, Started
+from tests.lab.samples import config, row, run_all
 
 
 def test_the_grid_is_every_combination() -> None:
@@ -96,10 +96,10 @@ def test_runs_with_other_settings_are_not_mixed(
 
 def test_a_plan_is_run_in_processes_and_every_row_is_kept(tmp_path: Path) -> None:
     grid = tuple(config("clipped-scion", seed=seed, epochs=1) for seed in range(3))
-    events: list[Event] = []
+    events: list[SweepEvent] = []
     with open_folder(tmp_path) as folder:
-        run_plan(make_plan(grid[:1], folder), folder, jobs=1, on_event=events.append)
-        run_plan(make_plan(grid, folder), folder, jobs=2, on_event=events.append)
+        run_plan(make_plan(grid[:1], folder), folder, engine=Local(1), on_event=events.append)
+        run_plan(make_plan(grid, folder), folder, engine=Local(2), on_event=events.append)
     with open_folder(tmp_path) as folder:
         rows = {made.config.key(): made.result for made in folder.rows}
     assert len(rows) == len(grid)
@@ -109,7 +109,7 @@ def test_a_plan_is_run_in_processes_and_every_row_is_kept(tmp_path: Path) -> Non
         assert there.trace == here.trace
         assert there.losses == here.losses
         assert there.score == here.score
-        kinds = [type(event) for event in events if event.config == run]
+        kinds = [type(event) for event in events if event.run == run]
         assert kinds == [Started, Advanced, Finished]
 
 

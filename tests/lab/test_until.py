@@ -22,6 +22,7 @@ from normball.lab.rows import ROWS, Row, RunFolder, open_folder, read_rows
 from normball.lab.sequential import LOOKS
 from normball.lab.sweep import Plan, make_plan, run_plan
 from normball.lab.until import FIRST_SEED, Standing, next_runs, stand
+from normball.lab.workers import Local
 from tests.lab.samples import RESULT
 from tests.lab.test_reproduce import FIGURE, PART
 
@@ -214,7 +215,9 @@ def test_a_budget_ends_before_the_next_run(tmp_path: Path) -> None:
     answers = iter([True, True, False])
     with open_folder(tmp_path) as folder:
         plan = make_plan(configs, folder, varied=None)
-        run_plan(plan, folder, jobs=1, on_event=lambda _: None, go_on=lambda: next(answers))
+        run_plan(
+            plan, folder, engine=Local(1), on_event=lambda _: None, go_on=lambda: next(answers)
+        )
     assert [r.config for r in read_rows(tmp_path / ROWS)] == list(configs[:2])
 
 

@@ -6,8 +6,8 @@ from multiprocessing import active_children
 import pytest
 
 from normball.lab import workers
-from normball.lab.workers import Advanced, Finished, Started, run_all
-from tests.lab.samples import config
+from normball.lab.workers import Advanced, Finished, Started
+from tests.lab.samples import config, run_all
 
 
 def test_a_worker_ignores_ctrl_c_where_it_inherits_nothing(

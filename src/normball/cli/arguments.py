@@ -25,6 +25,7 @@ NormBallOptimizer = Annotated[
     str, _text("NAME", "One with norms: scion, clipped-scion or clipped-scion-auto.")
 ]
 Jobs = Annotated[str | None, _text("N", "Processes at a time; by default one for each core.")]
+EngineName = Annotated[str, _text("NAME", "local, or ray: at RAY_ADDRESS, else on this machine.")]
 RunFolderPath = Annotated[Path, _text("DIR", "Folder for the rows, the figure and the report.")]
 RowFolderPath = Annotated[
     Path | None, _text("DIR", "Folder for checkpoints and the finished run's row.")

@@ -12,10 +12,11 @@ from normball.lab.cells import HEADINGS, Cell, best, of
 from normball.lab.config import RunConfig, format_step
 from normball.lab.race import TITLES, Race, lines
 from normball.lab.results import EpochReport, RunResult
+from normball.lab.rows import Row
 from normball.lab.summary import Summary, width
-from normball.lab.sweep import Plan
+from normball.lab.sweep import Plan, SweepEvent
 from normball.lab.tasks import find_task
-from normball.lab.workers import Advanced, Event, Finished, Started
+from normball.lab.workers import Advanced, Finished, Started
 from normball.optim.probe import Fit
 
 _SILENCE = 60.0  # seconds without a line, where nothing is drawn
@@ -47,27 +48,27 @@ class CompareScreen(Screen):
             self._title(), total=self._runs * self._epochs, completed=self._done * self._epochs
         )
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: SweepEvent) -> None:
         """Show an event.
 
         Args:
             event: from a running comparison.
         """
         if isinstance(event, Started):
-            self._workers[event.worker] = (event.config, None)
+            self._workers[event.worker] = (event.run, None)
         elif isinstance(event, Advanced):
-            self._workers[event.worker] = (event.config, event.report)
+            self._workers[event.worker] = (event.run, event.report)
             self._bar.advance(self._task)
             if self._clock() - self._spoken >= _SILENCE:
                 self._say(
-                    f"{event.config.describe()}: epoch {event.report.epoch}/{event.report.epochs}  "
-                    f"{_epoch_line(event.config, event.report)}"
+                    f"{event.run.describe()}: epoch {event.report.epoch}/{event.report.epochs}  "
+                    f"{_epoch_line(event.run, event.report)}"
                 )
         else:
             self._finish(event)
 
-    def _finish(self, event: Finished) -> None:
-        result = event.result
+    def _finish(self, event: Finished[RunConfig, Row]) -> None:
+        config, result = event.run, event.row.result
         self._workers.pop(event.worker)
         self._done += 1
         self._bar.update(
@@ -75,8 +76,8 @@ class CompareScreen(Screen):
             advance=self._epochs - result.epochs_done,
             description=self._title(),
         )
-        outcome = "diverged" if result.diverged else score_text(event.config, result.score)
-        self._say(f"{event.config.describe()}: {outcome} in {result.seconds:.1f} s")
+        outcome = "diverged" if result.diverged else score_text(config, result.score)
+        self._say(f"{config.describe()}: {outcome} in {result.seconds:.1f} s")
 
     def _say(self, text: str) -> None:
         self._line(f"{self._title()}  {text}")

@@ -1,15 +1,20 @@
 """A comparison: optimizers times fixed step sizes times seeds, in processes, resumable."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from normball.lab.config import RunConfig, flag
 from normball.lab.errors import LabError
 from normball.lab.optimizers import COMPARED, OPTIMIZERS, configure, find_optimizer
-from normball.lab.rows import RunFolder, new_row
+from normball.lab.results import EpochReport
+from normball.lab.rows import Row, RunFolder, new_row
 from normball.lab.tasks import Task
-from normball.lab.workers import Event, Finished, run_all
+from normball.lab.train import Trainer
+from normball.lab.workers import Engine, Event, Finished
+
+SweepEvent = Event[RunConfig, EpochReport, Row]
 
 
 @dataclass(frozen=True)
@@ -197,12 +202,32 @@ def _refuse_mixture(
             )
 
 
+def train(config: RunConfig) -> Generator[EpochReport, None, Row]:
+    """Carry out a run in this process.
+
+    Args:
+        config: the run.
+
+    Yields:
+        A report after every epoch.
+
+    Returns:
+        The row.
+
+    Raises:
+        LabError: if the run cannot be done as asked.
+    """
+    trainer = Trainer(config)
+    yield from trainer.epochs()
+    return new_row(config, trainer.result())
+
+
 def run_plan(
     plan: Plan,
     folder: RunFolder,
     *,
-    jobs: int,
-    on_event: Callable[[Event], None],
+    engine: Engine,
+    on_event: Callable[[SweepEvent], None],
     go_on: Callable[[], bool] = lambda: True,
 ) -> None:
     """Run what is left, adding each finished run to the folder at once.
@@ -210,7 +235,7 @@ def run_plan(
     Args:
         plan: from ``make_plan``.
         folder: where the rows go.
-        jobs: number of processes.
+        engine: what carries the runs out.
         on_event: called with every event, a finished run's after its row is on the disk.
         go_on: asked before every run; once it says no, the runs under way are the last ones.
 
@@ -218,11 +243,12 @@ def run_plan(
         LabError: if a row cannot be written, or a run cannot be done as asked.
         WorkerError: if a run fails by a fault of the program.
     """
-    events = run_all(plan.todo, jobs, go_on=go_on)
+    waiting = deque(plan.todo)
+    events = engine.carry_out(train, lambda: waiting.popleft() if waiting and go_on() else None)
     try:
         for event in events:
             if isinstance(event, Finished):
-                folder.append(new_row(event.config, event.result))
+                folder.append(event.row)
             on_event(event)
     finally:
         events.close()

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -127,14 +127,23 @@ class Trainer:
         Returns:
             The result; the trained weights are in ``state``.
         """
+        for report in self.epochs():
+            if on_epoch is not None:
+                on_epoch(report)
+        return self.result()
+
+    def epochs(self) -> Iterator[EpochReport]:
+        """Train as ``run`` does, epoch by epoch.
+
+        Yields:
+            A report after every epoch.
+        """
         history = self.state.history
         while self.state.epoch < self.config.epochs and not self._diverged():
             started = time.perf_counter()
             report = self._epoch()
             history.seconds += time.perf_counter() - started
-            if on_epoch is not None:
-                on_epoch(report)
-        return self._result()
+            yield report
 
     def find_lr(self) -> LrCurve:
         """Look for a step size; the run is unchanged afterwards.
@@ -298,7 +307,8 @@ class Trainer:
         clips = self._clip_at is not None or isinstance(self.state.optimizer, ClippedScion)
         return history.clipped / max(history.steps, 1) if clips else None
 
-    def _result(self) -> RunResult:
+    def result(self) -> RunResult:
+        """The result of the epochs so far; there must have been one."""
         history = self.state.history
         every = math.ceil(len(history.trace) / _MAX_TRACE) or 1
         return RunResult(

@@ -2,65 +2,106 @@
 
 import signal
 import traceback
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import Any, Generic, Protocol, TypeVar
 
 from normball._spawned import settle_in
-from normball.lab.config import RunConfig
 from normball.lab.errors import LabError, WorkerError
-from normball.lab.results import EpochReport, RunResult
-from normball.lab.train import Trainer
+
+
+class Described(Protocol):
+    """The settings of a run."""
+
+    def describe(self) -> str:
+        """The run in a few words, for messages."""
+
+
+Run = TypeVar("Run", bound=Described)
+Report = TypeVar("Report")
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
-class Started:
+class Started(Generic[Run]):
     """A worker began a run.
 
     Attributes:
         worker: the worker's number, from 0.
-        config: the run.
+        run: the run.
     """
 
     worker: int
-    config: RunConfig
+    run: Run
 
 
 @dataclass(frozen=True)
-class Advanced:
-    """A worker finished an epoch.
+class Advanced(Generic[Run, Report]):
+    """A worker reported on its run.
 
     Attributes:
         worker: the worker's number, from 0.
-        config: the run.
-        report: the epoch.
+        run: the run.
+        report: what it reported, such as an epoch.
     """
 
     worker: int
-    config: RunConfig
-    report: EpochReport
+    run: Run
+    report: Report
 
 
 @dataclass(frozen=True)
-class Finished:
+class Finished(Generic[Run, Row]):
     """A worker finished a run.
 
     Attributes:
         worker: the worker's number, from 0.
-        config: the run.
-        result: the result.
+        run: the run.
+        row: for the record.
     """
 
     worker: int
-    config: RunConfig
-    result: RunResult
+    run: Run
+    row: Row
 
 
-Event = Started | Advanced | Finished
+Event = Started[Run] | Advanced[Run, Report] | Finished[Run, Row]
+# Carries out a run: yields reports, and returns the row. A function of a module, as it is pickled.
+Job = Callable[[Run], Generator[Report, None, Row]]
+# The next run to begin; None if there is none now.
+Take = Callable[[], Run | None]
+
+
+class Engine(Protocol):
+    """Where runs are carried out."""
+
+    def carry_out(
+        self, job: Job[Run, Report, Row], take: Take[Run]
+    ) -> Generator[Event[Run, Report, Row], None, None]:
+        """Carry out runs until none is under way and there is no next one.
+
+        The workers' runs end with this iterator: when it is exhausted, closed, or raises.
+
+        Args:
+            job: carries out one run, in a process with one thread of arithmetic.
+            take: asked for a run whenever there is room for one.
+
+        Yields:
+            Events, as they happen.
+
+        Raises:
+            LabError: if a run cannot be done as asked, for lack of data for instance.
+            WorkerError: if a run fails; the message names the run and holds its traceback.
+        """
+
+
+@dataclass(frozen=True)
+class _Done:
+    row: Any
 
 
 @dataclass(frozen=True)
@@ -73,85 +114,119 @@ class _Refused:
     reason: str
 
 
+def messages(job: Job[Run, Report, Row], run: Run) -> Iterator[Any]:
+    """Carry out a run, in the process of a worker.
+
+    Args:
+        job: as in ``Engine``.
+        run: the run.
+
+    Yields:
+        What ``read`` turns into events: reports, and a last message.
+    """
+    try:
+        yield _Done((yield from job(run)))
+    except LabError as error:
+        yield _Refused(str(error))
+    except Exception:
+        yield _Failed(traceback.format_exc())
+
+
+def read(worker: int, run: Run, message: Any) -> Event[Run, Any, Any]:
+    """The event that a message of a worker stands for.
+
+    Args:
+        worker: the worker's number.
+        run: its run.
+        message: from ``messages``.
+
+    Raises:
+        LabError: if the run cannot be done as asked.
+        WorkerError: if it failed.
+    """
+    if isinstance(message, _Refused):
+        raise LabError(message.reason)
+    if isinstance(message, _Failed):
+        raise WorkerError(f"the run {run.describe()} failed.\n{message.report}")
+    if isinstance(message, _Done):
+        return Finished(worker, run, message.row)
+    return Advanced(worker, run, message)
+
+
 @dataclass
 class _Worker:
     number: int
     process: SpawnProcess
     pipe: Connection
-    config: RunConfig | None = None
+    run: Any = None
 
 
-def run_all(
-    configs: Iterable[RunConfig], jobs: int, *, go_on: Callable[[], bool] = lambda: True
-) -> Generator[Event, None, None]:
-    """Run configurations in worker processes, one thread of arithmetic each.
+@dataclass(frozen=True)
+class Local:
+    """The engine of one machine: processes, begun when they are needed.
 
-    The workers end with this iterator: when it is exhausted, closed, or raises.
-
-    Args:
-        configs: the runs, begun in this order.
+    Attributes:
         jobs: number of processes.
-        go_on: asked before every run; once it says no, the runs under way are the last ones.
-
-    Yields:
-        Events, as they happen.
-
-    Raises:
-        LabError: if a run cannot be done as asked, for lack of data for instance.
-        WorkerError: if a run fails; the message names the run and holds the worker's traceback.
     """
-    waiting = deque(configs)
-    with _workers(min(jobs, len(waiting))) as workers:
-        for worker in workers:
-            if go_on():
-                yield _begin(worker, waiting.popleft())
-        while busy := {worker.pipe: worker for worker in workers if worker.config}:
-            for pipe in wait(list(busy)):
-                worker = busy[pipe]  # type: ignore[index]
-                event = _receive(worker)
-                yield event
-                if isinstance(event, Finished):
-                    worker.config = None
-                    if waiting and go_on():
-                        yield _begin(worker, waiting.popleft())
+
+    jobs: int
+
+    def carry_out(
+        self, job: Job[Run, Report, Row], take: Take[Run]
+    ) -> Generator[Event[Run, Report, Row], None, None]:
+        """As ``Engine`` says."""
+        with _workers() as workers:
+            while True:
+                while self._has_room(workers) and (run := take()) is not None:
+                    yield _begin(_idle(workers, job), run)
+                busy = {worker.pipe: worker for worker in workers if worker.run is not None}
+                if not busy:
+                    return
+                for pipe in wait(list(busy)):
+                    yield _receive(busy[pipe])  # type: ignore[index]
+
+    def _has_room(self, workers: list[_Worker]) -> bool:
+        return sum(worker.run is not None for worker in workers) < self.jobs
 
 
-def _begin(worker: _Worker, config: RunConfig) -> Started:
+def _idle(workers: list[_Worker], job: Job[Run, Report, Row]) -> _Worker:
+    """A worker without a run, begun if there is none."""
+    for worker in workers:
+        if worker.run is None:
+            return worker
+    with _interrupt_ignored():
+        workers.append(_spawn(len(workers), job))
+    return workers[-1]
+
+
+def _begin(worker: _Worker, run: Run) -> Started[Run]:
     # If the process has died already, receiving from it will raise and say how.
     with suppress(ConnectionError):
-        worker.pipe.send(config)
-    worker.config = config
-    return Started(worker.number, config)
+        worker.pipe.send(run)
+    worker.run = run
+    return Started(worker.number, run)
 
 
-def _receive(worker: _Worker) -> Event:
-    config = worker.config
-    if config is None:
-        raise WorkerError(f"worker {worker.number} spoke without having a run.")
+def _receive(worker: _Worker) -> Event[Any, Any, Any]:
     try:
         message = worker.pipe.recv()
     except (EOFError, ConnectionError):
         worker.process.join()
         raise WorkerError(
-            f"the process of the run {config.describe()} ended with exit code "
-            f"{worker.process.exitcode}; if the machine ran out of memory, lower --jobs."
+            f"the process of the run {worker.run.describe()} ended with exit code "
+            f"{worker.process.exitcode}; if the machine ran out of memory, lower --jobs. "
+            "Finished runs are kept."
         ) from None
-    if isinstance(message, _Refused):
-        raise LabError(message.reason)
-    if isinstance(message, _Failed):
-        raise WorkerError(f"the run {config.describe()} failed.\n{message.report}")
-    if isinstance(message, EpochReport):
-        return Advanced(worker.number, config, message)
-    return Finished(worker.number, config, message)
+    event = read(worker.number, worker.run, message)
+    if isinstance(event, Finished):
+        worker.run = None
+    return event
 
 
 @contextmanager
-def _workers(count: int) -> Iterator[list[_Worker]]:
+def _workers() -> Iterator[list[_Worker]]:
     workers: list[_Worker] = []
     try:
-        with _interrupt_ignored():
-            for number in range(count):
-                workers.append(_spawn(number))
         yield workers
     finally:
         for worker in workers:
@@ -174,26 +249,18 @@ def _interrupt_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _spawn(number: int) -> _Worker:
+def _spawn(number: int, job: Job[Run, Report, Row]) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    process = context.Process(target=_work, args=(theirs, job), daemon=True)
     process.start()
     theirs.close()
     return _Worker(number, process, ours)
 
 
-def _work(pipe: Connection) -> None:
-    """The loop of a worker: receive a configuration, train it, send events, until it is killed."""
+def _work(pipe: Connection, job: Job[Run, Report, Row]) -> None:
+    """The loop of a worker: receive a run, carry it out, send messages, until it is killed."""
     settle_in()
     while True:
-        config: RunConfig = pipe.recv()
-        try:
-            result = Trainer(config).run(on_epoch=pipe.send)
-        except LabError as error:
-            pipe.send(_Refused(str(error)))
-            return
-        except Exception:
-            pipe.send(_Failed(traceback.format_exc()))
-            return
-        pipe.send(result)
+        for message in messages(job, pipe.recv()):
+            pipe.send(message)

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from normball.cli.arguments import ArenaFolder, Budget, Jobs
-from normball.cli.commands.shared import plain_console, processes, say_interrupted
+from normball.cli.arguments import ArenaFolder, Budget, EngineName, Jobs
+from normball.cli.commands.shared import find_engine, plain_console, say_interrupted
 from normball.cli.options import parse_time
 from normball.lab.arena.methods import METHODS
 from normball.lab.arena.page import brief, write_page
@@ -37,6 +37,7 @@ def arena(
     methods: Methods = None,
     budget: Budget = None,
     jobs: Jobs = None,
+    engine: EngineName = "local",
 ) -> None:
     """Tune optimizers of all families alike on ten small tasks, and judge them on fresh seeds.
 
@@ -50,7 +51,7 @@ def arena(
     some_tasks = select(tasks, rules.tasks, "task")
     some_methods = select(methods, rules.methods, "method")
     seconds = None if budget is None else parse_time("--budget", budget)
-    count = processes(jobs)
+    runs_on = find_engine(engine, jobs)
     console = plain_console()
 
     def say(row: Row) -> None:
@@ -65,7 +66,7 @@ def arena(
     with open_folder(out) as folder:
         declare(rules, folder.path)
         try:
-            over = work(rules, folder.path, some_tasks, some_methods, count, seconds, say)
+            over = work(rules, folder.path, some_tasks, some_methods, runs_on, seconds, say)
         except KeyboardInterrupt:
             say_interrupted(
                 f"{len(read_record(folder.path))} runs are kept in {folder.path}. "

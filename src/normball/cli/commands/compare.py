@@ -25,6 +25,7 @@ from normball.lab.rows import RunFolder, open_folder
 from normball.lab.summary import CLAIM, judge, summarise
 from normball.lab.sweep import make_grid, make_plan
 from normball.lab.tasks import Task, find_task
+from normball.lab.workers import Local
 
 
 @takes(SEEDS, COMPARED, SCION_LRS, ADAM_LRS, EPOCHS, BATCH_SIZE, ALPHA, RHO)
@@ -40,12 +41,12 @@ def compare(task: TaskName, out: RunFolderPath, jobs: Jobs = None, **settings: A
             f"compare is for accuracies: use `normball sweep {task}`, which knows losses."
         )
     grid = make_grid(chosen, **settings)
-    count = processes(jobs)
+    engine = Local(processes(jobs))
     console = plain_console()
     with open_folder(out) as folder:
         plan = make_plan(grid, folder)
         started = time.monotonic()
-        carry_out(console, plan, folder, count)
+        carry_out(console, plan, folder, engine)
         _conclude(console, chosen, folder, len(plan.todo), time.monotonic() - started)
 
 

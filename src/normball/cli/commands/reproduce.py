@@ -7,8 +7,16 @@ from collections.abc import Callable, Sequence
 import typer
 from rich.console import Console
 
-from normball.cli.arguments import Budget, FigureName, Jobs, RunFolderPath, Scale, UntilDecided
-from normball.cli.commands.shared import carry_out, plain_console, processes
+from normball.cli.arguments import (
+    Budget,
+    EngineName,
+    FigureName,
+    Jobs,
+    RunFolderPath,
+    Scale,
+    UntilDecided,
+)
+from normball.cli.commands.shared import carry_out, find_engine, plain_console
 from normball.cli.options import parse_time
 from normball.lab.errors import LabError
 from normball.lab.reproduce import Experiment, conclude, load_experiment
@@ -16,6 +24,7 @@ from normball.lab.rows import RunFolder, open_folder
 from normball.lab.sequential import LOOKS
 from normball.lab.sweep import Plan, make_plan
 from normball.lab.until import FIRST_SEED, Standing, next_runs, stand
+from normball.lab.workers import Engine
 
 
 def reproduce(
@@ -25,6 +34,7 @@ def reproduce(
     until_decided: UntilDecided = False,
     budget: Budget = None,
     jobs: Jobs = None,
+    engine: EngineName = "local",
 ) -> None:
     """Repeat one of the paper's figures, and judge its claims, which are declared beforehand.
 
@@ -36,7 +46,7 @@ def reproduce(
     if budget is not None and not until_decided:
         raise LabError("--budget is for --until-decided: give both, or leave it out.")
     seconds = math.inf if budget is None else parse_time("--budget", budget)
-    count = processes(jobs)
+    runs_on = find_engine(engine, jobs)
     console = plain_console()
     console.print(f"{experiment.title}\nIn the paper: {experiment.published}", soft_wrap=True)
     console.print(f"Here: {experiment.about}", soft_wrap=True)
@@ -56,8 +66,8 @@ def reproduce(
     with open_folder(out) as folder:
         before = len(folder.rows)
         plan = make_plan(experiment.configs, folder, varied=None)
-        carry_out(console, plan, folder, count, go_on)
-        standings = _add_seeds(console, experiment, folder, count, go_on) if until_decided else ()
+        carry_out(console, plan, folder, runs_on, go_on)
+        standings = _add_seeds(console, experiment, folder, runs_on, go_on) if until_decided else ()
         verdicts = conclude(experiment, folder, standings)
         runs = len(folder.rows) - before
     for verdict in verdicts:
@@ -75,7 +85,7 @@ def _add_seeds(
     console: Console,
     experiment: Experiment,
     folder: RunFolder,
-    jobs: int,
+    engine: Engine,
     go_on: Callable[[], bool],
 ) -> Sequence[Standing]:
     """Add fresh seeds until no claim needs more, or the time is up."""
@@ -85,5 +95,5 @@ def _add_seeds(
             break
         for standing in standings:
             console.print(f"So far: {standing.verdict.sentence}", soft_wrap=True)
-        carry_out(console, Plan(runs, runs), folder, jobs, go_on)
+        carry_out(console, Plan(runs, runs), folder, engine, go_on)
     return standings

@@ -7,10 +7,13 @@ from rich.console import Console
 
 from normball.cli.options import parse_whole
 from normball.cli.screen import CompareScreen
-from normball.lab.errors import LabError
+from normball.lab.errors import LabError, unknown
 from normball.lab.machine import usable_cores
 from normball.lab.rows import RunFolder
 from normball.lab.sweep import Plan, run_plan
+from normball.lab.workers import Engine, Local
+
+ENGINES = ("local", "ray")
 
 
 def plain_console() -> Console:
@@ -42,11 +45,36 @@ def processes(jobs: str | None) -> int:
     return count
 
 
+def find_engine(name: str, jobs: str | None) -> Engine:
+    """What carries runs out.
+
+    Args:
+        name: one of ``ENGINES``.
+        jobs: what the user wrote for ``--jobs``.
+
+    Raises:
+        LabError: if there is no such engine, it is not installed, it does not answer, or ``jobs``
+            is no number from 1.
+    """
+    if name not in ENGINES:
+        raise unknown("engine", name, ENGINES)
+    count = processes(jobs)
+    if name == "local":
+        return Local(count)
+    try:
+        from normball.lab.on_ray import connect
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise LabError('--engine ray needs Ray: pip install "normball[ray]".') from None
+    return connect(None if jobs is None else count)
+
+
 def carry_out(
     console: Console,
     plan: Plan,
     folder: RunFolder,
-    jobs: int,
+    engine: Engine,
     go_on: Callable[[], bool] = lambda: True,
 ) -> None:
     """Run the missing runs of a plan, with a screen; after Ctrl-C say what is kept, and end.
@@ -55,13 +83,13 @@ def carry_out(
         console: where to draw.
         plan: the runs.
         folder: their record.
-        jobs: number of processes.
+        engine: what carries them out.
         go_on: asked before every run; once it says no, the runs under way are the last ones.
     """
     _say_what_is_kept(console, plan, folder)
     try:
         with CompareScreen(plan, console) as screen:
-            run_plan(plan, folder, jobs=jobs, on_event=screen.on_event, go_on=go_on)
+            run_plan(plan, folder, engine=engine, on_event=screen.on_event, go_on=go_on)
     except KeyboardInterrupt:
         _say_how_to_go_on(plan, folder)
         raise typer.Exit(130) from None

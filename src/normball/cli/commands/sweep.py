@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from normball.cli.arguments import Jobs, RunFolderPath, TaskName
-from normball.cli.commands.shared import carry_out, plain_console, processes
+from normball.cli.arguments import EngineName, Jobs, RunFolderPath, TaskName
+from normball.cli.commands.shared import carry_out, find_engine, plain_console
 from normball.cli.screen import cell_table, race_table
 from normball.cli.settings import LRS, OPTIMIZERS, RHOS, RUN, SEEDS, takes
 from normball.lab.cells import Cell, make_cells
@@ -16,18 +16,24 @@ from normball.lab.tasks import find_task
 
 
 @takes(OPTIMIZERS, LRS, RHOS, SEEDS, *RUN)
-def sweep(task: TaskName, out: RunFolderPath, jobs: Jobs = None, **settings: Any) -> None:
+def sweep(
+    task: TaskName,
+    out: RunFolderPath,
+    jobs: Jobs = None,
+    engine: EngineName = "local",
+    **settings: Any,
+) -> None:
     """Train over a grid of step sizes, thresholds and seeds, and draw the map.
 
     What is not given comes from the task. Finished runs are kept: a sweep that was stopped goes on
     when it is started again. The rows are lines of JSON for any other tool.
     """
     configs = make_sweep(find_task(task), **settings)
-    count = processes(jobs)
+    runs_on = find_engine(engine, jobs)
     console = plain_console()
     with open_folder(out) as folder:
         plan = make_plan(configs, folder, varied=("lr", "seed", "rho"))
-        carry_out(console, plan, folder, count)
+        carry_out(console, plan, folder, runs_on)
         cells = make_cells(folder.rows)
         console.print(cell_table(cells))
         if (found := race(cells)) is not None:

@@ -32,6 +32,10 @@ class Run:
     value: float
     seed: int
 
+    def describe(self) -> str:
+        """The run in a few words: task, method, value of the number that is tuned, and seed."""
+        return f"{self.task}, {self.method}, {self.value:g}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Result:

@@ -1,14 +1,12 @@
 """The arena's runs: each in its own process, recorded when it finishes."""
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Collection, Generator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Never
 
-from normball._spawned import settle_in
 from normball.lab.arena.choose import pending
 from normball.lab.arena.methods import find_method
 from normball.lab.arena.protocol import Protocol
@@ -16,8 +14,8 @@ from normball.lab.arena.record import Result, Row, Run, append, read_record
 from normball.lab.arena.stock import stock
 from normball.lab.arena.tasks import find
 from normball.lab.arena.training import run
-from normball.lab.errors import WorkerError
 from normball.lab.machine import describe_commit, describe_machine, versions
+from normball.lab.workers import Engine, Finished
 
 _PACKAGES = ("schedulefree", "prodigyopt", "pytorch-optimizer")
 
@@ -54,15 +52,14 @@ def make_row(wanted: Run, budget: float) -> Row:
     return Row(wanted, Result(**found), packages(), describe_machine(), describe_commit())
 
 
-def next_runs(
+def next_run(
     protocol: Protocol,
     rows: Sequence[Row],
     tasks: Sequence[str],
     methods: Sequence[str],
-    busy: Sequence[Run],
-    count: int,
-) -> list[Run]:
-    """The runs to start now, task by task, so that the first tasks are finished early.
+    busy: Collection[Run] = (),
+) -> Run | None:
+    """The run to start now, task by task, so that the first tasks are finished early.
 
     Args:
         protocol: the rules.
@@ -70,16 +67,17 @@ def next_runs(
         tasks: which tasks, in order.
         methods: which methods, in order.
         busy: the runs being made.
-        count: how many are wanted at most.
+
+    Returns:
+        None where there is none before others are finished, or at all.
     """
-    found: list[Run] = []
     for task in tasks:
         own = [row for row in rows if row.run.task == task]
         for method in methods:
-            if len(found) >= count:
-                return found[:count]
-            found += [one for one in pending(protocol, own, task, method) if one not in busy]
-    return found[:count]
+            for one in pending(protocol, own, task, method):
+                if one not in busy:
+                    return one
+    return None
 
 
 def work(
@@ -87,7 +85,7 @@ def work(
     folder: Path,
     tasks: Sequence[str],
     methods: Sequence[str],
-    jobs: int,
+    engine: Engine,
     seconds: float | None = None,
     say: Callable[[Row], None] | None = None,
 ) -> bool:
@@ -98,7 +96,7 @@ def work(
         folder: of the arena, held by this process.
         tasks: which tasks, in order.
         methods: which methods, in order.
-        jobs: processes at a time.
+        engine: what carries the runs out.
         seconds: time after which no new run is started; None for no limit.
         say: called with every row.
 
@@ -107,47 +105,39 @@ def work(
 
     Raises:
         LabError: if data or a package are missing.
-        WorkerError: if a worker's process was ended from outside.
+        WorkerError: if a run fails, or its process is ended from outside.
     """
     end = None if seconds is None else time.monotonic() + seconds
     rows = read_record(folder)
-    if not next_runs(protocol, rows, tasks, methods, (), 1):
+    if next_run(protocol, rows, tasks, methods) is None:
         return True
     for name in sorted({need for task in tasks for need in find(task).needs}):
         stock(name)  # made once, not by every worker
-    busy: dict[Future[Row], Run] = {}
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), settle_in)
+    busy: set[Run] = set()
+
+    def take() -> Run | None:
+        if end is not None and time.monotonic() >= end:
+            return None
+        found = next_run(protocol, rows, tasks, methods, busy)
+        if found is not None:
+            busy.add(found)
+        return found
+
+    events = engine.carry_out(partial(_make, budget=protocol.budget), take)
     try:
-        while True:
-            going_on = end is None or time.monotonic() < end
-            free = jobs - len(busy) if going_on else 0
-            for one in next_runs(protocol, rows, tasks, methods, tuple(busy.values()), free):
-                busy[pool.submit(make_row, one, protocol.budget)] = one
-            if not busy:
-                return not next_runs(protocol, rows, tasks, methods, (), 1)
-            done = wait(busy, return_when=FIRST_COMPLETED).done
-            # Failed runs come last, so that runs that finished at the same time are kept.
-            for future in sorted(done, key=lambda one: one.exception() is not None):
-                del busy[future]
-                row = future.result()
-                append(folder, row)
-                rows.append(row)
+        for event in events:
+            if isinstance(event, Finished):
+                busy.remove(event.run)
+                append(folder, event.row)
+                rows.append(event.row)
                 if say is not None:
-                    say(row)
-    except BrokenProcessPool:
-        raise WorkerError(
-            "the process of a run was ended from outside; if the machine ran out of memory, lower "
-            "--jobs. Finished runs are kept."
-        ) from None
+                    say(event.row)
     finally:
-        _end(pool)
+        events.close()
+    return next_run(protocol, rows, tasks, methods) is None
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once: their unfinished runs are not needed any more."""
-    workers = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.kill()
-    for worker in workers:
-        worker.join()
+def _make(wanted: Run, budget: float) -> Generator[Never, None, Row]:
+    """Carry out a run, which makes no reports."""
+    yield from ()
+    return make_row(wanted, budget)
