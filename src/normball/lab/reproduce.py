@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,8 +13,9 @@ from normball.lab.charts import draw
 from normball.lab.claims import Claim, Verdict, judge, read_claim
 from normball.lab.config import RunConfig, read_step
 from normball.lab.errors import LabError, unknown
+from normball.lab.halving import next_stage
 from normball.lab.optimizers import OPTIMIZERS, configure
-from normball.lab.rows import RunFolder
+from normball.lab.rows import Row, RunFolder
 from normball.lab.tasks import find_task
 from normball.lab.until import FIRST_SEED, Standing
 
@@ -22,6 +23,7 @@ SCALES = ("cpu", "gpu", "paper")
 _SCHEMA = "normball.figure/1"
 _FIGURE_KEYS = {"title", "published", *SCALES}
 _SCALE_KEYS = {"about", "task", "charts", "seeds", "settings", "runs", "claims"}
+_MAY_HAVE = {"rungs"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Experiment:
         published: what the paper reports.
         about: what is run here instead.
         charts: keys of ``CHARTS``.
-        configs: the runs.
+        configs: the runs, of full length.
+        rungs: epochs after which the thresholds at each step size are halved; perhaps none.
         claims: what the runs should show.
     """
 
@@ -46,7 +49,16 @@ class Experiment:
     about: str
     charts: tuple[str, ...]
     configs: tuple[RunConfig, ...]
+    rungs: tuple[int, ...]
     claims: tuple[Claim, ...]
+
+    def stage(self, rows: Iterable[Row]) -> tuple[RunConfig, ...]:
+        """The runs that come next, or those of full length that are left after the last rung.
+
+        Args:
+            rows: finished runs.
+        """
+        return next_stage(self.configs, self.rungs, rows)
 
 
 def figure_names() -> tuple[str, ...]:
@@ -85,7 +97,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
         scale: one of ``SCALES``.
         values: ``title``, ``published``, and for each scale ``about``, ``task``, ``charts``,
             ``seeds``, ``settings`` of all runs, ``runs`` (an optimizer, its ``lr`` and perhaps
-            ``rho``, each a list, and settings of its own) and ``claims``.
+            ``rho``, each a list, and settings of its own), ``claims`` and perhaps ``rungs``.
 
     Raises:
         LabError: if a key is missing or unknown, or a value not allowed; the message names it.
@@ -94,7 +106,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
     _check_keys(where, values, _FIGURE_KEYS)
     part = values[scale]
     where = f"{where}, [{scale}]"
-    _check_keys(where, part, _SCALE_KEYS)
+    _check_keys(where, part, _SCALE_KEYS | (_MAY_HAVE & set(part)))
     task = find_task(part["task"])
     configs = []
     for run in part["runs"]:
@@ -121,6 +133,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
         tuple(part["charts"]),
         # Seeds in the outer loop: if the work is stopped early, whole comparisons are finished.
         tuple(sorted(configs, key=lambda config: config.seed)),
+        tuple(part.get("rungs", ())),
         claims,
     )
 

@@ -65,8 +65,7 @@ def reproduce(
 
     with open_folder(out) as folder:
         before = len(folder.rows)
-        plan = make_plan(experiment.configs, folder, varied=None)
-        carry_out(console, plan, folder, runs_on, go_on)
+        _choose(console, experiment, folder, runs_on, go_on)
         standings = _add_seeds(console, experiment, folder, runs_on, go_on) if until_decided else ()
         verdicts = conclude(experiment, folder, standings)
         runs = len(folder.rows) - before
@@ -77,8 +76,23 @@ def reproduce(
         f"{runs} runs in {minutes} min {rest} s. The page: {out / figure}.md",
         soft_wrap=True,
     )
+    if not until_decided and any(verdict.outcome == "undecided" for verdict in verdicts):
+        console.print("What is undecided needs more seeds: --until-decided adds them.")
     if any(verdict.outcome != "holds" for verdict in verdicts):
         raise typer.Exit(1)
+
+
+def _choose(
+    console: Console,
+    experiment: Experiment,
+    folder: RunFolder,
+    engine: Engine,
+    go_on: Callable[[], bool],
+) -> None:
+    """Do the figure's own runs: those of every rung, then those of full length."""
+    for _ in range(len(experiment.rungs) + 1):
+        plan = make_plan(experiment.stage(folder.rows), folder, varied=None)
+        carry_out(console, plan, folder, engine, go_on)
 
 
 def _add_seeds(
@@ -89,7 +103,8 @@ def _add_seeds(
     go_on: Callable[[], bool],
 ) -> Sequence[Standing]:
     """Add fresh seeds until no claim needs more, or the time is up."""
-    while runs := next_runs(standings := stand(experiment.configs, experiment.claims, folder.rows)):
+    choosing = experiment.stage(folder.rows)
+    while runs := next_runs(standings := stand(choosing, experiment.claims, folder.rows)):
         if not go_on():
             console.print("Time is up: the same command goes on.")
             break
