@@ -90,45 +90,6 @@ def test_averages_are_judged_and_training_goes_on_as_if_nothing_had_been(
     assert [step for step, _ in found["curve"]] == list(range(1, 13))
 
 
-def test_statistics_of_batch_norm_are_those_of_the_judged_weights() -> None:
-    """An optimizer whose evaluation weights are 0 leaves norms that saw zeros only."""
-    from normball.lab.arena.base import ArenaTask
-    from normball.lab.arena.training import _measured
-
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-
-    class Zeros:
-        def eval(self) -> None:
-            self.kept = model[0].weight.detach().clone()
-            with torch.no_grad():
-                model[0].weight.zero_()
-
-        def train(self) -> None:
-            with torch.no_grad():
-                model[0].weight.copy_(self.kept)
-
-    task = ArenaTask(
-        "made up",
-        "",
-        "",
-        1,
-        lambda: model,
-        lambda chance: (torch.randn(8, 3, generator=chance), torch.zeros(8)),
-        lambda m, batch: m(batch[0]).sum(),
-        lambda m, part, whole: {"loss": 0.0},
-        (),
-    )
-    model(torch.randn(8, 3))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with _measured(task, model, Zeros(), seed=0):
-        assert not model.training
-        assert torch.allclose(model[1].running_mean, model[0].bias)
-        assert torch.allclose(model[1].running_var, torch.zeros(4), atol=1e-6)
-    assert model.training
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert model[1].momentum == 0.1
-
-
 def rows_of(found: stock.Arrays, part: str) -> set[bytes]:
     return {entry.tobytes() for entry in found[f"{part}_x"]}
 

@@ -203,6 +203,7 @@ def part_of_run(folder: Path, done: int, **settings: Any) -> None:
     [
         ({"optimizer": "clipped-scion"}, 2, 2, 4),
         ({"optimizer": "clipped-scion-auto"}, 3, 1, 4),
+        ({"optimizer": "default"}, 3, 1, 4),
         ({"optimizer": "adam"}, 5, 3, 3),
         # The first half of both runs has steps of the full size.
         ({"optimizer": "scion", "schedule": "trapezoidal"}, 4, 2, 5),

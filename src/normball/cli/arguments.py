@@ -19,10 +19,13 @@ TaskName = Annotated[
     ),
 ]
 Optimizer = Annotated[
-    str, _text("NAME", "adam, scion, clipped-scion, clipped-scion-auto, adamw, muon, sgd-clip.")
+    str,
+    _text(
+        "NAME", "default, adam, scion, clipped-scion, clipped-scion-auto, adamw, muon, sgd-clip."
+    ),
 ]
 NormBallOptimizer = Annotated[
-    str, _text("NAME", "One with norms: scion, clipped-scion or clipped-scion-auto.")
+    str, _text("NAME", "One with norms: default, scion, clipped-scion or clipped-scion-auto.")
 ]
 Jobs = Annotated[str | None, _text("N", "Processes at a time; by default one for each core.")]
 EngineName = Annotated[str, _text("NAME", "local, or ray: at RAY_ADDRESS, else on this machine.")]

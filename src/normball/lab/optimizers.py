@@ -1,5 +1,6 @@
 """The optimizers that a user can name, and the settings of each."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from normball.lab.models import find_model
 from normball.lab.tasks import ScionSettings, Task, build_model, find_task
 
 _RADII = ("input_radius", "radius", "output_radius")
-# The lab runs the paper's methods.
+# The Scions of the lab are the paper's methods.
 _OF_THE_PAPER = {"nesterov": False}
 
 
@@ -137,6 +138,11 @@ def _clipped_scion_auto(model: nn.Module, config: RunConfig) -> torch.optim.Opti
     return ClippedScion(_groups(model, config), lr=config.lr, rho="auto", **options)
 
 
+def _default(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """What a user gets who sets nothing: our radii, look-ahead, measured threshold, average."""
+    return ClippedScion(param_groups(model), lr=config.lr, average=0.1)
+
+
 def _given(config: RunConfig, *names: str) -> dict[str, Any]:
     options = {name: getattr(config, name) for name in names}
     return {name: value for name, value in options.items() if value is not None}
@@ -160,6 +166,7 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
                 ("alpha", "constrained", "variant", *_RADII),
                 _clipped_scion_auto,
             ),
+            OptimizerSpec("default", "Clipped Scion, nothing set", (), _default),
             OptimizerSpec("adamw", "AdamW", ("weight_decay",), _adamw),
             OptimizerSpec("muon", "Muon", ("weight_decay",), _MuonAdamW),
             OptimizerSpec("sgd-clip", "SGD, clipped", ("rho",), _sgd, clips_outside=True),
@@ -289,6 +296,8 @@ def _refuse_sizes(task: Task, batch: int, train_size: int | None, test_size: int
 
 
 def _own_lr(task: Task, optimizer: str) -> float:
+    if optimizer == "default":
+        return float(inspect.signature(ClippedScion).parameters["lr"].default)
     if optimizer in task.lrs:
         return task.lrs[optimizer]
     grid = task.grid[optimizer]

@@ -150,7 +150,7 @@ def build_model(config: RunConfig) -> nn.Module:
 
 
 def _grid(low: int, high: int, **others: tuple[int, int]) -> Mapping[str, tuple[float, ...]]:
-    names = ("scion", "clipped-scion", "clipped-scion-auto")
+    names = ("scion", "clipped-scion", "clipped-scion-auto", "default")
     scions = dict.fromkeys(names, powers_of_two(low, high))
     rest = {name.replace("_", "-"): powers_of_two(*ends) for name, ends in others.items()}
     return MappingProxyType(rest | scions)

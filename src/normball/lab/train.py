@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from normball import ClippedScion, Scion, SmoothnessProbe, find_lr
 from normball.lab import ranks
+from normball.lab.averaged import measured
 from normball.lab.config import RunConfig
 from normball.lab.data import Data
 from normball.lab.data.base import Batch
@@ -26,6 +27,7 @@ from normball.lab.tasks import build_model, find_task
 from normball.optim.finder import LrCurve
 
 _MAX_TRACE = 512
+_STATISTICS_BATCHES = 10
 _TRACED = ("dual_norm", "gap")
 
 
@@ -86,6 +88,7 @@ class Trainer:
         optimizer = spec.build(model, config)
         # Gradient clipping from outside, for an optimizer that has none.
         self._clip_at = config.rho if spec.clips_outside else None
+        self._averages = config.optimizer == "default"
         self.steps_per_epoch = self._data.steps(config.batch_size)
         if not self.steps_per_epoch:
             raise LabError(
@@ -155,7 +158,7 @@ class Trainer:
         if not isinstance(optimizer, Scion | ClippedScion):
             raise LabError(
                 f"{self.config.optimizer} takes no steps of a given length: choose scion, "
-                "clipped-scion or clipped-scion-auto."
+                "clipped-scion, clipped-scion-auto or default."
             )
         order = torch.Generator().manual_seed(self.config.seed)
         batches = (
@@ -236,13 +239,22 @@ class Trainer:
         )
 
     def _score(self) -> float:
-        model = self.state.model
-        model.eval()
+        model, measure = self.state.model, accuracy if self._task.higher else mean_loss
         batches = ((x.to(self._device), y.to(self._device)) for x, y in self._data.test_batches())
-        with self._autocast():
-            value = accuracy(model, batches) if self._task.higher else mean_loss(model, batches)
-        model.train()
-        return value
+        if not self._averages:
+            model.eval()
+            with self._autocast():
+                value = measure(model, batches)
+            model.train()
+            return value
+        with self._autocast(), measured(model, self.state.optimizer, self._inputs()):
+            return measure(model, batches)
+
+    def _inputs(self) -> Iterator[Tensor]:
+        """Some training inputs, the same at every measurement."""
+        order = torch.Generator().manual_seed(self.config.seed)
+        batches = self._data.batches(self.config.batch_size, order)
+        return (x.to(self._device) for x, _ in itertools.islice(batches, _STATISTICS_BATCHES))
 
     def _steps(self) -> tuple[Tensor, list[float]]:
         """Take one epoch's steps; returns each step's loss and traced quantity."""

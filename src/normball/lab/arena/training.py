@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from normball.lab.arena.base import ArenaTask, Scores
 from normball.lab.arena.tasks import find
+from normball.lab.averaged import measured
 
 POINTS = 12
 HALVES = ("judge", "choose")
@@ -109,7 +109,7 @@ def _train(
         optimizer.step()
         seconds += time.process_time() - started
         if step + 1 in marks:
-            with _measured(task, model, optimizer, seed):
+            with measured(model, optimizer, _inputs(task, seed)):
                 seen = task.measure(model, "judge", False)
                 if step + 1 == steps:
                     judged, chosen = (task.measure(model, half, True) for half in HALVES)
@@ -132,40 +132,11 @@ def _first(scores: Scores) -> float:
     return next(iter(scores.values()))
 
 
-@contextmanager
-def _measured(task: ArenaTask, model: nn.Module, optimizer: Any, seed: int) -> Iterator[None]:
-    """The model in the state to be measured; afterwards back in the state for training."""
-    averages = hasattr(optimizer, "eval")
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    if averages:
-        optimizer.eval()
-    _gather_statistics(task, model, seed)
-    model.eval()
-    with torch.no_grad():
-        yield
-    model.train()
-    if averages:
-        optimizer.train()
-    for name, buffer in model.named_buffers():
-        buffer.copy_(kept[name])
-
-
-def _gather_statistics(task: ArenaTask, model: nn.Module, seed: int) -> None:
-    """Set batch norms to mean statistics of some training batches under the current weights."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean
+def _inputs(task: ArenaTask, seed: int) -> Iterator[torch.Tensor]:
+    """Inputs of some training batches, the same at every measurement."""
     chance = torch.Generator().manual_seed(seed + 1_000_000)
-    model.train()
-    with torch.no_grad():
-        for _ in range(_STATISTICS_BATCHES):
-            model(task.batch(chance)[0])
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    for _ in range(_STATISTICS_BATCHES):
+        yield task.batch(chance)[0]
 
 
 def _state_bytes(optimizer: Any) -> int:
