@@ -124,7 +124,7 @@ def test_steps_that_swing_across_a_valley_keep_their_length(lr, noise):
     """One entry curves 400 times as much as the other nine. Noise hides the swinging."""
     curves = np.array([400.0] + [1.0] * 9)
     chance = np.random.default_rng(0)
-    x, d, rule, swings = np.array([0.01] + [1.0] * 9), np.zeros(10), Rule(lr, 0.1, True), []
+    x, d, rule, swings = np.array([0.01] + [0.3] * 9), np.zeros(10), Rule(lr, 0.1, True), []
     p = torch.nn.Parameter(torch.from_numpy(x.copy()))
     group = {"params": [p], "norm": Sign(normalized=False)}
     optimizer = ClippedScion([group], lr, rho="auto", alpha=0.1, nesterov=False)
