@@ -24,11 +24,11 @@ slack = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
 class Rule:
     """The rule in plain numbers; it keeps the last direction, which the optimizer does not."""
 
-    def __init__(self, lr, alpha, free):
-        self.lr, self.alpha, self.free = lr, alpha, free
+    def __init__(self, lr, alpha):
+        self.lr, self.alpha = lr, alpha
         self.steps = self.looks = 0
         self.gamma = None
-        self.turned = self.moved = self.sloped = self.swing = 0.0
+        self.turned = self.moved = 0.0
 
     def look(self, d, g):
         if self.steps > 20 and self.steps % 5:
@@ -38,7 +38,6 @@ class Rule:
         weight = min(0.9, 1 - 1 / (self.looks + 1))
         self.turned = weight * self.turned + (1 - weight) * turn
         self.moved = weight * self.moved + (1 - weight) * self.length
-        self.sloped = weight * self.sloped + (1 - weight) * before
         latest = max(self.turned, 1e-3 * before) / self.moved
         if self.looks < 20:
             self.level = latest
@@ -50,13 +49,10 @@ class Rule:
             self.level *= np.exp(0.1 * 0.2)
         self.gamma = min(1 / self.level, 2 * self.gamma)
         self.looks += 1
-        if self.free and self.looks >= 20:
-            self.swing = np.clip(2 * (self.turned / self.sloped - 2.25), 0, 1)
 
     def rho(self, size):
         longest = min(1, (50 / (self.steps + 1)) ** 0.5)
-        shortest = longest / 4 * np.clip(1 / 64 / self.lr * 4, 1, 4) ** self.swing
-        shortest *= min(1, (self.steps + 1) / 5)
+        shortest = longest / 4 * min(1, (self.steps + 1) / 5)
         wanted = np.inf if self.gamma is None else self.lr / self.gamma
         return np.clip(wanted, size / longest, size / shortest)
 
@@ -71,7 +67,7 @@ def follow(model, lr, alpha, variant, steps):
     """Return weights and thresholds of the rule along the gradients of `model`."""
     x = {n: p.detach().double().numpy().copy() for n, p in model.named_parameters()}
     d = {n: np.zeros_like(value) for n, value in x.items()}
-    rule, seen = Rule(lr, alpha, variant is None), []
+    rule, seen = Rule(lr, alpha), []
     for step in range(steps):
         with torch.no_grad():
             for n, p in model.named_parameters():
@@ -94,10 +90,9 @@ def follow(model, lr, alpha, variant, steps):
 
 
 @slack
-@pytest.mark.parametrize("lr", [0.05, 0.01])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_follows_its_formulas(kind, lr):
-    alpha, steps = 0.3, 175
+def test_it_follows_its_formulas(kind):
+    lr, alpha, steps = 0.05, 0.3, 175
     options = KINDS[kind]
     variant = options.get("variant", 2) if options else None
     model, other = build(), build()
@@ -116,39 +111,6 @@ def test_it_follows_its_formulas(kind, lr):
     assert seen == pytest.approx(wanted, rel=1e-7)
     for name, p in model.named_parameters():
         assert p.detach().numpy() == pytest.approx(weights[name], abs=1e-8), name
-
-
-@pytest.mark.parametrize("lr", [2.0**-6, 2.0**-5])
-@pytest.mark.parametrize("noise", [0.0, 30.0])
-def test_steps_that_swing_across_a_valley_keep_their_length(lr, noise):
-    """One entry curves 400 times as much as the other nine. Noise hides the swinging."""
-    curves = np.array([400.0] + [1.0] * 9)
-    chance = np.random.default_rng(0)
-    x, d, rule, swings = np.array([0.01] + [0.3] * 9), np.zeros(10), Rule(lr, 0.1, True), []
-    p = torch.nn.Parameter(torch.from_numpy(x.copy()))
-    group = {"params": [p], "norm": Sign(normalized=False)}
-    optimizer = ClippedScion([group], lr, rho="auto", alpha=0.1, nesterov=False)
-    for _ in range(400):
-        g = curves * x + noise * chance.standard_normal(10)
-        if rule.steps:
-            rule.look({"x": d}, {"x": g})
-        d = 0.9 * d + 0.1 * g
-        size = np.abs(d).sum()
-        factor = min(1, size / rule.rho(size))
-        rule.took(factor, 1.0, {"x": np.sign(d)}, size)
-        swings.append(rule.swing)
-        x = x - lr * factor * np.sign(d)
-        p.grad = torch.from_numpy(g)
-        optimizer.step()
-        assert p.detach().numpy() == pytest.approx(x, abs=1e-9)
-        assert float(optimizer.metrics()["step_factor"]) == pytest.approx(factor, rel=1e-6)
-    longest = (50 / 400) ** 0.5
-    if noise:
-        assert max(swings) == 0
-    else:
-        assert swings[-1] == 1
-        # Not beyond 2^-6, the length that is known to be safe.
-        assert factor == pytest.approx(longest * min(1, 2**-6 / lr), rel=1e-6)
 
 
 @pytest.mark.parametrize("norm", [Euclidean(), Sign(normalized=False)])
@@ -255,7 +217,7 @@ def test_smaller_steps_of_a_group_count_as_such():
     for _ in range(16):
         a.grad, b.grad = 3 * a.detach(), 8 * b.detach()
         optimizer.step()
-    curvature = optimizer.state_dict()["param_groups"][0]["curvature"][-3]
+    curvature = optimizer.state_dict()["param_groups"][0]["curvature"][-2]
     assert curvature == pytest.approx(3 + 8 / 4, rel=1e-4)
 
 

@@ -23,9 +23,6 @@ _LEVEL = 50
 # No step is shorter than the longest one divided by `_SPREAD`. In the first `_RISE` steps this
 # lower limit is smaller, and rises linearly.
 _SPREAD, _RISE = 4.0, 5
-# Where the slope after a step is on average `_SWING` times that before it, less one, and against
-# the step, this limit rises; at `_SWUNG` it is the longest step, or `_SAFE` if that is shorter.
-_SWING, _SWUNG, _SAFE = 2.25, 2.75, 2.0**-6
 # The weight of earlier looks in the running averages, which cover about ten looks.
 _WEIGHT = 0.9
 # `L` follows this quantile of the averages. Its logarithm changes by at most `_PACE` a look; in the
@@ -37,7 +34,7 @@ _SETTLED, _DRIFT = 40, 0.5
 _LEAST = 1e-3
 # After the start, the part of a measured curvature that counts as curvature.
 _TRIM = 0.5
-_FIGURES = 9
+_FIGURES = 8
 
 
 class MeasuredThreshold:
@@ -64,19 +61,13 @@ class MeasuredThreshold:
     learned, and because a step in a norm ball moves no layer far. Nothing of this is proved;
     `docs/tuning.md` shows the results.
 
-    The lower limit is the longest step, where the steps swing: where the slopes after a step are on
-    average beyond `-1.25` times those before it. Noise cannot do this, for it only brings the
-    ratio nearer to 0. So the steps cross valleys that the average of the weights cuts off anyway,
-    and shorter steps would only be slower on the way along them. Unless constrained.
-
     If constrained, `u` is the vector `w` to the corner, `t` is the share of it that was taken, and
     the slopes are gaps; in variant 1 `t` is multiplied by `||w||^2`.
 
     `rho` is the last threshold, 0-d, which the groups of the optimizer share. The measurements stay
     on the device in `stats`, in float64 if the device has it: the share taken by the last step, the
     same times `||w||^2`, the number `k`, the averages of the change of slope and of the length, the
-    number of looks, `L`, the step size `gamma`, and the average of the slope before a step, which
-    stays 0 if constrained.
+    number of looks, `L`, and the step size `gamma`.
     """
 
     def __init__(self) -> None:
@@ -123,15 +114,14 @@ class MeasuredThreshold:
             slopes.append(weight * before / part)
             turns.append(weight * (before / part - after))
         turn, slope = add_up(bundles, [turns, slopes], stages, like)
-        self._take_in(turn, slope, finite, constrained)
+        self._take_in(turn, slope, finite)
 
-    def _take_in(self, turn: Tensor, slope: Tensor, finite: Tensor, constrained: bool) -> None:
-        _, length, _, turned, moved, count, level, gamma, sloped = self._stats.unbind()
+    def _take_in(self, turn: Tensor, slope: Tensor, finite: Tensor) -> None:
+        _, length, _, turned, moved, count, level, gamma = self._stats.unbind()
         sound = finite.to(turn.device) & torch.isfinite(turn) & (length > 0) & (slope > 0)
         weight = (1 - 1 / (count + 1)).clamp(max=_WEIGHT)
         turned = torch.lerp(turn, turned, weight)
         moved = torch.lerp(length, moved, weight)
-        sloped = sloped if constrained else torch.lerp(slope, sloped, weight)
         latest = torch.maximum(turned, _LEAST * slope) / moved
         latest = torch.where(count < _START, latest, _TRIM * latest)
         pace = (_HASTE / (count - _START + 1)).clamp(min=_PACE)
@@ -140,7 +130,7 @@ class MeasuredThreshold:
         later = torch.where(latest < level, lower, level * math.exp(_QUANTILE * _PACE))
         level = torch.where(count < _START, latest, later)
         gamma = torch.minimum(1 / level, _GROWTH * gamma)
-        new = torch.stack([turned, moved, count + 1, level, gamma, sloped])
+        new = torch.stack([turned, moved, count + 1, level, gamma])
         self._stats[3:] = torch.where(sound, new, self._stats[3:])
 
     def choose(self, size: Tensor, corner: Tensor | None, lr: float | Tensor) -> Tensor:
@@ -156,7 +146,7 @@ class MeasuredThreshold:
         self._stats = self._stats.to(size)
         count, gamma = self._stats[2] + 1, self._stats[7]
         most = (_LEVEL / count).clamp(max=1).sqrt()
-        least = most * (count / _RISE).clamp(max=1) * self._shortest(lr)
+        least = most * (count / _RISE).clamp(max=1) / _SPREAD
         # The step is `unit / rho` times `lr`.
         unit = size / torch.where(self._square == 0, 1, self._square)
         rho = torch.where(gamma > 0, lr / gamma, torch.inf)
@@ -164,16 +154,6 @@ class MeasuredThreshold:
         limits = torch.finfo(torch.float32)
         self.rho = rho.nan_to_num(nan=limits.max).clamp(limits.tiny, limits.max)
         return self.rho
-
-    def _shortest(self, lr: float | Tensor) -> Tensor:
-        """Return the lower limit of a step as a share of the longest one, 0-d."""
-        turned, looks, sloped = self._stats[3], self._stats[5], self._stats[8]
-        swing = torch.where((looks >= _START) & (sloped > 0), turned / sloped, 0)
-        part = ((swing - _SWING) / (_SWUNG - _SWING)).clamp(0, 1)
-        least = 1 / _SPREAD
-        if isinstance(lr, Tensor):
-            return least * ((_SAFE / lr.to(part)).clamp(least, 1) / least) ** part
-        return least * (min(max(_SAFE / lr, least), 1) / least if lr else 1.0) ** part
 
     def took(self, factor: Tensor, lr: float | Tensor, finite: Tensor) -> None:
         """Record a step: its share of the longest step, 0-d, and whether it was not skipped.
