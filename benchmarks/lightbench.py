@@ -1,10 +1,12 @@
-"""LightBench 0.1.1 on a CPU, cut: trial.txt OUT [METHODS]
+"""LightBench 0.1.1 on a CPU, cut: `python -m benchmarks.lightbench ROWS [METHODS]`.
 
-Needs lightbench, torch and normball. Every test is built by the package itself; its own search is
-replaced by four settings of 1,000 steps each, one recommended and three random, the same for all methods in units of what is
-recommended. A test is tried at one difficulty after the other until one is not won.
+Needs the package lightbench. It builds every test. Its own search is replaced by four settings of
+1,000 steps each, the recommended one and three random ones, the same for all methods in units of
+what is recommended. A difficulty is tried once the one before is won. Finished tries in ROWS are
+kept.
 """
 
+import copy
 import importlib
 import json
 import math
@@ -22,18 +24,59 @@ from torch.overrides import TorchFunctionMode
 
 STEPS, SETTINGS, EVERY, CAP = 1000, 4, 64, 60.0
 DIFFICULTIES = ["trivial", "easy", "medium", "hard", "extreme", "nightmare"]
-TESTS = """beale rosenbrock rastrigin quadratic_varying_scale quadratic_varying_target noisy_matmul
-xor_sequence xor_digit xor_spot xor_sequence_rnn xor_digit_rnn xor_spot_rnn saddle_point
-discontinuous_gradient wide_linear minimax plateau_navigation scale_invariant momentum_utilization
-batch_size_scaling sparse_gradient layer_wise_scale parameter_scale gradient_delay
-adversarial_gradient dynamic_landscape multi_objective_pareto class_imbalance_rare
-memory_constrained transfer_domain_shift plasticity_summod plasticity_weighted_summod
-generalization_summod generalization_weighted_summod sparse_parameters quadratic_flip
-quadratic_outliers quadratic_sparse quadratic_quantized_gradient absolute_varying_scale
-quadratic_quantization_aware_training vanishing_gradient ill_conditioned
-ill_conditioned_mismatched gradient_noise_scale_instantaneous_brown
-gradient_noise_scale_temporal_brown gradient_noise_scale_white gradient_noise_scale_heavy_tailed
-constrained_optimization_relu constrained_optimization_log non_markovian""".split()
+TESTS = [
+    "beale",
+    "rosenbrock",
+    "rastrigin",
+    "quadratic_varying_scale",
+    "quadratic_varying_target",
+    "noisy_matmul",
+    "xor_sequence",
+    "xor_digit",
+    "xor_spot",
+    "xor_sequence_rnn",
+    "xor_digit_rnn",
+    "xor_spot_rnn",
+    "saddle_point",
+    "discontinuous_gradient",
+    "wide_linear",
+    "minimax",
+    "plateau_navigation",
+    "scale_invariant",
+    "momentum_utilization",
+    "batch_size_scaling",
+    "sparse_gradient",
+    "layer_wise_scale",
+    "parameter_scale",
+    "gradient_delay",
+    "adversarial_gradient",
+    "dynamic_landscape",
+    "multi_objective_pareto",
+    "class_imbalance_rare",
+    "memory_constrained",
+    "transfer_domain_shift",
+    "plasticity_summod",
+    "plasticity_weighted_summod",
+    "generalization_summod",
+    "generalization_weighted_summod",
+    "sparse_parameters",
+    "quadratic_flip",
+    "quadratic_outliers",
+    "quadratic_sparse",
+    "quadratic_quantized_gradient",
+    "absolute_varying_scale",
+    "quadratic_quantization_aware_training",
+    "vanishing_gradient",
+    "ill_conditioned",
+    "ill_conditioned_mismatched",
+    "gradient_noise_scale_instantaneous_brown",
+    "gradient_noise_scale_temporal_brown",
+    "gradient_noise_scale_white",
+    "gradient_noise_scale_heavy_tailed",
+    "constrained_optimization_relu",
+    "constrained_optimization_log",
+    "non_markovian",
+]
 
 # The package's own search is not used.
 sys.modules["heavyball.helpers"] = types.SimpleNamespace(AutoSampler=None)
@@ -47,7 +90,7 @@ torch.cuda.manual_seed = torch.cuda.manual_seed_all = lambda *a, **k: None
 
 
 class OnCPU(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, _, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if str(kwargs.get("device", "")).startswith("cuda"):
             kwargs["device"] = "cpu"
@@ -103,7 +146,7 @@ METHODS = {
 
 def seed(n):
     torch.manual_seed(n)
-    np.random.seed(n)
+    np.random.seed(n)  # noqa: NPY002  (what the package draws from)
     random.seed(n)
 
 
@@ -116,7 +159,7 @@ def settings(n):
 
 
 class Built(Exception):
-    pass
+    """Carries out of a test what it would train."""
 
 
 def build(test, difficulty):
@@ -134,15 +177,29 @@ def build(test, difficulty):
         return None
     seed(0)
     try:
-        module.main(dtype=["float32"], steps=STEPS, weight_decay=0, opt=["AdamW"], trials=1,
-                    win_condition_multiplier=1.0, config=difficulty)
+        module.main(
+            dtype=["float32"],
+            steps=STEPS,
+            weight_decay=0,
+            opt=["AdamW"],
+            trials=1,
+            win_condition_multiplier=1.0,
+            config=difficulty,
+        )
     except SkipConfig:
         return None
     except TypeError:
         seed(0)
         try:
-            module.main(dtype="float32", steps=STEPS, weight_decay=0, opt=["AdamW"], trials=1,
-                        win_condition_multiplier=1.0, config=difficulty)
+            module.main(
+                dtype="float32",
+                steps=STEPS,
+                weight_decay=0,
+                opt=["AdamW"],
+                trials=1,
+                win_condition_multiplier=1.0,
+                config=difficulty,
+            )
         except SkipConfig:
             return None
         except Built as built:
@@ -154,8 +211,6 @@ def build(test, difficulty):
 
 def attempt(parts, make, drawn):
     """Steps until won, None if it was not."""
-    import copy
-
     model, data, loss_fn, win = parts
     model = copy.deepcopy(model).float()
     try:
@@ -190,7 +245,10 @@ def attempt(parts, make, drawn):
 
 
 def main(out, names):
-    rows = [json.loads(line) for line in open(out)] if os.path.exists(out) else []
+    rows = []
+    if os.path.exists(out):
+        with open(out) as file:
+            rows = [json.loads(line) for line in file]
     done = {(r["test"], r["difficulty"], r["method"]): r["won"] for r in rows}
     for test in TESTS:
         for name in names:
@@ -199,7 +257,7 @@ def main(out, names):
                     if done[test, difficulty, name]:
                         continue
                     break
-                row = dict(test=test, difficulty=difficulty, method=name)
+                row = {"test": test, "difficulty": difficulty, "method": name}
                 started = time.process_time()
                 try:
                     parts = build(test, difficulty)
@@ -211,9 +269,9 @@ def main(out, names):
                         steps = attempt(parts, METHODS[name], drawn)
                         if steps or time.process_time() - started > CAP:
                             break
-                    row |= dict(won=steps is not None, steps=steps, settings=seen)
+                    row |= {"won": steps is not None, "steps": steps, "settings": seen}
                 except Exception as error:  # a test that does not run here is no loss of a method
-                    row |= dict(won=None, error=f"{type(error).__name__}: {error}"[:200])
+                    row |= {"won": None, "error": f"{type(error).__name__}: {error}"[:200]}
                 row["seconds"] = round(time.process_time() - started, 2)
                 with open(out, "a") as file:
                     file.write(json.dumps(row) + "\n")
