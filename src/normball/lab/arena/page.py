@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from normball.lab.arena.charts import address, draw_curves, draw_profile, draw_settings
+from normball.lab.arena.charts import draw_curves, draw_profile, draw_settings
 from normball.lab.arena.judge import (
     GOAL,
     Entry,
@@ -52,7 +52,7 @@ def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
     for name, picture in pictures.items():
         write_whole(folder / name, picture)
     write_whole(folder / SUMMARY, _summary(content).encode())
-    text = fill("arena.html.j2", content, address=address)
+    text = fill("arena.html.j2", content)
     return write_whole(folder / PAGE, text.encode())
 
 
