@@ -31,8 +31,9 @@ _STEPS: Mapping[str, str] = MappingProxyType(
     }
 )
 _ACCURACIES = (0, 50, 80, 90, 95, 98, 99, 100)
-# Losses above this factor of the lowest one are outside the picture: they would crush the rest.
-_HIGHEST = 1.6
+# Losses above this factor of the lowest one, and of the best ones of all optimizers, are outside the
+# picture: they would crush the rest.
+_HIGHEST, _HIGHEST_BEST = 1.4, 1.05
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def _score_axis(axes: Axes, view: View, values: Iterable[float]) -> float:
     axes.set_ylabel(_unit(view) + (", log scale of error" if view.cells[0].higher else ""))
     axes.grid(alpha=0.25)
     if not finite:
-        return math.inf
+        axes.set_ylim(0, 1)
+        return 2.0
     low, high = min(finite), max(finite)
     if view.cells[0].higher:
         axes.set_yscale("function", functions=(_spread, _gather))
@@ -94,7 +96,9 @@ def _score_axis(axes: Axes, view: View, values: Iterable[float]) -> float:
             axes.set_yticks(inside)
             axes.set_yticks([], minor=True)
         return math.inf
-    high = min(high, _HIGHEST * low)
+    needed = [cell.mean for other in views(view.among) for cell in other.best]
+    worst = max((mean for mean in needed if math.isfinite(mean)), default=low)
+    high = min(high, max(_HIGHEST * low, _HIGHEST_BEST * worst))
     margin = max(0.04 * (high - low), 0.001)
     axes.set_ylim(low - margin, high + margin)
     return 2 * high + margin
@@ -231,7 +235,7 @@ def heat(axes: Axes, view: View) -> None:
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
     names = ["none" if math.isinf(rho) else f"{rho:g}" for rho in columns]
     axes.set_xticks(range(len(columns)), names)
-    axes.set_yticks(range(len(steps)), [format_step(lr) for lr in steps])
+    axes.set_yticks(range(len(steps)), [typeset(format_step(lr)) for lr in steps])
     axes.set(title=f"{view.steps}: {_unit(view)}", xlabel="threshold ρ", ylabel="step size")
 
 

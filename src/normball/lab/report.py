@@ -157,7 +157,7 @@ def _settings(cells: Sequence[Cell]) -> dict[str, str]:
     }
     for name in names_of(cells):
         own = [asdict(cell.rows[0].config) for cell in of(cells, name)]
-        values = {key: sorted({one[key] for one in own if one[key] is not None}) for key in _OWN}
+        values = {key: sorted({one[key] for one in own if one[key]}) for key in _OWN}
         found[OPTIMIZERS[name].label] = ", ".join(
             f"{key.replace('_', ' ')} {', '.join(f'{value:g}' for value in each)}"
             for key, each in values.items()
