@@ -143,7 +143,7 @@ def results(folder: Path) -> dict[str, tuple]:
     }
 
 
-@pytest.mark.slow  # a comparison, on the same plan of runs, is killed in tests/test_interrupts.py
+@pytest.mark.slow  # a sweep of fewer runs is killed in tests/test_interrupts.py
 def test_a_sweep_that_is_killed_ends_with_the_rows_of_one_that_is_not(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     with pytest.raises(SystemExit) as end:
@@ -162,7 +162,7 @@ def test_a_sweep_that_is_killed_ends_with_the_rows_of_one_that_is_not(tmp_path: 
     assert end.value.code == 0
     assert results(torn) == results(whole)
     assert len(results(torn)) == 6
-    assert (torn / "sweep.png").exists()
+    assert (torn / "figure.png").exists()
 
 
 def test_reproduce_ends_with_its_verdict(
@@ -207,7 +207,6 @@ def test_reproduce_ends_with_its_verdict(
             ["train", "digits", "--optimizer", "scion", "--precision", "fp8"],
             "unknown precision 'fp8'",
         ),
-        (["compare", "shakespeare", "--out", "x"], "compare is for accuracies"),
         (["fetch", "cifar"], "unknown data to fetch 'cifar'"),
         (["report", "nowhere"], "nowhere is no folder"),
     ],

@@ -31,8 +31,8 @@ _STEPS: Mapping[str, str] = MappingProxyType(
     }
 )
 _ACCURACIES = (0, 50, 80, 90, 95, 98, 99, 100)
-# Losses above this factor of the lowest one, and of the best ones of all optimizers, are outside the
-# picture: they would crush the rest.
+# Losses above these factors of the lowest one, and of the best of the worst optimizer, are outside
+# the picture: they would crush the rest.
 _HIGHEST, _HIGHEST_BEST = 1.4, 1.05
 
 
