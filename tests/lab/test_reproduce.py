@@ -232,6 +232,8 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
         for config in experiment.configs:
             folder.append(Row(config, RESULT, {"torch": "2.13"}, "A box", "abc"))
         conclude(experiment, folder)
+    # The report's own picture, which the page draws anew.
+    (results_folder / "one" / "figure.svg").write_text("<svg/>")
     other = results_folder / "two"
     other.mkdir()
     (other / "README.md").write_bytes(b"# Notes <b> \xff")
@@ -246,6 +248,8 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
     assert "http" not in page.replace("http://www.w3.org", "")
     assert 'src="data:image' in page
     assert "no-picture" not in page
+    assert "figure.svg" not in page
+    assert "good steps" in page
 
 
 def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from normball.lab.files import write_whole
 from normball.lab.pages import embedded, fill
 from normball.lab.report import facts, overview, training
 from normball.lab.reproduce import results_of
-from normball.lab.rows import ROW_START, ROWS, Row, read_rows
+from normball.lab.rows import FIGURE_PNG, FIGURE_SVG, ROW_START, ROWS, Row, read_rows
 from normball.lab.tasks import find_task
 
 _KINDS = {".png": "png", ".svg": "svg+xml"}
@@ -57,6 +57,8 @@ def _section(results: Path, folder: Path) -> dict[str, Any] | None:
     rows = read_rows(record) if _is_ours(record) else []
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
     known = {f"{figure['figure']}{kind}" for figure in figures for kind in _KINDS}
+    if rows:  # it is drawn anew
+        known |= {FIGURE_SVG, FIGURE_PNG}
     pictures = [
         {"name": path.name, "source": _embedded(path)}
         for path in sorted(folder.iterdir())

@@ -23,6 +23,7 @@ from normball.lab.cells import (
 )
 from normball.lab.charts import View, draw, draw_one, views
 from normball.lab.errors import LabError
+from normball.lab.machine import provenance
 from normball.lab.models import find_model
 from normball.lab.optimizers import OPTIMIZERS, describe_groups
 from normball.lab.pages import fill
@@ -197,13 +198,10 @@ def facts(rows: Sequence[Row]) -> dict[str, str]:
     """
     minutes = math.fsum(row.result.seconds for row in rows) / 60
     seeds = ", ".join(map(str, sorted({row.config.seed for row in rows})))
-    packages = {", ".join(f"{k} {v}" for k, v in row.versions.items()) for row in rows}
     return {
         "runs": f"{len(rows)}, seeds {seeds}; {minutes:.1f} minutes in all",
         "data": "; ".join(sorted({row.result.data or row.config.task for row in rows})),
-        "machine": "; ".join(sorted({row.machine for row in rows})),
-        "versions": "; ".join(sorted(packages)),
-        "commit": "; ".join(sorted({row.commit or "not recorded" for row in rows})),
+        **provenance(rows),
     }
 
 
