@@ -119,8 +119,8 @@ def test_both_schedules_have_panels_with_one_axis() -> None:
         "Score after every epoch: fixed step. The",
         "Score after every epoch: linear decay. T",
     ]
-    assert reader.text.count("Fixed step optimizer settings best mean") == 1
-    assert reader.text.count("Linear decay optimizer settings best mean") == 1
+    assert reader.text.count("Fixed step optimizer tried best mean") == 1
+    assert reader.text.count("Linear decay optimizer tried best mean") == 1
     limits = []
     for view in views(ordered(make_cells(rows))):
         axes = Figure().subplots()

@@ -11,7 +11,7 @@ from normball.lab.rows import Row
 from normball.lab.tasks import find_task
 
 HEADINGS = ("optimizer", "step", "ρ", "mean score", "seeds", "clipped")
-BEST = ("optimizer", "settings", "best mean", "at", "good steps", "factor")
+BEST = ("optimizer", "tried", "best mean", "at", "good steps", "factor")
 # A step is good if the score is this near to the best one: points of accuracy, or nats.
 NEAR_ACCURACY, NEAR_LOSS = 1.0, 0.02
 # Accuracies are multiples of one image; this only keeps rounding from deciding a tie.
@@ -196,6 +196,15 @@ def best_per_step(cells: Sequence[Cell]) -> list[Cell]:
     return [best([cell for cell in cells if cell.lr == lr]) for lr in steps]
 
 
+def lines_of(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Every optimizer's ``best_per_step``, by its name.
+
+    Args:
+        cells: of one schedule.
+    """
+    return {name: best_per_step(of(cells, name)) for name in names_of(cells)}
+
+
 def good_steps(line: Sequence[Cell]) -> list[Cell]:
     """The steps around the best one that are about as good, without a gap.
 
@@ -224,16 +233,14 @@ def best_lines(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
         cells: of one schedule.
     """
     table: list[tuple[str, ...]] = []
-    for name in names_of(cells):
-        own = of(cells, name)
-        line, chosen = best_per_step(own), best(own)
-        good = good_steps(line)
+    for name, line in lines_of(cells).items():
+        chosen, good = best(line), good_steps(line)
         open_end = " or more" if good[0] is line[0] or good[-1] is line[-1] else ""
         ends = dict.fromkeys(format_step(cell.lr) for cell in (good[0], good[-1]))
         table.append(
             (
                 OPTIMIZERS[name].label,
-                str(len(own)),
+                str(len(of(cells, name))),
                 f"{chosen.mean:.4g}",
                 chosen.settings,
                 " to ".join(ends),
@@ -252,7 +259,7 @@ def seed_deviation(cells: Sequence[Cell]) -> float | None:
     Returns:
         In the units of the scores; None where no good step has two seeds.
     """
-    good = [cell for name in names_of(cells) for cell in good_steps(best_per_step(of(cells, name)))]
+    good = [cell for line in lines_of(cells).values() for cell in good_steps(line)]
     several = [
         list(cell.scores.values())
         for cell in good

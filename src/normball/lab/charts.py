@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from normball._style import INK
-from normball.lab.cells import Cell, best, best_per_step, by_schedule, names_of, of
+from normball.lab.cells import Cell, best, by_schedule, lines_of, names_of, of
 from normball.lab.config import format_step
 from normball.lab.errors import unknown
 from normball.lab.optimizers import OPTIMIZERS
@@ -129,15 +129,10 @@ def by_step(axes: Axes, view: View) -> None:
         axes: where to draw.
         view: what to draw.
     """
-    lines = {name: best_per_step(of(view.cells, name)) for name in names_of(view.cells)}
-    among = [
-        cell
-        for own in by_schedule(view.among)
-        for name in names_of(own)
-        for cell in best_per_step(of(own, name))
-    ]
-    beyond = _score_axis(axes, view, (score for cell in among for score in cell.scores.values()))
-    for name, line in lines.items():
+    among = [line for other in views(view.among) for line in lines_of(other.cells).values()]
+    scores = (score for line in among for cell in line for score in cell.scores.values())
+    beyond = _score_axis(axes, view, scores)
+    for name, line in lines_of(view.cells).items():
         _line(
             axes,
             [cell.lr for cell in line],
@@ -194,7 +189,7 @@ def by_rho(axes: Axes, view: View) -> None:
     """
     ours = of(view.cells, _CLIPPED)
     steps = sorted({cell.lr for cell in ours})
-    plain = [best(own) for own in [of(view.cells, "scion")] if own]
+    plain = [cell for cell in view.best if cell.optimizer == "scion"]
     beyond = _score_axis(axes, view, (cell.mean for cell in ours + plain))
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(steps)))
     for lr, shade in zip(steps, shades, strict=True):

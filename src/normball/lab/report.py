@@ -13,8 +13,8 @@ from normball.lab.cells import (
     NEAR_LOSS,
     Cell,
     best_lines,
-    best_per_step,
     good_steps,
+    lines_of,
     make_cells,
     names_of,
     of,
@@ -38,16 +38,6 @@ _ABOUT = {
     "by-rho": "Score of Clipped Scion against the threshold, a line for each step size",
     "heat": "Score of Clipped Scion by step size and threshold",
 }
-# Settings of optimizers.
-_OWN = (
-    "alpha",
-    "constrained",
-    "variant",
-    "weight_decay",
-    "input_radius",
-    "radius",
-    "output_radius",
-)
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -121,30 +111,18 @@ def _thresholds(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 def _part(view: View) -> dict[str, Any]:
     cells, found, deviation = view.cells, race(view.cells), seed_deviation(view.cells)
     winners = {id(cell) for cell in view.best}
-    good = {
-        id(cell) for name in names_of(cells) for cell in good_steps(best_per_step(of(cells, name)))
-    }
-    marked = [
-        {
-            "words": cell.words,
-            "look": " ".join(
-                look for look, where in (("best", winners), ("mark", good)) if id(cell) in where
-            ),
-        }
+    good = {id(cell) for line in lines_of(cells).values() for cell in good_steps(line)}
+    looks = [
+        " ".join(look for look, ids in (("best", winners), ("mark", good)) if id(cell) in ids)
         for cell in cells
     ]
     return {
         "steps": view.steps,
-        "best": {"titles": BEST, "lines": _plain(best_lines(cells))},
-        "race": found
-        and {"goal": f"{found.goal:.4g}", "titles": TITLES, "lines": _plain(lines(found))},
-        "all": {"titles": HEADINGS, "lines": marked},
+        "best": {"titles": BEST, "lines": best_lines(cells)},
+        "race": found and {"goal": f"{found.goal:.4g}", "titles": TITLES, "lines": lines(found)},
+        "all": {"titles": HEADINGS, "lines": [cell.words for cell in cells], "looks": looks},
         "deviation": None if deviation is None else f"{deviation:.2g}",
     }
-
-
-def _plain(table: Iterable[Sequence[str]]) -> list[dict[str, Any]]:
-    return [{"words": words, "look": ""} for words in table]
 
 
 def _settings(cells: Sequence[Cell]) -> dict[str, str]:
@@ -157,9 +135,9 @@ def _settings(cells: Sequence[Cell]) -> dict[str, str]:
         "training": training(cells),
     }
     for name in names_of(cells):
-        own = [asdict(cell.rows[0].config) for cell in of(cells, name)]
-        values = {key: sorted({one[key] for one in own if one[key]}) for key in _OWN}
-        found[OPTIMIZERS[name].label] = ", ".join(
+        own, spec = [asdict(cell.rows[0].config) for cell in of(cells, name)], OPTIMIZERS[name]
+        values = {key: sorted({one[key] for one in own if one[key]}) for key in spec.options}
+        found[spec.label] = ", ".join(
             f"{key.replace('_', ' ')} {', '.join(f'{value:g}' for value in each)}"
             for key, each in values.items()
             if each
