@@ -10,7 +10,7 @@ from normball import SmoothnessProbe
 from normball._screen import Screen
 from normball.lab.cells import BEST, Cell, best_lines
 from normball.lab.charts import views
-from normball.lab.config import RunConfig, format_step
+from normball.lab.config import RunConfig
 from normball.lab.race import TITLES, lines, race
 from normball.lab.results import EpochReport, RunResult
 from normball.lab.rows import Row
@@ -88,16 +88,14 @@ class SweepScreen(Screen):
 
     def _draw(self) -> RenderableType:
         table = Table(box=None, pad_edge=False)
-        for title in ("worker", "optimizer"):
+        for title in ("worker", "run"):
             table.add_column(title)
-        for title in ("step", "seed", "epoch", "loss", "test"):
+        for title in ("epoch", "loss", "test"):
             table.add_column(title, justify="right")
         for worker, (config, report) in sorted(self._workers.items()):
             table.add_row(
                 str(worker + 1),
-                config.optimizer,
-                format_step(config.lr),
-                str(config.seed),
+                config.describe(),
                 f"{report.epoch if report else 0}/{config.epochs}",
                 f"{report.loss:.4f}" if report else "",
                 score_text(config, report.score) if report else "",
