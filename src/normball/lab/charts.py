@@ -190,7 +190,8 @@ def by_rho(axes: Axes, view: View) -> None:
     ours = of(view.cells, _CLIPPED)
     steps = sorted({cell.lr for cell in ours})
     plain = [cell for cell in view.best if cell.optimizer == "scion"]
-    beyond = _score_axis(axes, view, (cell.mean for cell in ours + plain))
+    among = of(view.among, _CLIPPED) + [c for other in views(view.among) for c in other.best]
+    beyond = _score_axis(axes, view, (cell.mean for cell in among))
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(steps)))
     for lr, shade in zip(steps, shades, strict=True):
         line = sorted((c for c in ours if c.lr == lr), key=lambda cell: cell.rho or 0)
