@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from normball.cli.screen import CompareScreen
+from normball.cli.screen import SweepScreen
 from normball.lab.results import EpochReport
 from normball.lab.rows import ROWS, open_folder
 from normball.lab.sweep import Plan, SweepEvent
@@ -39,13 +39,13 @@ from tests.lab.samples import config, row
         (["train", "digits", "--optimizer", "adam", "--epochs", "0"], "--epochs .* got 0"),
         (["train", "digits", "--optimizer", "scion", "--alpha", "y"], "--alpha .* got 'y'"),
         (["train", "digits", "--optimizer", "scion", "--alhpa", "1"], "--al"),
-        (["compare", "digits"], "--out"),
-        (["compare", "digits", "--out", "OUT", "--jobs", "0"], "--jobs .* got 0"),
-        (["compare", "digits", "--out", "OUT", "--seeds", "0,x"], "--seeds .* got 'x'"),
-        (["compare", "digits", "--out", "OUT", "--optimizers", "adam,sgd"], "'sgd'"),
-        (["compare", "digits", "--out", "OUT", "--optimizers", "adam,"], "empty name"),
-        (["compare", "digits", "--out", "FILE"], "FILE is a file"),
-        (["compare", "digits", "--out", "FILE/sub"], "FILE/sub"),
+        (["sweep", "digits"], "--out"),
+        (["sweep", "digits", "--out", "OUT", "--jobs", "0"], "--jobs .* got 0"),
+        (["sweep", "digits", "--out", "OUT", "--seeds", "0,x"], "--seeds .* got 'x'"),
+        (["sweep", "digits", "--out", "OUT", "--optimizers", "adam,sgd"], "'sgd'"),
+        (["sweep", "digits", "--out", "OUT", "--optimizers", "adam,"], "empty name"),
+        (["sweep", "digits", "--out", "FILE"], "FILE is a file"),
+        (["sweep", "digits", "--out", "FILE/sub"], "FILE/sub"),
         (["sweep", "digits", "--out", "OUT", "--engine", "rays"], "'rays': did you mean 'ray'"),
         (["arena", "--out", "OUT", "--engine", "x"], "engine 'x': choose one of: local, ray"),
         (["sweep", "digits", "--out", "OUT", "--engine", "ray", "--jobs", "0"], "--jobs .* got 0"),
@@ -87,7 +87,7 @@ def test_an_engine_that_is_not_installed_is_named(
 
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert call() == 0
-    assert "compare" in capsys.readouterr().out
+    assert "reproduce" in capsys.readouterr().out
 
 
 def test_without_the_extra_there_is_a_hint() -> None:
@@ -207,7 +207,7 @@ def test_a_diverged_run_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_folder(tmp_path):
-        assert call("compare", "digits", "--out", str(tmp_path)) == 2
+        assert call("sweep", "digits", "--out", str(tmp_path)) == 2
     assert "another run is at work" in capsys.readouterr().err
 
 
@@ -215,8 +215,8 @@ def test_other_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     with open_folder(tmp_path) as folder:
         folder.append(row())
     before = (tmp_path / ROWS).read_bytes()
-    assert call("compare", "digits", "--out", str(tmp_path), "--epochs", "3") == 2
-    assert "--epochs 2, this comparison wants 3" in capsys.readouterr().err
+    assert call("sweep", "digits", "--out", str(tmp_path), "--epochs", "3") == 2
+    assert "--epochs 2, this sweep wants 3" in capsys.readouterr().err
     assert (tmp_path / ROWS).read_bytes() == before
 
 
@@ -231,7 +231,7 @@ class Pipe(io.StringIO):
 
 def test_runs_of_a_sweep_are_told_apart() -> None:
     runs = [config("clipped-scion", rho=rho, seed=s) for rho in (0.25, 16) for s in (0, 1)]
-    runs += [config("scion"), config("adam", lr=0.01)]
+    runs += [config("scion"), config("scion", schedule="linear"), config("adam", lr=0.01)]
     assert len({run.describe() for run in runs}) == len(runs)
     assert runs[0].describe() == "clipped-scion, step 2^-5, rho 0.25, seed 0"
 
@@ -248,7 +248,7 @@ def test_a_pipe_gets_a_line_for_every_run_and_one_a_minute_between_them() -> Non
         screen.on_event(event)
         return pipe.seen[said:].splitlines()
 
-    with CompareScreen(plan, Console(file=pipe), lambda: now[0]) as screen:
+    with SweepScreen(plan, Console(file=pipe), lambda: now[0]) as screen:
         assert after(0, Started(0, configs[0])) == []
         assert after(59, Advanced(0, configs[0], report)) == []
         (line,) = after(1, Advanced(0, configs[0], report))

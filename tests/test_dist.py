@@ -90,7 +90,9 @@ def test_the_page_on_the_index_has_no_relative_link(wheel):
 def test_what_is_in_them(wheel, sdist, unpacked):
     names = zipfile.ZipFile(wheel).namelist()
     assert "normball/py.typed" in names
-    assert "normball/lab/templates/report.html.j2" in names
+    assert {"normball/lab/templates/report.html.j2", "normball/lab/templates/tables.html.j2"} < set(
+        names
+    )
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"normball"}
     assert sdist.stat().st_size <= 1e6
     there = {path.name for path in unpacked.iterdir()}

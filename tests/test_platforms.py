@@ -50,7 +50,6 @@ COMMANDS = [
     "arena --quick --out arena --jobs 1 --budget 0s",
 ]
 WITH_WORKERS = [
-    "compare digits --out compared --seeds 0 --lr 2^-5 --adam-lr 0.01 --epochs 1 --jobs 1",
     "sweep digits --out swept --optimizers scion --seeds 0,1 --lr 2^-5 --epochs 1 --jobs 2",
     "reproduce fig1 --out figure --jobs 1",
     "rates --out rates --n 100 --seeds 0 --jobs 2",

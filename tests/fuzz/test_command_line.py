@@ -13,7 +13,6 @@ from normball.lab.errors import LabError
 
 COUNT = 10_000
 COMMANDS = [
-    "compare",
     "train",
     "sweep",
     "reproduce",
@@ -24,15 +23,15 @@ COMMANDS = [
     "rates",
 ]
 OPTIONS = """
---out --optimizers --optimizer --lr --adam-lr --rho --seeds --seed --epochs --batch-size --alpha
+--out --optimizers --optimizer --lr --rho --seeds --seed --epochs --batch-size --alpha
 --constrained --variant --schedule --warmup --weight-decay --model --width --train-size --test-size
 --accumulate --precision --jobs --scale --every --n --resume --tensorboard --help --version
 --until-decided --budget --engine --nonsense -x --
 """.split()  # noqa: SIM905
 VALUES = """
 digits cifar10 shakespeare fig1 fig12 cpu gpu local scion clipped-scion adam muon sgd-clip cnn mlp
-gpt-tiny airbench linear cosine float32 bfloat16 0 1 2 -1 3.5 nan inf 1e400 2^-5 2^-5,2^-4 0,1 2^x
-1,,2 , 90m 2h 0s 1d 99999999999999999999999 ^ 0x10 ١ é out out/deep ' "
+gpt-tiny airbench linear cosine linear,constant float32 bfloat16 0 1 2 -1 3.5 nan inf 1e400 2^-5
+2^-5,2^-4 0,1 2^x 1,,2 , 90m 2h 0s 1d 99999999999999999999999 ^ 0x10 ١ é out out/deep ' "
 """.split()  # noqa: SIM905
 VALUES += ["", " ", "a b", "\x00"]
 

@@ -143,7 +143,7 @@ def results(folder: Path) -> dict[str, tuple]:
     }
 
 
-@pytest.mark.slow  # a comparison, on the same plan of runs, is killed in tests/test_interrupts.py
+@pytest.mark.slow  # a sweep of fewer runs is killed in tests/test_interrupts.py
 def test_a_sweep_that_is_killed_ends_with_the_rows_of_one_that_is_not(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     with pytest.raises(SystemExit) as end:
@@ -162,7 +162,7 @@ def test_a_sweep_that_is_killed_ends_with_the_rows_of_one_that_is_not(tmp_path: 
     assert end.value.code == 0
     assert results(torn) == results(whole)
     assert len(results(torn)) == 6
-    assert (torn / "sweep.png").exists()
+    assert (torn / "figure.png").exists()
 
 
 def test_reproduce_ends_with_its_verdict(
@@ -207,7 +207,6 @@ def test_reproduce_ends_with_its_verdict(
             ["train", "digits", "--optimizer", "scion", "--precision", "fp8"],
             "unknown precision 'fp8'",
         ),
-        (["compare", "shakespeare", "--out", "x"], "compare is for accuracies"),
         (["fetch", "cifar"], "unknown data to fetch 'cifar'"),
         (["report", "nowhere"], "nowhere is no folder"),
     ],
@@ -233,6 +232,8 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
         for config in experiment.configs:
             folder.append(Row(config, RESULT, {"torch": "2.13"}, "A box", "abc"))
         conclude(experiment, folder)
+    # The report's own picture, which the page draws anew.
+    (results_folder / "one" / "figure.svg").write_text("<svg/>")
     other = results_folder / "two"
     other.mkdir()
     (other / "README.md").write_bytes(b"# Notes <b> \xff")
@@ -247,6 +248,8 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
     assert "http" not in page.replace("http://www.w3.org", "")
     assert 'src="data:image' in page
     assert "no-picture" not in page
+    assert "figure.svg" not in page
+    assert "good steps" in page
 
 
 def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:

@@ -6,40 +6,45 @@ import pytest
 
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError, WorkerError
-from normball.lab.optimizers import COMPARED
 from normball.lab.rows import open_folder
-from normball.lab.sweep import SweepEvent, make_grid, make_plan, make_sweep, run_plan
+from normball.lab.sweep import SweepEvent, make_plan, make_sweep, run_plan
 from normball.lab.tasks import DIGITS
 from normball.lab.train import Trainer
 from normball.lab.workers import Advanced, Finished, Local, Started
 from tests.lab.samples import config, row, run_all
 
 
-def test_the_grid_is_every_combination() -> None:
-    grid = make_grid(
-        DIGITS, seeds=(4, 2), lr=(0.5, 0.25), adam_lr=(0.1,), rho=3.0, epochs=7, batch_size=64
-    )
-    found = [(run.seed, run.optimizer, run.lr) for run in grid]
-    each = [
-        ("adam", 0.1),
-        ("scion", 0.25),
-        ("scion", 0.5),
-        ("clipped-scion", 0.25),
-        ("clipped-scion", 0.5),
+def test_a_sweep_is_every_combination() -> None:
+    found = [
+        (run.seed, run.schedule, run.optimizer, run.lr, run.rho, run.epochs)
+        for run in make_sweep(
+            DIGITS,
+            optimizers=("adam", "clipped-scion"),
+            seeds=(4, 2),
+            lr=(0.5, 0.25),
+            rho=(3.0, 2.0),
+            schedule=("linear", "constant"),
+            epochs=7,
+        )
     ]
-    assert found == [(seed, name, lr) for seed in (4, 2) for name, lr in each]
-    assert {(run.epochs, run.batch_size) for run in grid} == {(7, 64)}
-    assert {run.rho for run in grid if run.optimizer == "clipped-scion"} == {3.0}
-    assert {run.rho for run in grid if run.optimizer != "clipped-scion"} == {None}
+    each = [
+        ("adam", 0.25, None, 7),
+        ("adam", 0.5, None, 7),
+        ("clipped-scion", 0.25, 2.0, 7),
+        ("clipped-scion", 0.25, 3.0, 7),
+        ("clipped-scion", 0.5, 2.0, 7),
+        ("clipped-scion", 0.5, 3.0, 7),
+    ]
+    schedules = ("linear", "constant")
+    assert found == [(seed, steps, *one) for seed in (4, 2) for steps in schedules for one in each]
 
 
-def test_the_grid_without_wishes_is_the_tasks() -> None:
-    grid = make_grid(DIGITS)
+def test_a_sweep_without_wishes_is_the_tasks() -> None:
+    grid = make_sweep(DIGITS, optimizers=("adam", "scion"), seeds=(0,))
     assert len(grid) == len({run.key() for run in grid})
-    for name in COMPARED:
-        steps = DIGITS.grid[name]
-        assert {run.lr for run in grid if run.optimizer == name} == set(steps)
-    assert len({run.seed for run in grid}) >= 2
+    for name in ("adam", "scion"):
+        assert {run.lr for run in grid if run.optimizer == name} == set(DIGITS.grid[name])
+    assert {run.schedule for run in grid} == {"constant"}
 
 
 @pytest.mark.parametrize(
@@ -49,17 +54,16 @@ def test_the_grid_without_wishes_is_the_tasks() -> None:
         ({"seeds": (1, 1)}, "--seeds has 1 twice"),
         ({"seeds": ()}, "--seeds is empty"),
         ({"lr": (0.1, 0.1)}, "--lr has 0.1 twice"),
-        ({"adam_lr": (0.1, 0.1)}, "--adam-lr has 0.1 twice"),
-        ({"optimizers": ("scion",), "rho": 2.0}, "--rho 2.0 applies to none of scion"),
-        ({"optimizers": ("adam",), "lr": (0.1,)}, "--adam-lr"),
-        ({"optimizers": ("scion",), "adam_lr": (0.1,)}, "adam, which is not among"),
+        ({"schedule": ("linear", "linear")}, "--schedule has linear twice"),
+        ({"schedule": ("linear", "cosin")}, "unknown schedule 'cosin': did you mean 'cosine'"),
+        ({"rho": (2.0,)}, r"--rho 2.0 applies to none of scion"),
         ({"optimizers": ("sion",)}, "did you mean 'scion'"),
-        ({"rho": -1.0}, "--rho .* got -1.0"),
+        ({"optimizers": ("clipped-scion",), "rho": (-1.0,)}, "--rho .* got -1.0"),
     ],
 )
 def test_a_wish_that_makes_no_sense_is_refused(wish: dict, message: str) -> None:
     with pytest.raises(LabError, match=message):
-        make_grid(DIGITS, **wish)
+        make_sweep(DIGITS, **{"optimizers": ("scion",), "seeds": (0,)} | wish)
 
 
 def test_a_list_is_named_as_it_was_written() -> None:
@@ -72,6 +76,9 @@ def test_the_plan_leaves_out_what_is_done(tmp_path: Path) -> None:
     with open_folder(tmp_path) as folder:
         folder.append(row(seed=1))
         folder.append(row("clipped-scion", lr=0.5, seed=9))
+        # Another schedule and another threshold of the same optimizers join them.
+        folder.append(replace(row(), config=config(schedule="linear")))
+        folder.append(replace(row(), config=config("clipped-scion", rho=2.0)))
         plan = make_plan(grid, folder)
     assert [run.seed for run in plan.todo] == [0, 2]
     assert plan.kept == 1
@@ -80,9 +87,9 @@ def test_the_plan_leaves_out_what_is_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ((config(epochs=3),), "--epochs 2, this comparison wants 3"),
-        ((config("adam", batch_size=64),), "--batch-size 128, this comparison wants 64"),
-        ((config("clipped-scion", alpha=0.1),), "--alpha 0.5, this comparison wants 0.1"),
+        ((config(epochs=3),), "--epochs 2, this sweep wants 3"),
+        ((config("adam", batch_size=64),), "--batch-size 128, this sweep wants 64"),
+        ((config("clipped-scion", alpha=0.1),), "--alpha 0.5, this sweep wants 0.1"),
     ],
 )
 def test_runs_with_other_settings_are_not_mixed(

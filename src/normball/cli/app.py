@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from normball.cli.commands.arena import arena
-from normball.cli.commands.compare import compare
 from normball.cli.commands.find_lr import find_lr
 from normball.cli.commands.rates import rates
 from normball.cli.commands.report import fetch, report
@@ -98,6 +97,6 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run_or_say
 
 
-_COMMANDS = (compare, train, sweep, arena, reproduce, report, fetch, find_lr, smoothness, rates)
+_COMMANDS = (train, sweep, arena, reproduce, report, fetch, find_lr, smoothness, rates)
 for _command in _COMMANDS:
     app.command()(_interruptible(_command))

@@ -1,19 +1,19 @@
 """The terminal view of a run while it trains, and the output that remains after it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from normball import SmoothnessProbe
 from normball._screen import Screen
-from normball.lab.cells import HEADINGS, Cell, best, of
-from normball.lab.config import RunConfig, format_step
-from normball.lab.race import TITLES, Race, lines
+from normball.lab.cells import BEST, Cell, best_lines
+from normball.lab.charts import views
+from normball.lab.config import RunConfig
+from normball.lab.race import TITLES, lines, race
 from normball.lab.results import EpochReport, RunResult
 from normball.lab.rows import Row
-from normball.lab.summary import Summary, width
 from normball.lab.sweep import Plan, SweepEvent
 from normball.lab.tasks import find_task
 from normball.lab.workers import Advanced, Finished, Started
@@ -22,8 +22,8 @@ from normball.optim.probe import Fit
 _SILENCE = 60.0  # seconds without a line, where nothing is drawn
 
 
-class CompareScreen(Screen):
-    """One bar for the comparison and one line for each worker.
+class SweepScreen(Screen):
+    """One bar for all runs and one line for each worker.
 
     Where nothing is drawn, a line is printed for each finished run, and between them for an epoch
     once in a minute.
@@ -52,7 +52,7 @@ class CompareScreen(Screen):
         """Show an event.
 
         Args:
-            event: from a running comparison.
+            event: from the running plan.
         """
         if isinstance(event, Started):
             self._workers[event.worker] = (event.run, None)
@@ -88,16 +88,14 @@ class CompareScreen(Screen):
 
     def _draw(self) -> RenderableType:
         table = Table(box=None, pad_edge=False)
-        for title in ("worker", "optimizer"):
+        for title in ("worker", "run"):
             table.add_column(title)
-        for title in ("step", "seed", "epoch", "loss", "test"):
+        for title in ("epoch", "loss", "test"):
             table.add_column(title, justify="right")
         for worker, (config, report) in sorted(self._workers.items()):
             table.add_row(
                 str(worker + 1),
-                config.optimizer,
-                format_step(config.lr),
-                str(config.seed),
+                config.describe(),
                 f"{report.epoch if report else 0}/{config.epochs}",
                 f"{report.loss:.4f}" if report else "",
                 score_text(config, report.score) if report else "",
@@ -230,52 +228,23 @@ def layer_table(probe: SmoothnessProbe) -> Table:
     return table
 
 
-def best_table(summaries: tuple[Summary, ...]) -> Table:
-    """The optimizers side by side: best accuracy, its step, and the width of the good steps.
-
-    Args:
-        summaries: of a comparison.
-    """
-    table = Table()
-    for title in ("optimizer", "best accuracy", "at step", "within 1 point", "factor"):
-        table.add_column(title)
-    for summary in summaries:
-        good = summary.good
-        table.add_row(
-            summary.label,
-            f"{summary.best.mean:.1f} %",
-            format_step(summary.best.lr),
-            f"{format_step(good[0].lr)} to {format_step(good[-1].lr)}",
-            width(summary),
-        )
-    return table
-
-
-def cell_table(cells: tuple[Cell, ...]) -> Table:
-    """Every set of settings with its mean score, the best of each optimizer marked.
+def tables(cells: Sequence[Cell]) -> list[Table]:
+    """For every schedule the optimizers side by side: their best settings, and how soon they do it.
 
     Args:
         cells: of a sweep.
     """
-    table = Table()
-    for title in (*HEADINGS, ""):
-        table.add_column(title)
-    for cell in cells:
-        table.add_row(*cell.words, "best" if cell == best(of(cells, cell.optimizer)) else "")
-    return table
+    found = []
+    for view in views(cells):
+        found.append(_table(view.steps, BEST, best_lines(view.cells)))
+        if (goal := race(view.cells)) is not None:
+            reached = f"{view.steps}, to {goal.goal:.4g}, which every seed at the best reaches"
+            found.append(_table(reached, TITLES, lines(goal)))
+    return found
 
 
-def race_table(found: Race) -> Table:
-    """The optimizers side by side.
-
-    Args:
-        found: from ``race``.
-    """
-    table = Table(
-        title=f"the goal, which every seed at the best settings reaches: {found.goal:.4g}"
-    )
-    for title in TITLES:
-        table.add_column(title)
-    for line in lines(found):
+def _table(title: str, titles: Sequence[str], content: Sequence[Sequence[str]]) -> Table:
+    table = Table(*titles, title=title)
+    for line in content:
         table.add_row(*line)
     return table

@@ -123,10 +123,6 @@ def _as_it_is(_: str, text: Any) -> Any:
 
 LR = Setting("lr", "STEP", "The step size, such as 0.03 or 2^-5.", parse_step)
 LRS = Setting("lr", "STEPS", "Step sizes, such as 2^-6,2^-5.", _listed(parse_step))
-SCION_LRS = Setting(
-    "lr", "STEPS", "Step sizes of all but Adam, such as 2^-6,2^-5.", _listed(parse_step)
-)
-ADAM_LRS = Setting("adam_lr", "STEPS", "Step sizes of Adam, likewise.", _listed(parse_step))
 RHO = Setting("rho", "X", "Clipping threshold; for clipped-scion and sgd-clip.", parse_threshold)
 RHOS = Setting("rho", "RHOS", "Clipping thresholds, with commas.", _listed(parse_threshold))
 ALPHA = Setting(
@@ -140,6 +136,9 @@ EPOCHS = Setting(
 BATCH_SIZE = Setting("batch_size", "N", "Examples a step.", parse_whole)
 SCHEDULE = Setting(
     "schedule", "NAME", "constant, linear, cosine or trapezoidal.", _as_it_is, "constant"
+)
+SCHEDULES = Setting(
+    "schedule", "NAMES", "Some of those of train, with commas.", _listed(parse_name), "constant"
 )
 WARMUP = Setting("warmup", "X", "Share of the steps in which the step size grows.", parse_number)
 WEIGHT_DECAY = Setting("weight_decay", "X", "Weight decay; for adamw and muon.", parse_number)
@@ -155,13 +154,10 @@ OPTIMIZERS = Setting(
     "optimizers", "NAMES", "Some of those of train, with commas.", _listed(parse_name),
     "scion,clipped-scion",
 )  # fmt: skip
-COMPARED = Setting(
-    "optimizers", "NAMES", "Some of those of train; adam, scion, clipped-scion by default.",
-    _listed(parse_name),
-)  # fmt: skip
-
 # What every run has.
 RUN = (
     ALPHA, CONSTRAINED, VARIANT, EPOCHS, BATCH_SIZE, SCHEDULE, WARMUP, WEIGHT_DECAY, MODEL, WIDTH,
     TRAIN_SIZE, TEST_SIZE, ACCUMULATE, PRECISION,
 )  # fmt: skip
+# The same of a sweep's runs.
+SWEPT = tuple(SCHEDULES if setting is SCHEDULE else setting for setting in RUN)

@@ -1,25 +1,22 @@
 """One page about a folder of results: verdicts, pictures, tables, versions and machines."""
 
-import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from normball.lab.cells import HEADINGS, best, make_cells, of
-from normball.lab.charts import draw
+from normball.lab.cells import make_cells, ordered
 from normball.lab.errors import LabError
 from normball.lab.files import write_whole
-from normball.lab.optimizers import OPTIMIZERS
-from normball.lab.pages import fill
-from normball.lab.race import TITLES, lines, race
+from normball.lab.pages import embedded, fill
+from normball.lab.report import facts, overview, training
 from normball.lab.reproduce import results_of
-from normball.lab.rows import ROW_START, ROWS, Row, read_rows
+from normball.lab.rows import FIGURE_PNG, FIGURE_SVG, ROW_START, ROWS, Row, read_rows
 from normball.lab.tasks import find_task
 
-_KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
+_KINDS = {".png": "png", ".svg": "svg+xml"}
 # Settings that may differ within one table; runs that differ in others get separate tables.
-_WITHIN = {"optimizer", "lr", "rho", "seed", "alpha", "variant", "weight_decay"}
+_WITHIN = {"optimizer", "lr", "rho", "seed", "schedule", "alpha", "variant", "weight_decay"}
 _RADII = {"input_radius", "radius", "output_radius"}
 
 
@@ -60,6 +57,8 @@ def _section(results: Path, folder: Path) -> dict[str, Any] | None:
     rows = read_rows(record) if _is_ours(record) else []
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
     known = {f"{figure['figure']}{kind}" for figure in figures for kind in _KINDS}
+    if rows:  # it is drawn anew
+        known |= {FIGURE_SVG, FIGURE_PNG}
     pictures = [
         {"name": path.name, "source": _embedded(path)}
         for path in sorted(folder.iterdir())
@@ -74,7 +73,7 @@ def _section(results: Path, folder: Path) -> dict[str, Any] | None:
         "figures": figures,
         "pictures": pictures,
         "tables": [_table(group) for group in _groups(rows)],
-        "facts": _facts(rows),
+        "facts": facts(rows) if rows else {},
     }
 
 
@@ -93,7 +92,7 @@ def _has_twin(path: Path) -> bool:
 def _embedded(path: Path) -> str:
     if not path.is_file():
         return ""
-    return f"data:{_KINDS[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return embedded(path.read_bytes(), _KINDS[path.suffix])
 
 
 def _groups(rows: Iterable[Row]) -> list[list[Row]]:
@@ -107,41 +106,6 @@ def _groups(rows: Iterable[Row]) -> list[list[Row]]:
 
 
 def _table(rows: Sequence[Row]) -> dict[str, Any]:
-    cells = make_cells(rows)
-    config = rows[0].config
-    picture = base64.b64encode(draw(["by-step", "over-time"], cells, "svg")).decode()
-    words = [
-        find_task(config.task).title,
-        f"network {config.model}" + (f" times {config.width:g}" if config.width != 1 else ""),
-        f"{config.epochs} epochs",
-        f"batch {config.batch_size}",
-        f"{config.schedule} steps",
-    ]
-    if any(row.config.constrained for row in rows):
-        words.append("in the norm ball")
-    if config.train_size:
-        words.append(f"{config.train_size:,} training examples")
-    found = race(cells)
-    winners = {id(best(of(cells, name))) for name in OPTIMIZERS if of(cells, name)}
-    return {
-        "title": ", ".join(words),
-        "picture": f"data:image/svg+xml;base64,{picture}",
-        "headings": HEADINGS,
-        "lines": [{"words": cell.words, "marked": id(cell) in winners} for cell in cells],
-        "race": None
-        if found is None
-        else {"goal": f"{found.goal:.4g}", "titles": TITLES, "lines": lines(found)},
-    }
-
-
-def _facts(rows: Sequence[Row]) -> dict[str, str]:
-    if not rows:
-        return {}
-    packages = {", ".join(f"{k} {v}" for k, v in row.versions.items()) for row in rows}
-    return {
-        "runs": f"{len(rows)}, {sum(row.result.seconds for row in rows) / 60:.0f} minutes in all",
-        "data": "; ".join(sorted({row.result.data or row.config.task for row in rows})),
-        "machine": "; ".join(sorted({row.machine for row in rows})),
-        "versions": "; ".join(sorted(packages)),
-        "commit": "; ".join(sorted({row.commit or "not recorded" for row in rows})),
-    }
+    cells = ordered(make_cells(rows))
+    title = f"{find_task(rows[0].config.task).title}, {training(cells)}"
+    return {"title": title, **overview(cells)}

@@ -3,13 +3,19 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import variance
 
-from normball.lab.config import format_step
+from normball.lab.config import SCHEDULES, format_step
 from normball.lab.optimizers import OPTIMIZERS
 from normball.lab.rows import Row
 from normball.lab.tasks import find_task
 
 HEADINGS = ("optimizer", "step", "ρ", "mean score", "seeds", "clipped")
+BEST = ("optimizer", "tried", "best mean", "at", "good steps", "factor")
+# A step is good if the score is this near to the best one: points of accuracy, or nats.
+NEAR_ACCURACY, NEAR_LOSS = 1.0, 0.02
+# Accuracies are multiples of one image; this only keeps rounding from deciding a tie.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,11 @@ class Cell:
     def rho(self) -> float | None:
         """The threshold; None for an optimizer without one."""
         return self.rows[0].config.rho
+
+    @property
+    def schedule(self) -> str:
+        """One of ``SCHEDULES``."""
+        return self.rows[0].config.schedule
 
     @property
     def higher(self) -> bool:
@@ -67,12 +78,14 @@ class Cell:
     def words(self) -> tuple[str, ...]:
         """What `HEADINGS` name, for reading."""
         shares = [r.result.clipped_share for r in self.rows if r.result.clipped_share is not None]
+        diverged = sum(row.result.diverged for row in self.rows)
         return (
             OPTIMIZERS[self.optimizer].label,
             format_step(self.lr),
             "" if self.rho is None else f"{self.rho:g}",
             f"{self.mean:.4g}",
-            ", ".join(f"{score:.4g}" for score in self.scores.values()),
+            ", ".join(f"{score:.4g}" for score in self.scores.values())
+            + (f" ({diverged} diverged)" if diverged else ""),
             f"{100 * sum(shares) / len(shares):.0f} %" if shares else "",
         )
 
@@ -109,6 +122,38 @@ def make_cells(rows: Iterable[Row]) -> tuple[Cell, ...]:
     )
 
 
+def ordered(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """Cells in an order that does not depend on when their runs were finished.
+
+    Args:
+        cells: any; they are sorted by schedule, optimizer, threshold and step.
+    """
+    names = list(OPTIMIZERS)
+    return tuple(
+        sorted(
+            cells,
+            key=lambda cell: (
+                SCHEDULES.index(cell.schedule),
+                names.index(cell.optimizer),
+                cell.rho or 0,
+                cell.lr,
+                cell.rows[0].config.key(),
+            ),
+        )
+    )
+
+
+def by_schedule(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """The cells of every schedule that has some, in the order of ``SCHEDULES``.
+
+    Args:
+        cells: any.
+    """
+    cells = list(cells)
+    groups = ([cell for cell in cells if cell.schedule == name] for name in SCHEDULES)
+    return [group for group in groups if group]
+
+
 def best(cells: Sequence[Cell]) -> Cell:
     """The cell with the best mean; among equals, the one with the smallest step.
 
@@ -120,6 +165,15 @@ def best(cells: Sequence[Cell]) -> Cell:
         if cell.better(chosen):
             chosen = cell
     return chosen
+
+
+def names_of(cells: Sequence[Cell]) -> list[str]:
+    """The optimizers that have cells, in the order of the registry.
+
+    Args:
+        cells: any.
+    """
+    return [name for name in OPTIMIZERS if of(cells, name)]
 
 
 def of(cells: Iterable[Cell], optimizer: str) -> list[Cell]:
@@ -140,6 +194,81 @@ def best_per_step(cells: Sequence[Cell]) -> list[Cell]:
     """
     steps = sorted({cell.lr for cell in cells})
     return [best([cell for cell in cells if cell.lr == lr]) for lr in steps]
+
+
+def lines_of(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Every optimizer's ``best_per_step``, by its name.
+
+    Args:
+        cells: of one schedule.
+    """
+    return {name: best_per_step(of(cells, name)) for name in names_of(cells)}
+
+
+def good_steps(line: Sequence[Cell]) -> list[Cell]:
+    """The steps around the best one that are about as good, without a gap.
+
+    About as good is a mean within ``NEAR_ACCURACY`` or ``NEAR_LOSS`` of the best one.
+
+    Args:
+        line: from ``best_per_step``.
+    """
+    chosen = best(line)
+    near = (NEAR_ACCURACY if chosen.higher else NEAR_LOSS) + _ROUNDING
+    first = last = next(place for place, cell in enumerate(line) if cell is chosen)
+    while first > 0 and abs(line[first - 1].mean - chosen.mean) <= near:
+        first -= 1
+    while last + 1 < len(line) and abs(line[last + 1].mean - chosen.mean) <= near:
+        last += 1
+    return list(line[first : last + 1])
+
+
+def best_lines(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    """What `BEST` names, for every optimizer, for reading.
+
+    The factor is that of the largest good step to the smallest one. It is "or more" where the good
+    steps reach an end of those that were tried.
+
+    Args:
+        cells: of one schedule.
+    """
+    table: list[tuple[str, ...]] = []
+    for name, line in lines_of(cells).items():
+        chosen, good = best(line), good_steps(line)
+        open_end = " or more" if good[0] is line[0] or good[-1] is line[-1] else ""
+        ends = dict.fromkeys(format_step(cell.lr) for cell in (good[0], good[-1]))
+        table.append(
+            (
+                OPTIMIZERS[name].label,
+                str(len(of(cells, name))),
+                f"{chosen.mean:.4g}",
+                chosen.settings,
+                " to ".join(ends),
+                f"{good[-1].lr / good[0].lr:.3g}{open_end}",
+            )
+        )
+    return table
+
+
+def seed_deviation(cells: Sequence[Cell]) -> float | None:
+    """The standard deviation of the seeds at one setting, pooled over the good steps of all.
+
+    Args:
+        cells: of one schedule.
+
+    Returns:
+        In the units of the scores; None where no good step has two seeds.
+    """
+    good = [cell for line in lines_of(cells).values() for cell in good_steps(line)]
+    several = [
+        list(cell.scores.values())
+        for cell in good
+        if len(cell.rows) > 1 and math.isfinite(cell.mean)
+    ]
+    if not several:
+        return None
+    squares = math.fsum(variance(scores) * (len(scores) - 1) for scores in several)
+    return math.sqrt(squares / sum(len(scores) - 1 for scores in several))
 
 
 def epochs_to(scores: Sequence[float], goal: float, *, higher: bool) -> float:

@@ -122,9 +122,11 @@ class RunConfig:
         return json.dumps(asdict(self), sort_keys=True)
 
     def describe(self) -> str:
-        """The run in a few words: optimizer, step size, threshold if it has one, and seed."""
+        """The run in a few words: optimizer, step size, what else a sweep varies, and seed."""
         threshold = "" if self.rho is None else f", rho {self.rho:g}"
-        return f"{self.optimizer}, step {format_step(self.lr)}{threshold}, seed {self.seed}"
+        schedule = "" if self.schedule == "constant" else f", {self.schedule}"
+        step = f"step {format_step(self.lr)}{schedule}{threshold}"
+        return f"{self.optimizer}, {step}, seed {self.seed}"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":

@@ -2,9 +2,11 @@
 
 import platform
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import joblib
 import torch
@@ -45,6 +47,21 @@ def describe_commit() -> str | None:
         return git("rev-parse", "HEAD") if git("ls-files", "--", __file__) else None
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def provenance(rows: Iterable[Any]) -> dict[str, str]:
+    """The machines, versions and commits of finished runs, for reading.
+
+    Args:
+        rows: each with ``machine``, ``versions`` and ``commit``.
+    """
+    rows = list(rows)
+    packages = {", ".join(f"{k} {v}" for k, v in row.versions.items()) for row in rows}
+    return {
+        "machine": "; ".join(sorted({row.machine for row in rows})),
+        "versions": "; ".join(sorted(packages)),
+        "commit": "; ".join(sorted({row.commit or "not recorded" for row in rows})),
+    }
 
 
 def usable_cores() -> int:

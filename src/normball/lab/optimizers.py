@@ -175,10 +175,6 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
 )
 
 
-# The optimizers of a comparison by default.
-COMPARED = ("adam", "scion", "clipped-scion")
-
-
 def describe_groups(config: RunConfig) -> str:
     """The table of layers, norms and radii that a run's optimizer works with.
 

@@ -1,18 +1,22 @@
 """Pages of HTML that need no other file."""
 
-from collections.abc import Callable
+import base64
+import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from normball._style import raised
 
-def fill(template: str, content: dict[str, Any], **filters: Callable[..., Any]) -> str:
-    """A template of this package, filled in.
+_POWER = re.compile(r"\^(-?\d+)")
+
+
+def fill(template: str, content: dict[str, Any]) -> str:
+    """A template of this package, filled in; its filters are ``typeset`` and ``embedded``.
 
     Args:
         template: its file's name.
         content: the names that it uses; one that is missing is an error.
-        filters: its filters by name.
     """
     environment = Environment(
         loader=PackageLoader("normball.lab"),
@@ -21,5 +25,24 @@ def fill(template: str, content: dict[str, Any], **filters: Callable[..., Any]) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(filters)
+    environment.filters.update(typeset=typeset, embedded=embedded)
     return environment.get_template(template).render(content)
+
+
+def typeset(text: str) -> str:
+    """A text for print: ``2^-5`` becomes ``2⁻⁵``, and ``%`` stays with its number.
+
+    Args:
+        text: any text.
+    """
+    return _POWER.sub(lambda match: raised(match[1]), text).replace(" %", "\u00a0%")
+
+
+def embedded(picture: bytes, kind: str = "svg+xml") -> str:
+    """A picture as the address of an image, so that a page needs no other file.
+
+    Args:
+        picture: the bytes of its file.
+        kind: ``"svg+xml"`` or ``"png"``.
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

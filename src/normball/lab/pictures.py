@@ -9,6 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from normball._style import FORM, VECTOR, readable
 
@@ -52,10 +53,36 @@ def showing(subject: Subject, draw: Callable[[Axes, Subject], None]) -> Panel:
     return lambda axes: draw(axes, subject)
 
 
+def legend_below(axes: Axes, columns: int = 1) -> None:
+    """A legend under the axis's label, where no line can be; none if nothing has a label.
+
+    Args:
+        axes: with lines.
+        columns: of the legend.
+    """
+    figure = axes.get_figure(root=True)
+    if figure is not None and axes.get_legend_handles_labels()[0]:
+        lower = ScaledTranslation(0, -0.52, figure.dpi_scale_trans)
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            bbox_transform=axes.transAxes + lower,
+            borderaxespad=0,
+            handlelength=1.4,
+            columnspacing=1.4,
+            ncols=columns,
+        )
+
+
 def render(
-    panels: Sequence[Panel], kind: str, *, size: tuple[float, float] = (5.5, 4.3), title: str = ""
+    panels: Sequence[Panel],
+    kind: str,
+    *,
+    size: tuple[float, float] = (5.5, 4.3),
+    title: str = "",
+    columns: int | None = None,
 ) -> bytes:
-    """Panels side by side as the bytes of a file; equal input gives equal bytes.
+    """Panels as the bytes of a file; equal input gives equal bytes.
 
     An SVG is transparent, with grey lines and text as text; a PNG is black on white.
 
@@ -64,16 +91,18 @@ def render(
         kind: ``"png"`` or ``"svg"``.
         size: of one panel, in inches.
         title: above all of them.
+        columns: how many are side by side; all when None.
     """
+    across = columns or len(panels)
+    down = -(-len(panels) // across)
     vector = kind == "svg"
     with mpl.rc_context(VECTOR if vector else FORM):
-        figure = Figure(figsize=(size[0] * len(panels), size[1]), layout="constrained")
+        figure = Figure(figsize=(size[0] * across, size[1] * down), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
             figure.suptitle(title, fontsize=11)
-        for axes, panel in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
+        places = figure.subplots(down, across, squeeze=False).flat
+        for axes, panel in zip(places, panels, strict=True):
             panel(axes)
         target = io.BytesIO()
         metadata = {"Date": None} if vector else None

@@ -1,22 +1,14 @@
-"""Optimizers compared: the best score of each, and how soon it reaches a goal that all reach."""
+"""Optimizers compared: how soon each reaches a goal that all reach."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from normball.lab.cells import Cell, best, epochs_to, of
+from normball.lab.cells import Cell, best, epochs_to, names_of, of
 from normball.lab.optimizers import OPTIMIZERS
 
-TITLES = (
-    "optimizer",
-    "settings tried",
-    "best mean score",
-    "at",
-    "steps to the goal",
-    "seconds",
-    "at its fastest",
-)
+TITLES = ("optimizer", "steps to the goal", "seconds", "at its fastest")
 
 
 @dataclass(frozen=True)
@@ -24,16 +16,12 @@ class Racer:
     """One optimizer of a race.
 
     Attributes:
-        settings: how many settings of it were tried.
-        best: the one with the best mean score at the end.
-        fastest: the one that reaches the goal with every seed in the fewest steps.
+        fastest: its settings that reach the goal with every seed in the fewest steps.
         steps: the mean number of those steps.
         seconds: the time of that many steps, evaluation included, at the speed of the optimizer's
             fastest run, because other work on the machine can only slow runs down.
     """
 
-    settings: int
-    best: Cell
     fastest: Cell
     steps: float
     seconds: float
@@ -67,7 +55,7 @@ def race(cells: Sequence[Cell]) -> Race | None:
         None if there are fewer than two optimizers, if the best score of one is undefined, or if
         the rows are too old to contain the steps of an epoch.
     """
-    fields = [own for name in OPTIMIZERS if (own := of(cells, name))]
+    fields = [of(cells, name) for name in names_of(cells)]
     if len(fields) < 2 or not all(row.result.steps for cell in cells for row in cell.rows):
         return None
     worst = min if cells[0].higher else max
@@ -92,9 +80,7 @@ def _racer(cells: Sequence[Cell], goal: float) -> Racer:
         for cell in cells
         for row in cell.rows
     )
-    return Racer(
-        len(cells), best(repeated), repeated[fastest], steps[fastest], steps[fastest] * a_step
-    )
+    return Racer(repeated[fastest], steps[fastest], steps[fastest] * a_step)
 
 
 def _mean_steps(cell: Cell, goal: float) -> float:
@@ -111,17 +97,12 @@ def lines(found: Race) -> list[tuple[str, ...]]:
     Args:
         found: from ``race``.
     """
-    table: list[tuple[str, ...]] = []
-    for racer in found.racers:
-        table.append(
-            (
-                OPTIMIZERS[racer.best.optimizer].label,
-                str(racer.settings),
-                f"{racer.best.mean:.4g}",
-                racer.best.settings,
-                f"{racer.steps:.0f}",
-                f"{racer.seconds:.1f}",
-                racer.fastest.settings,
-            )
+    return [
+        (
+            OPTIMIZERS[racer.fastest.optimizer].label,
+            f"{racer.steps:.0f}",
+            f"{racer.seconds:.1f}",
+            racer.fastest.settings,
         )
-    return table
+        for racer in found.racers
+    ]

@@ -1,13 +1,13 @@
-"""A comparison: optimizers times fixed step sizes times seeds, in processes, resumable."""
+"""A sweep: optimizers times step sizes, thresholds, schedules and seeds, resumable."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from normball.lab.config import RunConfig, flag
 from normball.lab.errors import LabError
-from normball.lab.optimizers import COMPARED, OPTIMIZERS, configure, find_optimizer
+from normball.lab.optimizers import OPTIMIZERS, configure, find_optimizer
 from normball.lab.results import EpochReport
 from normball.lab.rows import Row, RunFolder, new_row
 from normball.lab.tasks import Task
@@ -19,10 +19,10 @@ SweepEvent = Event[RunConfig, EpochReport, Row]
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a comparison, and those that are still missing.
+    """The runs of a sweep, and those that are still missing.
 
     Attributes:
-        configs: every run of the comparison.
+        configs: every run of the sweep.
         todo: those without a row yet, in the order in which they start.
     """
 
@@ -35,57 +35,6 @@ class Plan:
         return len(self.configs) - len(self.todo)
 
 
-def make_grid(
-    task: Task,
-    *,
-    optimizers: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0, 1, 2),
-    lr: Sequence[float] | None = None,
-    adam_lr: Sequence[float] | None = None,
-    **settings: Any,
-) -> tuple[RunConfig, ...]:
-    """Every combination of optimizer, step size and seed, seeds outermost.
-
-    Args:
-        task: what is trained.
-        optimizers: names; ``COMPARED`` when None.
-        seeds: one run of every optimizer and step size for each.
-        lr: step sizes of the Scions; the task's grid when None.
-        adam_lr: step sizes of Adam; the task's grid when None.
-        settings: further fields of ``RunConfig``, each for the optimizers that have it; None means
-            the task's default.
-
-    Raises:
-        LabError: if a name is unknown, a value is out of its range or given twice, or a setting
-            applies to none of the optimizers.
-    """
-    names = COMPARED if optimizers is None else tuple(optimizers)
-    specs = [find_optimizer(name) for name in names]
-    grids = {name: (adam_lr if name == "adam" else lr) or task.grid[name] for name in names}
-    for what, values in (("optimizers", names), ("seeds", seeds), *_named(grids)):
-        _refuse_repeats(what, values)
-    _refuse_unused(names, lr=lr, adam_lr=adam_lr)
-    common = {name: settings.pop(name, None) for name in ("epochs", "batch_size")}
-    for name, value in settings.items():
-        if value is not None and not any(name in spec.options for spec in specs):
-            raise LabError(
-                f"{flag(name)} {value} applies to none of {', '.join(names)}: leave it out."
-            )
-    return tuple(
-        configure(
-            task,
-            spec.name,
-            seed=seed,
-            lr=step,
-            **common,
-            **{name: value for name, value in settings.items() if name in spec.options},
-        )
-        for seed in seeds
-        for spec in specs
-        for step in sorted(grids[spec.name])
-    )
-
-
 def make_sweep(
     task: Task,
     *,
@@ -93,9 +42,10 @@ def make_sweep(
     seeds: Sequence[int],
     lr: Sequence[float] | None = None,
     rho: Sequence[float] | None = None,
+    schedule: Sequence[str] = ("constant",),
     **settings: Any,
 ) -> tuple[RunConfig, ...]:
-    """Every combination of optimizer, step size, threshold and seed, seeds outermost.
+    """Every combination of optimizer, step size, threshold, schedule and seed, seeds outermost.
 
     Args:
         task: what is trained.
@@ -103,6 +53,7 @@ def make_sweep(
         seeds: one run of everything for each.
         lr: step sizes of every optimizer; each one's grid of the task when None.
         rho: thresholds of those that have one; the task's default when None.
+        schedule: how the step sizes change over the runs.
         settings: further arguments of ``configure``, each for the optimizers that have it.
 
     Raises:
@@ -110,8 +61,8 @@ def make_sweep(
             applies to none of the optimizers.
     """
     specs = [find_optimizer(name) for name in optimizers]
-    lists = (("optimizers", optimizers), ("seeds", seeds), ("lr", lr), ("rho", rho))
-    for what, values in lists:
+    lists = {"optimizers": optimizers, "seeds": seeds, "lr": lr, "rho": rho, "schedule": schedule}
+    for what, values in lists.items():
         if values is not None:
             _refuse_repeats(what, values)
     own = {name for spec in OPTIMIZERS.values() for name in spec.options}
@@ -129,9 +80,11 @@ def make_sweep(
             seed=seed,
             lr=step,
             rho=threshold,
+            schedule=steps,
             **{k: v for k, v in settings.items() if k not in own or k in spec.options},
         )
         for seed in seeds
+        for steps in schedule
         for spec in specs
         for step in sorted(lr or task.grid[spec.name])
         for threshold in (sorted(rho) if rho and "rho" in spec.options else (None,))
@@ -142,10 +95,6 @@ def _listed(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _named(grids: dict[str, Sequence[float]]) -> list[tuple[str, Sequence[float]]]:
-    return [("adam-lr" if name == "adam" else "lr", grid) for name, grid in grids.items()]
-
-
 def _refuse_repeats(what: str, values: Sequence[Any]) -> None:
     if not values:
         raise LabError(f"--{what} is empty: name at least one.")
@@ -154,32 +103,24 @@ def _refuse_repeats(what: str, values: Sequence[Any]) -> None:
             raise LabError(f"--{what} has {value} twice: name each once.")
 
 
-def _refuse_unused(
-    names: Iterable[str], *, lr: Sequence[float] | None, adam_lr: Sequence[float] | None
-) -> None:
-    if lr is not None and set(names) == {"adam"}:
-        raise LabError("--lr is for the Scions: give Adam's step sizes as --adam-lr.")
-    if adam_lr is not None and "adam" not in names:
-        raise LabError("--adam-lr is for adam, which is not among the optimizers: leave it out.")
-
-
 def make_plan(
     configs: tuple[RunConfig, ...],
     folder: RunFolder,
     *,
-    varied: Sequence[str] | None = ("lr", "seed"),
+    varied: Sequence[str] | None = ("lr", "rho", "schedule", "seed"),
 ) -> Plan:
     """The runs still missing, given the rows that a folder has.
 
-    The folder may have rows of other step sizes, seeds or optimizers: they join the comparison.
+    The folder may have rows of other optimizers, or with other values of what varies: they join
+    the sweep.
 
     Args:
-        configs: the runs of the comparison.
+        configs: the runs of the sweep.
         folder: where the rows are.
         varied: the settings that may differ between the runs of one optimizer; None for all.
 
     Raises:
-        LabError: if the folder's runs and these differ in a setting that a comparison holds fixed.
+        LabError: if the folder's runs and these differ in a setting that a sweep holds fixed.
     """
     if varied is not None:
         for row in folder.rows:
@@ -192,13 +133,13 @@ def make_plan(
 def _refuse_mixture(
     folder: RunFolder, there: RunConfig, here: RunConfig, varied: Sequence[str]
 ) -> None:
-    theirs, ours = asdict(there), asdict(here)
+    theirs, ours = vars(there), vars(here)
     for name in (name for name in ours if name not in varied):
         same_kind = there.optimizer == here.optimizer or None not in (theirs[name], ours[name])
         if name != "optimizer" and same_kind and theirs[name] != ours[name]:
             raise LabError(
                 f"{folder.record} has runs of {there.optimizer} with {flag(name)} {theirs[name]}, "
-                f"this comparison wants {ours[name]}: choose another --out, or the same setting."
+                f"this sweep wants {ours[name]}: choose another --out, or the same setting."
             )
 
 

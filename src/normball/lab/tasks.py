@@ -72,9 +72,9 @@ class Task:
         higher: the score is an accuracy, of which higher is better; else a loss.
         smoothing: label smoothing of the training loss.
         lrs: step size of a single run for every optimizer that is not a Scion.
-        free: settings of the unconstrained Scions by network, the ones that a comparison uses.
+        free: settings of the unconstrained Scions by network, of runs in no norm ball.
         constrained: settings of the constrained Scions by network.
-        grid: optimizer name to the step sizes a comparison tries, ascending.
+        grid: optimizer name to the step sizes a sweep tries, ascending.
         paper_biases: biases have the radius of hidden layers, not that of tables.
     """
 

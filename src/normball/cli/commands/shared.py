@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from normball.cli.options import parse_whole
-from normball.cli.screen import CompareScreen
+from normball.cli.screen import SweepScreen
 from normball.lab.errors import LabError, unknown
 from normball.lab.machine import usable_cores
 from normball.lab.rows import RunFolder
@@ -88,7 +88,7 @@ def carry_out(
     """
     _say_what_is_kept(console, plan, folder)
     try:
-        with CompareScreen(plan, console) as screen:
+        with SweepScreen(plan, console) as screen:
             run_plan(plan, folder, engine=engine, on_event=screen.on_event, go_on=go_on)
     except KeyboardInterrupt:
         _say_how_to_go_on(plan, folder)

@@ -1,6 +1,5 @@
 """The arena's pictures: a curve for each method and task, and the performance profile."""
 
-import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -110,15 +109,6 @@ def draw_profile(times: Mapping[str, Sequence[float]]) -> bytes:
         )
 
     return _picture(draw, 6.6)
-
-
-def address(picture: bytes) -> str:
-    """A picture as the address of an image, so that a page needs no other file.
-
-    Args:
-        picture: an SVG.
-    """
-    return f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"
 
 
 def _picture(draw: Callable[[Axes], None], wide: float) -> bytes:

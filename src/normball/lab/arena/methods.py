@@ -18,7 +18,6 @@ from normball.lab.errors import LabError, unknown
 _DECAY = 0.1
 _BETAS = (0.9, 0.95)
 _WARM_UP = 0.05
-_ROOT = math.sqrt(10)
 # The default step of ClippedScion, which belongs to the radii of param_groups.
 _LR = 2.0**-6
 

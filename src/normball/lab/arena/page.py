@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from normball.lab.arena.charts import address, draw_curves, draw_profile, draw_settings
+from normball.lab.arena.charts import draw_curves, draw_profile, draw_settings
 from normball.lab.arena.judge import (
     GOAL,
     Entry,
@@ -24,6 +24,7 @@ from normball.lab.arena.protocol import RULE, Protocol
 from normball.lab.arena.record import Row
 from normball.lab.arena.tasks import TASKS
 from normball.lab.files import write_whole
+from normball.lab.machine import provenance
 from normball.lab.pages import fill
 
 PAGE, SUMMARY = "arena.html", "arena.md"
@@ -52,7 +53,7 @@ def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
     for name, picture in pictures.items():
         write_whole(folder / name, picture)
     write_whole(folder / SUMMARY, _summary(content).encode())
-    text = fill("arena.html.j2", content, address=address)
+    text = fill("arena.html.j2", content)
     return write_whole(folder / PAGE, text.encode())
 
 
@@ -100,14 +101,9 @@ def brief(protocol: Protocol, rows: Sequence[Row]) -> list[str]:
 
 
 def _facts(rows: Sequence[Row]) -> dict[str, str]:
-    packages = {", ".join(f"{k} {v}" for k, v in row.versions.items()) for row in rows}
     hours = sum(row.result.seconds for row in rows) / 3600
-    return {
-        "runs": f"{len(rows)}, {hours:.1f} hours of processor time in training",
-        "machine": "; ".join(sorted({row.machine for row in rows})),
-        "versions": "; ".join(sorted(packages)),
-        "commit": "; ".join(sorted({row.commit or "not recorded" for row in rows})),
-    }
+    runs = f"{len(rows)}, {hours:.1f} hours of processor time in training"
+    return {"runs": runs, **provenance(rows)}
 
 
 def _times(standings: Sequence[Standing]) -> dict[str, list[float]]:
@@ -147,7 +143,7 @@ def _task(protocol: Protocol, standing: Standing) -> dict[str, Any]:
         ],
         "lines": [
             {
-                "ours": METHODS[entry.method].ours,
+                "look": "mark" if METHODS[entry.method].ours else "",
                 "words": _words(protocol, standing, entry, others, rivals),
             }
             for entry in entries
