@@ -8,13 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from normball.lab.cells import HEADINGS, Cell, make_cells
+from normball.lab.cells import HEADINGS, Cell, make_cells, ordered
 from normball.lab.charts import draw
 from normball.lab.claims import Claim, Verdict, judge, read_claim
 from normball.lab.config import RunConfig, read_step
 from normball.lab.errors import LabError, unknown
 from normball.lab.halving import next_stage
-from normball.lab.optimizers import OPTIMIZERS, configure
+from normball.lab.optimizers import configure
 from normball.lab.rows import Row, RunFolder
 from normball.lab.tasks import find_task
 from normball.lab.until import FIRST_SEED, Standing
@@ -243,14 +243,9 @@ def _table(cells: Sequence[Cell]) -> list[str]:
     return [
         f"| {' | '.join((*HEADINGS, 'seconds a run'))} |",
         "|---|---|---|---|---|---|---|",
-        *(_line(cell) for cell in _sorted(cells)),
+        *(_line(cell) for cell in ordered(cells)),
         "",
     ]
-
-
-def _sorted(cells: Sequence[Cell]) -> list[Cell]:
-    order = list(OPTIMIZERS)
-    return sorted(cells, key=lambda c: (order.index(c.optimizer), c.rho or 0, c.lr))
 
 
 def _line(cell: Cell) -> str:
