@@ -62,13 +62,14 @@ def reduced_bytes(
     return 2, 4 + 8 * ((pieces + owned) * numbers + lines * per_line + slots)
 
 
-def exchanged_bytes(entries: int, itemsize: int, rule: str = "clipped") -> int:
+def exchanged_bytes(entries: int, itemsize: int, rule: str = "clipped", copies: int = 1) -> int:
     """Return the bytes that all ranks of a team together put in for matrices with an owner.
 
-    Every entry goes to its owner once, with that of the weight for variant 1, and returns once. The
-    share that a rank keeps for itself, 1 in N, is counted and not sent.
+    Every entry goes to its owner once, with that of the weight for variant 1, and returns once to
+    each of the copies that share the owner. The share that a rank keeps for itself, 1 in N, is
+    counted and not sent.
     """
-    return entries * itemsize * (3 if rule == "short-step-1" else 2)
+    return entries * itemsize * ((2 if rule == "short-step-1" else 1) + copies)
 
 
 def factor_flops(shape: tuple[int, int], steps: int = 6) -> float:

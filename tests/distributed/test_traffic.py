@@ -50,10 +50,12 @@ class Counter:
 
 
 def traffic(way, rule, **options):
-    spread = zoo.ddp if way == "split" else getattr(zoo, way)
-    model, share = spread(zoo.network())
+    model, share = getattr(zoo, {"split": "ddp"}.get(way, way.removesuffix("-split")))(
+        zoo.network()
+    )
     options = {**RULES[rule], **options}
-    optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, split=way == "split", **options)
+    split = way.endswith("split")
+    optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, split=split, **options)
     for step in range(2):  # the first step of a constrained one reads norms once
         optimizer.zero_grad()
         zoo.loss(model, step, share).backward()
@@ -71,6 +73,10 @@ def everything():
 
 def sharded():
     return {rule: traffic("fsdp", rule) for rule in RULES}
+
+
+def hybrid():
+    return {(way, rule): traffic(way, rule) for way in ("hybrid", "hybrid-split") for rule in RULES}
 
 
 def across():
@@ -144,6 +150,24 @@ def test_sharded(two_ranks):
 @pytest.mark.parametrize("ranks", [1, 3, 4])
 def test_sharded_over_any_number(ranks, tmp_path):
     assert_sent(ranks, launch(sharded, ranks, tmp_path / "run"))
+
+
+@needs.fsdp_on_cpu
+@pytest.mark.slow
+def test_replicas_share_the_work(tmp_path):
+    """Two replicas of two shards: parts go to one owner, not to two, and results to both copies."""
+    found = launch(hybrid, 4, tmp_path / "run")
+    for rule in RULES:
+        wanted = cost.reduced_bytes(PIECES, OWNED, VECTORS, rule, 4)
+        calls = [rank[way, rule] for rank in found for way in ("hybrid", "hybrid-split")]
+        assert all(counted["all_reduce"] == wanted for counted in calls)
+        assert all(counted["all_to_all_single"][0] == 2 for counted in calls)
+        sent = {
+            way: sum(rank[way, rule]["all_to_all_single"][1] for rank in found)
+            for way in ("hybrid", "hybrid-split")
+        }
+        assert sent["hybrid"] == 2 * cost.exchanged_bytes(owned_entries(), 8, rule)
+        assert sent["hybrid-split"] == cost.exchanged_bytes(owned_entries(), 8, rule, copies=2)
 
 
 def test_which_parts_rest_is_one_reduction_where_a_cut_goes_across(tmp_path):
