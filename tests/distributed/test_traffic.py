@@ -1,5 +1,6 @@
 """What a step sends, counted call by call and byte by byte, against docs/distributed.md."""
 
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -217,6 +218,24 @@ def test_shares_of_models_on_paper():
 
 
 def test_the_sizes_of_models_are_the_published_ones():
-    wanted = {"1B": 1.236e9, "7B": 6.738e9, "70B": 68.98e9}
+    wanted = {"1B": 1.236e9, "7B": 6.738e9, "70B": 68.98e9, "405B": 405.8e9}
     for name, model in cost.MODELS.items():
         assert model.parameters() == pytest.approx(wanted[name], rel=1e-3)
+
+
+def test_the_tables_of_the_page():
+    text = (Path(__file__).parent.parent.parent / "docs/distributed.md").read_text("utf-8")
+    for name in cost.MODELS:
+        for gpus in cost.GPUS:
+            assert cost.row(name, gpus) in text
+            assert cost.time_row(name, gpus) in text
+
+
+def test_a_spread_matrix_pays_where_gpus_outnumber_matrices():
+    for name, model in cost.MODELS.items():
+        for gpus in cost.GPUS:
+            alone, spread = (sum(cost.seconds(model.matrices(), gpus, k)) for k in (1, cost.NODE))
+            assert (spread < alone) == (gpus == 4096), (name, gpus)
+    # Eight GPUs do the work of one, which chooses the cheaper of two forms.
+    for shape in [(4096, 4096), (4096, 11008)]:
+        assert 8 * cost.spread_flops(shape, 8) >= cost.factor_flops(shape)
