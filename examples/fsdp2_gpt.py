@@ -5,6 +5,7 @@
 
 On GPUs with NCCL, on CPUs with gloo. A second start goes on from the last whole checkpoint, on any
 number of ranks: every step sees the same batch, whatever their number, and takes the same step.
+So does `torchrun --max-restarts 3`, with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, after a rank died.
 """
 
 import argparse

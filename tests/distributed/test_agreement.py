@@ -38,8 +38,8 @@ def train(way, rule, dtype, steps, poisoned=()):
     if way.endswith("-by-one"):
         with mock.patch.object(division, "_BUCKET", 1):
             return train(way.removesuffix("-by-one"), rule, dtype, steps, poisoned)
-    split = way == "split"
-    spread = {"alone": zoo.alone, "ddp": zoo.ddp, "split": zoo.ddp}.get(way) or getattr(zoo, way)
+    split = way.endswith("split")
+    spread = getattr(zoo, {"split": "ddp"}.get(way, way.removesuffix("-split")))
     model, share = spread(zoo.network(dtype))
     sparse, options = rule.endswith("-sparse"), RULES[rule.removesuffix("-sparse")]
     optimizer = ClippedScion(
@@ -226,7 +226,7 @@ def test_one_norm_over_all_parameters(two_ranks):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_any_number_of_ranks_trains_as_one_process(ranks, tmp_path):
     ways = ["ddp", "split", "fsdp", "tensor_parallel"]
-    ways += ["hybrid", "mixed"] if ranks == 4 else []
+    ways += ["hybrid", "hybrid-split", "mixed"] if ranks == 4 else []
     cases = [(way, rule, torch.float64, 20) for way in ways for rule in RULES]
     cases += [(f"{way}-by-one", rule, torch.float64, 8) for way in ways[1:] for rule in RULES]
     sparse = [f"{rule}-sparse" for rule in RULES]

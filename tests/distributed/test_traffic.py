@@ -1,5 +1,6 @@
 """What a step sends, counted call by call and byte by byte, against docs/distributed.md."""
 
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -50,10 +51,12 @@ class Counter:
 
 
 def traffic(way, rule, **options):
-    spread = zoo.ddp if way == "split" else getattr(zoo, way)
-    model, share = spread(zoo.network())
+    model, share = getattr(zoo, {"split": "ddp"}.get(way, way.removesuffix("-split")))(
+        zoo.network()
+    )
     options = {**RULES[rule], **options}
-    optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, split=way == "split", **options)
+    split = way.endswith("split")
+    optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, split=split, **options)
     for step in range(2):  # the first step of a constrained one reads norms once
         optimizer.zero_grad()
         zoo.loss(model, step, share).backward()
@@ -71,6 +74,10 @@ def everything():
 
 def sharded():
     return {rule: traffic("fsdp", rule) for rule in RULES}
+
+
+def hybrid():
+    return {(way, rule): traffic(way, rule) for way in ("hybrid", "hybrid-split") for rule in RULES}
 
 
 def across():
@@ -146,6 +153,24 @@ def test_sharded_over_any_number(ranks, tmp_path):
     assert_sent(ranks, launch(sharded, ranks, tmp_path / "run"))
 
 
+@needs.fsdp_on_cpu
+@pytest.mark.slow
+def test_replicas_share_the_work(tmp_path):
+    """Two replicas of two shards: parts go to one owner, not to two, and results to both copies."""
+    found = launch(hybrid, 4, tmp_path / "run")
+    for rule in RULES:
+        wanted = cost.reduced_bytes(PIECES, OWNED, VECTORS, rule, 4)
+        calls = [rank[way, rule] for rank in found for way in ("hybrid", "hybrid-split")]
+        assert all(counted["all_reduce"] == wanted for counted in calls)
+        assert all(counted["all_to_all_single"][0] == 2 for counted in calls)
+        sent = {
+            way: sum(rank[way, rule]["all_to_all_single"][1] for rank in found)
+            for way in ("hybrid", "hybrid-split")
+        }
+        assert sent["hybrid"] == 2 * cost.exchanged_bytes(owned_entries(), 8, rule)
+        assert sent["hybrid-split"] == cost.exchanged_bytes(owned_entries(), 8, rule, copies=2)
+
+
 def test_which_parts_rest_is_one_reduction_where_a_cut_goes_across(tmp_path):
     """8 bytes for each row of both tables, and each expert."""
     parts = zoo.TOKENS + zoo.LENGTH + zoo.EXPERTS
@@ -193,6 +218,24 @@ def test_shares_of_models_on_paper():
 
 
 def test_the_sizes_of_models_are_the_published_ones():
-    wanted = {"1B": 1.236e9, "7B": 6.738e9, "70B": 68.98e9}
+    wanted = {"1B": 1.236e9, "7B": 6.738e9, "70B": 68.98e9, "405B": 405.8e9}
     for name, model in cost.MODELS.items():
         assert model.parameters() == pytest.approx(wanted[name], rel=1e-3)
+
+
+def test_the_tables_of_the_page():
+    text = (Path(__file__).parent.parent.parent / "docs/distributed.md").read_text("utf-8")
+    for name in cost.MODELS:
+        for gpus in cost.GPUS:
+            assert cost.row(name, gpus) in text
+            assert cost.time_row(name, gpus) in text
+
+
+def test_a_spread_matrix_pays_where_gpus_outnumber_matrices():
+    for name, model in cost.MODELS.items():
+        for gpus in cost.GPUS:
+            alone, spread = (sum(cost.seconds(model.matrices(), gpus, k)) for k in (1, cost.NODE))
+            assert (spread < alone) == (gpus == 4096), (name, gpus)
+    # Eight GPUs do the work of one, which chooses the cheaper of two forms.
+    for shape in [(4096, 4096), (4096, 11008)]:
+        assert 8 * cost.spread_flops(shape, 8) >= cost.factor_flops(shape)

@@ -76,9 +76,10 @@ class ClippedScion(NormBallOptimizer):
             parameters.
         reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
             afterwards they hold no gradient.
-        split: divide the costly minimisers of parameters that all ranks hold (DDP) among the ranks
-            of the default process group, which then exchange the results. Every rank must have
-            gradients for the same parameters. Minimisers of sharded parameters are divided anyway.
+        split: divide the costly minimisers of parameters that all ranks hold (DDP), or that the
+            replicas of hybrid sharding hold, among all these ranks, which then exchange the
+            results. Every rank must have gradients for the same parameters. The ranks of one copy
+            of sharded parameters divide its minimisers anyway.
         comm_dtype: dtype in which ranks exchange matrices, such as `torch.bfloat16` for half of the
             bytes; by default that of the momentum. Estimates and minimisers are rounded to it, on
             every number of ranks alike (`docs/distributed.md` has the errors); sums stay in

@@ -78,7 +78,8 @@ class Geometry(ABC):
 class Layers(Geometry):
     """The product norm: every block has its own norm and ball, and the dual norms add up.
 
-    With `split`, ranks that hold the same parameters divide the costly minimisers among them.
+    With `split`, ranks that hold the same parameters, or copies of the same shards, divide the
+    costly minimisers among them.
     Ranks exchange matrices in `comm_dtype`; None is that of the momentum.
     """
 
@@ -139,6 +140,8 @@ class Layers(Geometry):
                 return terms.of_piece(norm, cut, shape, d, x, radius, corner)
             if lines:
                 return terms.Lines(norm, cut, shape, d, x, radius, corner)
+            if self.split:
+                cut = parallel.of_all_copies(cut, first.owner)
             owned.append((number, bundle, cut, d, x))
             return None
         if cut is None and self.split and not bundle.stacked and norm.lines(shape) is None:

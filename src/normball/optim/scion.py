@@ -52,9 +52,10 @@ class Scion(NormBallOptimizer):
             parameters.
         reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
             afterwards they hold no gradient.
-        split: divide the costly minimisers of parameters that all ranks hold (DDP) among the ranks
-            of the default process group, which then exchange the results. Every rank must have
-            gradients for the same parameters. Minimisers of sharded parameters are divided anyway.
+        split: divide the costly minimisers of parameters that all ranks hold (DDP), or that the
+            replicas of hybrid sharding hold, among all these ranks, which then exchange the
+            results. Every rank must have gradients for the same parameters. The ranks of one copy
+            of sharded parameters divide its minimisers anyway.
         stages: for ranks that hold different parameters: a process group, or a mesh of one
             dimension, with one rank of every pipeline stage, such as `mesh["pp"]`. The dual norm is
             then that of all stages together, and if one stage has a gradient that is not finite,

@@ -289,8 +289,8 @@ def divided(
         jobs[i].parts.clear()
         zero = d.new_zeros((), dtype=torch.float64)
         dual, ratio = seen.get(i, (zero, zero if corner else None))
-        # Every copy has a team, and the owner is one rank of it.
-        if cut.dims and not cut.first:
+        # Every copy has an owner of its own, unless the owner is one rank of all copies.
+        if cut.dims and cut.copies == 1 and not cut.first:
             dual = 0 * dual
         product = None
         if x is not None:

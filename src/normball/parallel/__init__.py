@@ -3,12 +3,13 @@
 A parameter sharded over ranks (a DTensor, as FSDP2 and tensor parallelism make it) keeps its
 shards, and so does its momentum. The norm of a layer is that of the whole layer. If that norm needs
 the whole matrix, one rank, the owner, gathers it, computes the minimiser, and sends every rank its
-part of the result. Owners are chosen so that all ranks have about the same work. There is one
+part of the result. Owners are chosen so that all ranks have about the same work. If there are
+copies, every copy has owners of its own, or one owner serves all copies (`split`). There is one
 reduction for the finite flag, and one for the numbers of a step. If ranks hold different
 parameters, as the stages of a pipeline do, one more reduction makes these numbers global.
 """
 
-from normball.parallel.cuts import Cut, cut_of, everyone
+from normball.parallel.cuts import Cut, cut_of, everyone, of_all_copies
 from normball.parallel.division import Job, divide, share_out
 from normball.parallel.groups import Members, everybody
 from normball.parallel.shards import (
@@ -40,6 +41,7 @@ __all__ = [
     "is_sharded",
     "largest",
     "local",
+    "of_all_copies",
     "part_of",
     "share_out",
     "whole",

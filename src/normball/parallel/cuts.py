@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,8 @@ class Cut:
     are the ranks of all copies. In sums over `holders`, only one copy counts, that of the lowest
     rank of `holders`: there `first` is True. If every member holds the whole tensor, `first` is
     True only on that lowest rank.
+
+    With several `copies`, the members are the ranks of all of them, one copy after the other.
     """
 
     group: Any
@@ -35,11 +37,19 @@ class Cut:
     first: bool
     dims: frozenset[int]
     holders: Members
+    copies: int = 1
 
     @property
     def slices(self) -> tuple[slice, ...]:
         """This rank's part, as an index of the whole tensor."""
         return slices_of(self.boxes[self.here])
+
+    @property
+    def team(self) -> range:
+        """The indices of the members that hold the same copy as this rank."""
+        size = len(self.ranks) // self.copies
+        low = self.here // size * size
+        return range(low, low + size)
 
 
 def slices_of(box: Box) -> tuple[slice, ...]:
@@ -54,8 +64,7 @@ def cut_of(x: Tensor) -> Cut | None:
     import torch.distributed as dist
 
     sharded: Any = x
-    mesh, placements = sharded.device_mesh, sharded.placements
-    along = tuple(i for i, p in enumerate(placements) if not p.is_replicate() and mesh.size(i) > 1)
+    mesh, placements, along = sharded.device_mesh, sharded.placements, _along(sharded)
     if not along:
         return None
     holders = holders_of(x)
@@ -66,6 +75,43 @@ def cut_of(x: Tensor) -> Cut | None:
     ranks, here, first = _team(mesh, along, fixed, dist.get_rank(), whole)
     dims = frozenset(split.dim for split in layout)
     return Cut(group, ranks, _boxes(tuple(x.shape), layout), here, first, dims, holders)
+
+
+def of_all_copies(cut: Cut, x: Tensor) -> Cut:
+    """Return the cut of `x` whose members are the ranks of all copies, to share out work.
+
+    It is `cut`, that of this rank's copy, if there is no other one, or if the mesh of `x` does not
+    show all ranks that hold it.
+    """
+    import torch.distributed as dist
+
+    sharded: Any = x
+    members = _copy_by_copy(sharded.device_mesh, _along(sharded))
+    count = len(members) // len(cut.ranks)
+    if count == 1 or set(members) != set(cut.holders.ranks):
+        return cut
+    places = {rank: i for i, rank in enumerate(cut.holders.ranks)}
+    return replace(
+        cut,
+        group=cut.holders.group,
+        ranks=tuple(places[rank] for rank in members),
+        boxes=cut.boxes * count,
+        here=members.index(dist.get_rank()),
+        copies=count,
+    )
+
+
+def _along(x: Any) -> tuple[int, ...]:
+    """Return the dimensions of the mesh along which `x` is cut."""
+    sizes = x.device_mesh.shape
+    return tuple(i for i, p in enumerate(x.placements) if not p.is_replicate() and sizes[i] > 1)
+
+
+@lru_cache
+def _copy_by_copy(mesh: Any, along: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the ranks of a mesh: copy by copy, and each in the order of its team."""
+    others = tuple(i for i in range(mesh.ndim) if i not in along)
+    return tuple(mesh.mesh.permute(others + along).flatten().tolist())
 
 
 def everyone(shape: torch.Size) -> Cut | None:

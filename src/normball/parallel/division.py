@@ -1,4 +1,8 @@
-"""Minimisers divided among ranks: one rank has each whole matrix, and only a few at a time."""
+"""Minimisers divided among ranks: one rank has each whole matrix, and only a few at a time.
+
+If the members hold several copies, the owner takes the parts of its own copy, and sends the result
+to the ranks of all.
+"""
 
 import heapq
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -66,7 +70,7 @@ def divide(
     teams: dict[Hashable, list[int]] = {}
     for i, job in enumerate(jobs):
         first, cut = job.parts[0], job.cut
-        key = (cut.group, cut.ranks, bool(cut.dims), first.dtype, first.device)
+        key = (cut.group, cut.ranks, cut.copies, bool(cut.dims), first.dtype, first.device)
         teams.setdefault(key, []).append(i)
     for chosen in teams.values():
         yield from _rounds(jobs, chosen, minimise, comm_dtype)
@@ -131,9 +135,15 @@ def _collect(
     if not cut.dims:
         return lambda: iter([list(jobs[i].parts) for i in mine])
     like = next(jobs[i] for owner in owned for i in owner).parts[0]
-    pieces = [[part.to(sent_as) for i in owner for part in jobs[i].parts] for owner in owned]
-    members = range(len(owned))
-    boxes = [[jobs[i].cut.boxes[m] for i in mine for _ in jobs[i].parts] for m in members]
+    team, members = cut.team, range(len(owned))
+    pieces = [
+        [part.to(sent_as) for i in owned[m] for part in jobs[i].parts] if m in team else []
+        for m in members
+    ]
+    boxes = [
+        [jobs[i].cut.boxes[m] for i in mine for _ in jobs[i].parts] if m in team else []
+        for m in members
+    ]
     wait = _swap(pieces, boxes, cut, like.new_empty(0, dtype=sent_as))
 
     def wholes() -> Iterator[list[Tensor]]:
@@ -143,7 +153,7 @@ def _collect(
             whole = []
             for _ in jobs[i].parts:
                 out = like.new_empty(jobs[i].shape)
-                for m in members:
+                for m in team:
                     out[slices_of(boxes[m][place])] = arrived[m][place]
                 whole.append(out)
                 place += 1
