@@ -47,8 +47,7 @@ class NormBallOptimizer(Saved):
         lazy: bool = False,
         stages: Any = None,
     ) -> None:
-        if state_dtype is not None and not state_dtype.is_floating_point:
-            raise ValueError(f"state_dtype={state_dtype} must be a floating dtype")
+        validate.check_state_dtype(state_dtype)
         for name, value in (("nesterov", nesterov), ("lazy", lazy)):
             if not isinstance(value, bool):
                 raise TypeError(f"{name}={value!r} must be True or False")
@@ -73,7 +72,7 @@ class NormBallOptimizer(Saved):
             settings = settings.with_number("average")
         self._settings = settings
         self._geometry = geometry
-        self._estimator = Estimator(nesterov, lazy, maximize, state_dtype)
+        self._estimator = Estimator.of(nesterov, lazy, maximize, state_dtype)
         self._average = Average() if "average" in defaults else None
         self._stages = None if stages is None else parallel.Stages(stages)
         self._copies, self._shapes, self._titles = [], set(), {}

@@ -19,6 +19,7 @@ from normball.parallel.shards import (
     local,
     part_of,
     whole,
+    zeros_by_rows,
 )
 from normball.parallel.stages import Stages, largest
 from normball.parallel.sums import add_up, agree
@@ -43,4 +44,5 @@ __all__ = [
     "part_of",
     "share_out",
     "whole",
+    "zeros_by_rows",
 ]

@@ -50,6 +50,32 @@ def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
     return moved
 
 
+def zeros_by_rows(like: "Tensor | DTensor", columns: int, dtype: torch.dtype) -> Tensor:
+    """Return zeros of shape `(like.shape[0], columns)`, with rows where `like` has its rows.
+
+    Raises:
+        ValueError: `like` is cut along another dimension than the first.
+    """
+    if not is_sharded(like):
+        return like.new_zeros((like.shape[0], columns), dtype=dtype, requires_grad=False)
+    from torch.distributed.tensor import Shard, zeros
+
+    sharded: Any = like
+    if any(not p.is_replicate() and p != Shard(0) for p in sharded.placements):
+        raise ValueError(
+            f"a parameter with the placements {tuple(sharded.placements)} is not cut by rows: "
+            "state_dtype=torch.int8 keeps blocks along rows, so shard it along dimension 0 or use "
+            "torch.bfloat16"
+        )
+    made: Tensor = zeros(
+        (like.shape[0], columns),
+        dtype=dtype,
+        device_mesh=sharded.device_mesh,
+        placements=sharded.placements,
+    )
+    return made
+
+
 def whole(part: Tensor, like: "Tensor | DTensor") -> Tensor:
     """Gather the tensor of which every rank holds `part`, sharded as `like`.
 
