@@ -38,6 +38,8 @@ def set_numbers(optimizer, lr, rho):
         pytest.param(Nonic(), True, "aot_eager", {}, marks=pytest.mark.slow),
         pytest.param(Eigh(), True, "eager", {"reuse_grad": True}, marks=pytest.mark.slow),
         (Nonic(), False, "eager", {}),
+        (Nonic(), True, "eager", {"state_dtype": torch.bfloat16}),
+        (Nonic(), True, "eager", {"state_dtype": torch.int8}),
         pytest.param(
             Nonic(), True, "eager", {"constrained": True, "variant": 1}, marks=pytest.mark.slow
         ),
@@ -98,6 +100,8 @@ WHOLE = {
     "average": lambda: ClippedScion(param_groups(language()), rho=5.0, average=0.1),
     "tall": lambda: ClippedScion(layers((150, 130)), rho=5.0, norm=Spectral(), radius=1.0),
     "two tall": lambda: Scion(layers((40, 20), (40, 20)), 0.01, norm=Spectral(), radius=1.0),
+    "bfloat16": lambda: ClippedScion(param_groups(language()), state_dtype=torch.bfloat16),
+    "int8": lambda: ClippedScion(param_groups(language()), state_dtype=torch.int8),
     "one group a layer": lambda: Scion([{"params": p} for p in layers((4, 4), (4, 4))], 0.01),
 }
 

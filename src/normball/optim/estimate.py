@@ -67,6 +67,11 @@ class Estimator:
         """Tell whether the momentum of a parameter is packed in 8 bits."""
         return self.state_dtype == torch.int8 and p.ndim > 1
 
+    def check_layout(self, name: str, p: Tensor) -> None:
+        """Raise ValueError for a parameter sharded in a way that 8 bits do not allow."""
+        if self.packs(p):
+            parallel.check_rows(name, p)
+
     def zeros(self, p: Tensor) -> Tensor:
         """Return the momentum of a parameter before its first step, sharded as the parameter."""
         if self.packs(p):
@@ -98,8 +103,11 @@ class Estimator:
         """Move momenta to the dtype and device of their parameters, which may have changed.
 
         Raises:
-            ValueError: the shape of a parameter has changed. Nothing is changed.
+            ValueError: the shape of a parameter has changed, or it is sharded in a way that 8 bits
+                do not allow. Nothing is changed.
         """
+        for block in blocks:
+            self.check_layout(block.name, block.owner)
         known = [(block, _kept(state, block)) for block in blocks]
         kept = [(block, momentum) for block, momentum in known if momentum is not None]
         for block, momentum in kept:

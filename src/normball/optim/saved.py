@@ -96,6 +96,9 @@ class Saved(Grouped):
     def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Return a state as torch loads it, or raise what `load_state_dict` says."""
         whole, state_dict = state_dict, without_figures(state_dict)
+        for index, own in enumerate(self.param_groups):
+            for name, p in zip(self._names(index, own), own["params"], strict=True):
+                self._estimator.check_layout(name, p)
         groups = checkpoint.check(state_dict, self.param_groups)
         check_fast(whole, self.param_groups)
         for group in groups:

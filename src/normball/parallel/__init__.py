@@ -14,6 +14,7 @@ from normball.parallel.groups import Members, everybody
 from normball.parallel.shards import (
     aligned,
     check_placements,
+    check_rows,
     is_flat,
     is_sharded,
     local,
@@ -33,6 +34,7 @@ __all__ = [
     "agree",
     "aligned",
     "check_placements",
+    "check_rows",
     "cut_of",
     "divide",
     "everybody",

@@ -50,23 +50,27 @@ def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
     return moved
 
 
+def check_rows(name: str, x: Tensor) -> None:
+    """Raise ValueError for a DTensor that is cut along another dimension than the first."""
+    placements: Any = getattr(x, "placements", ())
+    # A strided shard, as FSDP2 over tensor parallelism makes it, is of another type.
+    if any(not p.is_replicate() and (type(p).__name__, p.dim) != ("Shard", 0) for p in placements):
+        raise ValueError(
+            f"{name}: state_dtype=torch.int8 keeps blocks along rows, which the placements "
+            f"{tuple(placements)} cut: shard it along dimension 0, or use torch.bfloat16"
+        )
+
+
 def zeros_by_rows(like: "Tensor | DTensor", columns: int, dtype: torch.dtype) -> Tensor:
     """Return zeros of shape `(like.shape[0], columns)`, with rows where `like` has its rows.
 
-    Raises:
-        ValueError: `like` is cut along another dimension than the first.
+    `like` must be cut along its first dimension alone; `check_rows` checks that.
     """
     if not is_sharded(like):
         return like.new_zeros((like.shape[0], columns), dtype=dtype, requires_grad=False)
-    from torch.distributed.tensor import Shard, zeros
+    from torch.distributed.tensor import zeros
 
     sharded: Any = like
-    if any(not p.is_replicate() and p != Shard(0) for p in sharded.placements):
-        raise ValueError(
-            f"a parameter with the placements {tuple(sharded.placements)} is not cut by rows: "
-            "state_dtype=torch.int8 keeps blocks along rows, so shard it along dimension 0 or use "
-            "torch.bfloat16"
-        )
     made: Tensor = zeros(
         (like.shape[0], columns),
         dtype=dtype,
