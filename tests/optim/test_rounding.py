@@ -352,7 +352,7 @@ def test_pieces_of_a_large_table_are_the_table(dtype, monkeypatch):
         return state_of(optimizer) | {"weights": table.detach()}
 
     whole = trained()
-    monkeypatch.setattr("normball.optim.rounding._PIECE", {"cpu": 230})
+    monkeypatch.setattr("normball._numeric._PIECE", {"cpu": 230})
     assert same(whole, trained())
 
 

@@ -1,7 +1,7 @@
 """The parameters of one step, small equal ones taken together."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import is_
 from typing import Any
@@ -138,6 +138,15 @@ class Bundle:
     def params(self) -> list[Tensor]:
         """The parameters."""
         return [block.param for block in self.blocks]
+
+    def some_rows(self, rows: slice) -> "Bundle":
+        """Return some rows of a single block, as a bundle that shares their memory."""
+        assert not self.stacked
+        active = self.active
+        if active is not None and len(active) > 1:
+            active = active[rows]
+        param, grad = self.first.param[rows], self.first.grad[rows]
+        return Bundle([replace(self.first, param=param, grad=grad)], active=active)
 
     def whole(self, x: Tensor) -> Tensor:
         """Return all of the tensor of which `x`, joined, is this rank's part."""

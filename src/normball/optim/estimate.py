@@ -1,17 +1,17 @@
 """The gradient estimate: the momentum, the look-ahead, and parts that a step skips."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import choose_, concrete, host_knows, step_where_
+from normball._numeric import choose_, concrete, host_knows, pieces, step_where_
 from normball.optim import packed, validate
 from normball.optim.blocks import Block, Bundle
-from normball.optim.rounding import Dither, bits, pieces, rounded
+from normball.optim.rounding import Dither, bits, rounded
 
 State = Mapping[Tensor, dict[str, Any]]
 """That of a torch optimizer: a dict for every parameter."""
@@ -304,6 +304,11 @@ class _Estimate:
             bundle.fresh = e is not kept
         return e
 
+    def rows(self, rows: slice) -> Tensor:
+        """Return some rows of the estimate of a single parameter, from their rows alone."""
+        d, g = (None if x is None else x[rows] for x in (self.d, self.g))
+        return _Estimate(self.bundle.some_rows(rows), d, g, self.finite, None, self.turned).value()
+
     def _ahead(self, d: Tensor, g: Tensor, known: bool) -> Tensor:
         """Return `(1 - alpha) d + alpha g`, or `d` where not all is finite, not in its memory."""
         new = g.to(d.dtype)
@@ -324,6 +329,10 @@ class Estimates(Sequence[Tensor]):
         """Free what an estimate is made from, a copy of gradients if they are stacked."""
         part = self._parts[index]
         part.d = part.g = None
+
+    def by_rows(self, index: int) -> Callable[[slice], Tensor]:
+        """Return what computes some rows of an estimate, also after `forget`."""
+        return replace(self._parts[index]).rows
 
     def __len__(self) -> int:
         return len(self._parts)

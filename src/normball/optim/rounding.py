@@ -13,9 +13,6 @@ from normball import parallel
 from normball.optim.blocks import Block, Bundle
 
 _MASK = 2**32 - 1
-# Entries rounded at a time: a processor's cache, or a small part of a GPU's memory.
-_PIECE = {"cpu": 2**18}
-_PIECE_ELSEWHERE = 2**24
 
 
 class Dither:
@@ -85,15 +82,6 @@ def rounded(x: Tensor, random: Tensor) -> Tensor:
     """
     total = random.add_(x.view(torch.int32)).bitwise_and_(-(2**16))
     return total.view(torch.float32).to(torch.bfloat16)
-
-
-def pieces(x: Tensor) -> list[slice]:
-    """Return slices of the first dimension that together cover `x`, of some entries each."""
-    if torch.compiler.is_compiling() or not x.numel():
-        return [slice(None)]
-    most = _PIECE.get(x.device.type, _PIECE_ELSEWHERE)
-    rows = max(1, most * len(x) // x.numel())
-    return [slice(low, low + rows) for low in range(0, len(x), rows)]
 
 
 def _seeds(block: Block) -> Tensor:

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from normball.optim import checkpoint, validate
 from normball.optim.average import Average, check_fast, without_figures
 from normball.optim.estimate import Estimator
-from normball.optim.grouped import Grouped, Known
+from normball.optim.grouped import Grouped, Remembered
 from normball.optim.settings import AVERAGE_OUT, AVERAGE_STEPS, ENTERED, ROUNDINGS
 from normball.optim.start import load_entered, save_entered
 
@@ -137,7 +137,7 @@ class Saved(Grouped):
             state
             | {name: getattr(self, name) for name in self._own}
             | {
-                "_known": Known(),
+                "_known": Remembered(),
             }
         )
 
