@@ -63,7 +63,7 @@ def unpack(packed: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     exponents = packed[..., n:].to(torch.int32)
     scales = exponents.add_(127).bitwise_left_shift_(23).view(torch.float32).to(dtype)
     codes = _blocks(packed[..., :n]).to(dtype)
-    return codes.mul_(scales.unsqueeze(-1)).flatten(-2)[..., :n]
+    return codes.mul_(scales.unsqueeze(-1)).flatten(-2)[..., :n].contiguous()
 
 
 def _blocks(x: Tensor) -> Tensor:
