@@ -125,13 +125,15 @@ def memory() -> Iterator[Row]:
     """State, and the most that a step holds beyond parameters, gradients and state; counted."""
     for name in ("a", "a+emb"):
         shapes = work.WORKS[name]
-        makes = peers.OURS | {"AdamW, fused": peers.rivals()[0]["AdamW, fused"]}
+        makes = peers.OURS | peers.FRUGAL | {"AdamW, fused": peers.rivals()[0]["AdamW, fused"]}
         embedded = max(shapes)[0] == work.EMBEDDING
         makes[REFERENCE] = _muon_and_adamw if embedded else peers.muon
         for label, make in makes.items():
             params = work.parameters(shapes)
             optimizer = make(params)
-            with peers.Float32():
+            # It would make a momentum in few bits one of 32, too.
+            plain = nullcontext() if label in peers.FRUGAL else peers.Float32()
+            with plain:
                 optimizer.step()
             count = sum(p.numel() for p in params)
             held = [
@@ -143,7 +145,7 @@ def memory() -> Iterator[Row]:
             state = sum(x.numel() * x.element_size() for x in held)
             known = [*params, *(p.grad for p in params if p.grad is not None), *held]
             gc.collect()
-            with Live(known) as live, peers.Float32():
+            with Live(known) as live, plain:
                 optimizer.step()
             yield {
                 "case": "memory",

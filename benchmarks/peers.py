@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 import normball
-from normball import ClippedScion
+from normball import ClippedScion, Scion
 from normball.norms import Sign, Spectral
 from normball.polar import Auto, Nonic, Polar
 
@@ -52,8 +52,8 @@ def eager() -> Iterator[None]:
         yield
 
 
-def scion(polar: Polar, rho: float = 1.0, **options: Any) -> Make:
-    """Ours: the spectral norm on matrices, the sign on the embedding."""
+def scion(polar: Polar, rho: float | None = 1.0, **options: Any) -> Make:
+    """Ours: the spectral norm on matrices, the sign on the embedding; `rho=None` for `Scion`."""
 
     def make(params: Params) -> Optimizer:
         embedding = [p for p in params if max(p.shape) > 20 * min(p.shape)]
@@ -61,6 +61,8 @@ def scion(polar: Polar, rho: float = 1.0, **options: Any) -> Make:
         groups = [{"params": hidden, "norm": Spectral("rms", polar)}]
         if embedding:
             groups.append({"params": embedding, "norm": Sign()})
+        if rho is None:
+            return Scion(groups, 1e-3, **options)
         return ClippedScion(groups, 1e-3, rho=rho, **options)
 
     return make
@@ -70,6 +72,13 @@ OURS: dict[str, Make] = {
     "normball": scion(Auto()),
     "normball, reuse_grad": scion(Auto(), reuse_grad=True),
     "normball, Nonic": scion(Nonic()),
+}
+# Momenta in few bits, and the method without a threshold.
+FRUGAL: dict[str, Make] = {
+    "normball, bfloat16": scion(Auto(), state_dtype=torch.bfloat16),
+    "normball, bfloat16, reuse_grad": scion(Auto(), state_dtype=torch.bfloat16, reuse_grad=True),
+    "normball, int8": scion(Auto(), state_dtype=torch.int8),
+    "normball, Scion": scion(Auto(), rho=None),
 }
 
 

@@ -11,6 +11,10 @@ Dims = int | tuple[int, ...] | None
 # Up to this many entries a call on a CPU costs more than what it computes.
 _FEW = 2**14
 
+# Entries that a pass works on at a time: a processor's cache, or a small part of a GPU's memory.
+_PIECE = {"cpu": 2**18}
+_PIECE_ELSEWHERE = 2**24
+
 # Where a value of a flag is not at hand, and torch has a kernel that reads it.
 _FUSED = {"cuda"}
 
@@ -127,6 +131,17 @@ def host_knows(x: Tensor) -> bool:
     False if that would wait for a device, and if `x` is not `concrete`.
     """
     return x.device.type == "cpu" and concrete(x)
+
+
+def pieces(x: Tensor) -> list[slice]:
+    """Return slices of the first dimension that together cover `x`, of a limited size each.
+
+    A compiler gets one: it would write a loop out.
+    """
+    if torch.compiler.is_compiling() or not x.numel():
+        return [slice(None)]
+    rows = max(1, _PIECE.get(x.device.type, _PIECE_ELSEWHERE) * len(x) // x.numel())
+    return [slice(low, low + rows) for low in range(0, len(x), rows)]
 
 
 def has_value(x: Tensor) -> bool:

@@ -16,11 +16,11 @@ from normball.optim.average import Average
 from normball.optim.blocks import Bundle, Roster
 from normball.optim.estimate import Estimates, Estimator
 from normball.optim.geometry import Geometry
-from normball.optim.grouped import Known
+from normball.optim.grouped import Remembered
 from normball.optim.saved import Saved
 from normball.optim.settings import Group, Settings
 from normball.optim.start import enter_ball
-from normball.optim.terms import Term, scalar, settle
+from normball.optim.terms import ByRows, Known, Term, scalar, settle
 from normball.optim.totals import totals
 from normball.optim.watch import Watch
 
@@ -47,8 +47,7 @@ class NormBallOptimizer(Saved):
         lazy: bool = False,
         stages: Any = None,
     ) -> None:
-        if state_dtype is not None and not state_dtype.is_floating_point:
-            raise ValueError(f"state_dtype={state_dtype} must be a floating dtype")
+        validate.check_state_dtype(state_dtype)
         for name, value in (("nesterov", nesterov), ("lazy", lazy)):
             if not isinstance(value, bool):
                 raise TypeError(f"{name}={value!r} must be True or False")
@@ -73,12 +72,12 @@ class NormBallOptimizer(Saved):
             settings = settings.with_number("average")
         self._settings = settings
         self._geometry = geometry
-        self._estimator = Estimator(nesterov, lazy, maximize, state_dtype)
+        self._estimator = Estimator.of(nesterov, lazy, maximize, state_dtype)
         self._average = Average() if "average" in defaults else None
         self._stages = None if stages is None else parallel.Stages(stages)
         self._copies, self._shapes, self._titles = [], set(), {}
         self._reuse_grad = reuse_grad
-        self._known = Known()
+        self._known = Remembered()
         self._record = metrics.Record()
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of tensors or groups: write [tensor]")
@@ -180,7 +179,9 @@ class NormBallOptimizer(Saved):
         rooms = [grad if own else None for grad, own in zip(grads, free, strict=True)]
         estimates = self._estimator.take_in(self.state, bundles, grads, free, finite)
         del grads
-        terms = self._minimise(bundles, estimates, rooms)
+        if self._average is not None:
+            self._average.begin(self.state, [block.owner for block in blocks])
+        terms = self._minimise(bundles, estimates, rooms, finite)
         corners = self._geometry.corners(bundles, terms) if self._needs_corner else None
         groups = len(self.param_groups)
         total = totals(bundles, terms, corners, groups, constrained, self._stages, self._zero())
@@ -190,9 +191,7 @@ class NormBallOptimizer(Saved):
         finite = finite & total.size.isnan().logical_not()
         factor = torch.where(finite, factor, 0)
         self._took(factor, finite)
-        if self._average is not None:
-            self._average.begin(self.state, [block.owner for block in blocks])
-        self._move(bundles, [term.update for term in terms], factor, finite)
+        self._move(bundles, terms, factor, finite)
         # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
         # step to create the state.
         moved = finite & (total.dual != 0)
@@ -216,18 +215,24 @@ class NormBallOptimizer(Saved):
         return finite
 
     def _minimise(
-        self, bundles: list[Bundle], estimates: Estimates, rooms: list[Tensor | None]
-    ) -> list[Term]:
+        self, bundles: list[Bundle], estimates: Estimates, rooms: list[Tensor | None],
+        finite: Tensor,
+    ) -> list[Term]:  # fmt: skip
         """Return the minimiser and the dual norm of every bundle, summed over ranks.
 
         The minimisers are kept until the global number is known, in `rooms` where there is one.
+        Where steps need no global number, each is taken at once.
         """
         found: dict[int, Term] = {}
+        at_once = not self._sums_up and not self._constrained
         corner = self._needs_corner
         for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
             estimates.forget(i)
             room = rooms[i]
-            if room is not None and term.update is not room:
+            if at_once and isinstance(term, Known):
+                self._move(bundles[i : i + 1], [term], term.dual.new_ones(()), finite)
+                term.forget()
+            elif room is not None and not isinstance(term, ByRows) and term.update is not room:
                 term.update = room.copy_(term.update)
             found[i] = term
         terms = [found[i] for i in range(len(bundles))]
@@ -261,34 +266,37 @@ class NormBallOptimizer(Saved):
         return roster
 
     def _move(
-        self, bundles: list[Bundle], updates: list[Tensor], factor: Tensor, finite: Tensor
+        self, bundles: list[Bundle], terms: list[Term], factor: Tensor, finite: Tensor
     ) -> None:
-        known = host_knows(finite)
-        if known and not finite:
+        if host_knows(finite) and not finite:
             return
-        for bundle, update in zip(bundles, updates, strict=True):
-            first, longest = bundle.first, bundle.first.longest
-            if isinstance(longest, Tensor):
-                longest = longest.to(factor.device, factor.dtype)
-            length = longest * factor if self._constrained else longest * first.radius * factor
-            if bundle.active is None or not self._constrained:
-                rows = list(update.unbind()) if bundle.stacked else [update]
-                if step_where_(bundle.params, rows, length, finite, to=self._constrained):
-                    continue
-            dtype = torch.promote_types(first.param.dtype, update.dtype)
-            dtype = torch.float32 if dtype.itemsize < 4 else dtype
-            old = bundle.join(bundle.params)
-            x, update = old.to(dtype), update.to(dtype)
-            into: Tensor | None = old if known and old.dtype == dtype else update
-            if torch.compiler.is_compiling():
-                into = None  # a compiler takes contiguous memory only
-            length = length.to(x.device, dtype)
-            if self._constrained:
-                share = length if bundle.active is None else length * bundle.active
-                new = torch.lerp(x, update, share, out=into)
-            else:
-                new = torch.addcmul(x, update, length, out=into)
-            bundle.keep_(new.to(old.dtype), old, finite)
+        for bundle, term in zip(bundles, terms, strict=True):
+            for part, update in term.steps(bundle):
+                self._move_one(part, update, factor, finite)
+
+    def _move_one(self, bundle: Bundle, update: Tensor, factor: Tensor, finite: Tensor) -> None:
+        first, longest = bundle.first, bundle.first.longest
+        if isinstance(longest, Tensor):
+            longest = longest.to(factor.device, factor.dtype)
+        length = longest * factor if self._constrained else longest * first.radius * factor
+        if bundle.active is None or not self._constrained:
+            rows = list(update.unbind()) if bundle.stacked else [update]
+            if step_where_(bundle.params, rows, length, finite, to=self._constrained):
+                return
+        dtype = torch.promote_types(first.param.dtype, update.dtype)
+        dtype = torch.float32 if dtype.itemsize < 4 else dtype
+        old = bundle.join(bundle.params)
+        x, update = old.to(dtype), update.to(dtype)
+        into: Tensor | None = old if host_knows(finite) and old.dtype == dtype else update
+        if torch.compiler.is_compiling():
+            into = None  # a compiler takes contiguous memory only
+        length = length.to(x.device, dtype)
+        if self._constrained:
+            share = length if bundle.active is None else length * bundle.active
+            new = torch.lerp(x, update, share, out=into)
+        else:
+            new = torch.addcmul(x, update, length, out=into)
+        bundle.keep_(new.to(old.dtype), old, finite)
 
     def metrics(self) -> dict[str, Tensor]:
         """Return the metrics of the steps so far, as tensors on the device, without waiting for it.

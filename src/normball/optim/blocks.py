@@ -1,7 +1,8 @@
 """The parameters of one step, small equal ones taken together."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from operator import is_
 from typing import Any
 
@@ -48,6 +49,8 @@ class Block:
     param: Tensor
     grad: Tensor
     setting: Setting
+    place: int
+    """The sum of the sizes of all dimensions of the optimizer's parameters before this one."""
     counted: bool = True
     """False for a copy of a parameter that another stage of a pipeline counts."""
 
@@ -114,6 +117,8 @@ class Bundle:
     """The momenta of several blocks, as the optimizer's state has them: rows of one tensor."""
     stack: Tensor | None = None
     """That tensor."""
+    seeds: Tensor | None = None
+    """A number for every index of every dimension, for the rounding; shape `(blocks, indices)`."""
     new: Tensor | None = None
     """The new values of several parameters."""
     new_rows: list[Tensor] = field(default_factory=list)
@@ -133,6 +138,15 @@ class Bundle:
     def params(self) -> list[Tensor]:
         """The parameters."""
         return [block.param for block in self.blocks]
+
+    def some_rows(self, rows: slice) -> "Bundle":
+        """Return some rows of a single block, as a bundle that shares their memory."""
+        assert not self.stacked
+        active = self.active
+        if active is not None and len(active) > 1:
+            active = active[rows]
+        param, grad = self.first.param[rows], self.first.grad[rows]
+        return Bundle([replace(self.first, param=param, grad=grad)], active=active)
 
     def whole(self, x: Tensor) -> Tensor:
         """Return all of the tensor of which `x`, joined, is this rank's part."""
@@ -231,9 +245,11 @@ class Roster:
         self.missing = [n for n, kind in zip(names, self._kinds, strict=True) if kind is None]
         self._places = [i for i, p in enumerate(self._params) if self._kinds[i] and p.numel()]
         self.blocks: list[Block] = []
+        starts = [0, *accumulate(max(1, sum(p.shape)) for p in self._params)]
         for i in self._places:
             p = self._params[i]
-            self.blocks.append(Block(names[i], p, parallel.local(p), p.grad, settings[i]))
+            part = parallel.local(p)
+            self.blocks.append(Block(names[i], p, part, p.grad, settings[i], starts[i]))
         self.sharded = any(block.sharded for block in self.blocks)
         self.bundles: list[Bundle] = []
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from normball.norms import Norm
+from normball.optim import packed
 
 # What the state has of a parameter. Wrappers add entries of their own, which are kept as they are.
 KEPT = ("momentum", "average", "fast")
@@ -159,13 +160,19 @@ def _check_group(
         for what, value in entry.items():
             if what not in kept:
                 continue
-            if not isinstance(value, torch.Tensor) or value.shape != param.shape:
+            if not isinstance(value, torch.Tensor) or value.shape != _shape_of(value, param):
                 is_tensor = isinstance(value, torch.Tensor)
                 found = tuple(value.shape) if is_tensor else type(value).__name__
                 raise ValueError(
                     f"the saved {what} of {name} of group {index} is {found}, the parameter "
                     f"has the shape {tuple(param.shape)}"
                 )
+
+
+def _shape_of(value: Tensor, param: Tensor) -> torch.Size:
+    """Return the shape that a saved tensor of a parameter has."""
+    is_packed = value.dtype == torch.int8 and param.ndim > 1
+    return packed.shape_of(param.shape) if is_packed else param.shape
 
 
 def _check_settings(index: int, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -1,16 +1,17 @@
 """The gradient estimate: the momentum, the look-ahead, and parts that a step skips."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import concrete, host_knows, step_where_
-from normball.optim import validate
+from normball._numeric import choose_, concrete, host_knows, pieces, step_where_
+from normball.optim import packed, validate
 from normball.optim.blocks import Block, Bundle
+from normball.optim.rounding import Dither, bits, rounded
 
 State = Mapping[Tensor, dict[str, Any]]
 """That of a torch optimizer: a dict for every parameter."""
@@ -27,23 +28,71 @@ class Estimator:
     own (a row of a table, an expert of a stack) rests if its gradient is exactly 0: its momentum
     does not change, and its estimate is 0.
 
+    A momentum in bfloat16 or 8 bits is computed in float32, and rounded so that its mean is kept
+    (`normball.optim.rounding`); the estimate is then in bfloat16.
+
     Attributes:
         nesterov: look ahead.
         lazy: let parts rest whose gradient is 0.
         maximize: take `-g` for `g`.
         state_dtype: dtype of the momentum; None for that of the parameter, float32 for 16-bit ones.
+            int8 packs parameters of two or more dimensions (`normball.optim.packed`); those of
+            fewer keep the default.
+        dither: the source of the random bits, for bfloat16 and int8.
     """
 
     nesterov: bool = False
     lazy: bool = True
     maximize: bool = False
     state_dtype: torch.dtype | None = None
+    dither: Dither | None = None
+
+    @classmethod
+    def of(
+        cls, nesterov: bool, lazy: bool, maximize: bool, state_dtype: torch.dtype | None
+    ) -> "Estimator":
+        """Return an estimator, with random bits if its dtype needs them."""
+        dither = Dither() if state_dtype in (torch.bfloat16, torch.int8) else None
+        return cls(nesterov, lazy, maximize, state_dtype, dither)
 
     def dtype_of(self, p: Tensor) -> torch.dtype:
-        """Return the dtype of the momentum of a parameter."""
-        if self.state_dtype is not None:
+        """Return the dtype of the estimate of a parameter: of its momentum, unless it is packed."""
+        if self.packs(p):
+            return torch.bfloat16
+        if self.state_dtype not in (None, torch.int8):
             return self.state_dtype
         return torch.float32 if p.dtype.itemsize < 4 else p.dtype
+
+    def packs(self, p: Tensor) -> bool:
+        """Tell whether the momentum of a parameter is packed in 8 bits."""
+        return self.state_dtype == torch.int8 and p.ndim > 1
+
+    def check_layout(self, name: str, p: Tensor) -> None:
+        """Raise ValueError for a parameter sharded in a way that 8 bits do not allow."""
+        if self.packs(p):
+            parallel.check_rows(name, p)
+
+    def zeros(self, p: Tensor) -> Tensor:
+        """Return the momentum of a parameter before its first step, sharded as the parameter."""
+        if self.packs(p):
+            return parallel.zeros_by_rows(p, packed.shape_of(p.shape)[1], torch.int8)
+        return torch.zeros_like(p, dtype=self.dtype_of(p), requires_grad=False)
+
+    def converted(self, p: Tensor, momentum: Tensor) -> Tensor:
+        """Return a copy of a momentum, of any format, in that of this estimator."""
+        momentum = momentum.to(p.device, copy=True)
+        packs, was_packed = self.packs(p), momentum.dtype == torch.int8
+        if packs and was_packed:
+            return momentum
+        if not packs and not was_packed:
+            return momentum.to(self.dtype_of(p))
+        out, part = self.zeros(p), parallel.local(momentum)
+        if packs:
+            parallel.local(out).copy_(packed.pack(part.float().flatten(1)))
+        else:
+            here = parallel.local(out)
+            here.copy_(_unpacked(part, here.shape, here.dtype))
+        return out
 
     def limit(self, bundles: Sequence[Bundle]) -> float:
         """Return the largest gradient entry whose difference to a momentum cannot overflow."""
@@ -54,20 +103,25 @@ class Estimator:
         """Move momenta to the dtype and device of their parameters, which may have changed.
 
         Raises:
-            ValueError: the shape of a parameter has changed. Nothing is changed.
+            ValueError: the shape of a parameter has changed, or it is sharded in a way that 8 bits
+                do not allow. Nothing is changed.
         """
+        for block in blocks:
+            self.check_layout(block.name, block.owner)
         known = [(block, _kept(state, block)) for block in blocks]
         kept = [(block, momentum) for block, momentum in known if momentum is not None]
         for block, momentum in kept:
             validate.check_shape(block.name, block.owner, block.norm)
-            if momentum.shape != block.owner.shape:
+            p = block.owner
+            if momentum.shape != (packed.shape_of(p.shape) if self.packs(p) else p.shape):
                 raise ValueError(
-                    f"{block.name} has the shape {tuple(block.owner.shape)}, its momentum "
+                    f"{block.name} has the shape {tuple(p.shape)}, its momentum "
                     f"{tuple(momentum.shape)}: after changing its shape, build a new optimizer"
                 )
         for block, momentum in kept:
             p = block.owner
-            state[p]["momentum"] = momentum.to(p.device, self.dtype_of(p))
+            dtype = torch.int8 if self.packs(p) else self.dtype_of(p)
+            state[p]["momentum"] = momentum.to(p.device, dtype)
 
     def rest(self, bundles: Sequence[Bundle], grads: Sequence[Tensor], constrained: bool) -> None:
         """Set in every bundle which of its parts have a gradient, the same on all ranks.
@@ -134,21 +188,60 @@ class Estimator:
                 continue
             d = self.momentum(state, bundle)
             ahead = self.nesterov and alpha < 1
-            _advance(bundle, d, g.to(dtype), finite, None if ahead else bundle.room)
+            if self._rounds(bundle):
+                self._advance_rounded(bundle, d, g, finite)
+            else:
+                _advance(bundle, d, g.to(dtype), finite, None if ahead else bundle.room)
             # A gradient negated in new memory is not kept: it is negated again when it is read.
             kept, turned = (g, False) if own else (grad, self.maximize)
             found.append(_Estimate(bundle, d, kept if ahead else None, finite, bundle.room, turned))
+        if self.dither is not None:
+            self.dither.took(finite)
         return Estimates(found)
+
+    def _rounds(self, bundle: Bundle) -> bool:
+        return self.dither is not None and self.dtype_of(bundle.first.param) == torch.bfloat16
+
+    def _advance_rounded(self, bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor) -> None:
+        """Advance a momentum in float32 and store it rounded, a piece of memory after the other."""
+        assert self.dither is not None
+        if host_knows(finite) and not finite:
+            return
+        packs, active = self.packs(bundle.first.param), bundle.active
+        factors = self.dither.factors(bundle)
+        if g.ndim == 0:
+            d, g = d.view(1), g.view(1)
+        for rows in pieces(g):
+            old, new = d[rows], g[rows].float()
+            if packs:
+                before = _unpacked(old, new.shape, torch.float32, bundle.stacked)
+            else:
+                before = old.float()
+            weight: float | Tensor = bundle.first.alpha
+            moves = None
+            if active is not None:
+                moves = active[rows] if len(active) > 1 else active
+                weight = weight * moves.to(torch.float32)
+            new = torch.lerp(before, new, weight)
+            random = bits(factors, rows)
+            if packs:
+                rest = 1 + bundle.stacked
+                result = packed.pack(new.flatten(rest), random.flatten(rest))
+                # A block has one exponent: where parts are not rows, it is rounded as a whole.
+                if moves is not None and moves.shape[rest:].numel() == 1:
+                    result = torch.where(moves.flatten(rest), result, old)
+            else:
+                result = rounded(new, random)
+            choose_(old, finite, result, old)
 
     def momentum(self, state: State, bundle: Bundle) -> Tensor:
         """Return the momentum of a bundle, which shares the memory of the state."""
-        dtype = self.dtype_of(bundle.first.param)
         rows = [state[block.owner].get("momentum") for block in bundle.blocks]
         if bundle.stack is not None and all(a is b for a, b in zip(rows, bundle.rows, strict=True)):
             return bundle.stack
         for block, row in zip(bundle.blocks, rows, strict=True):
             if row is None:
-                state[block.owner]["momentum"] = torch.zeros_like(block.owner, dtype=dtype)
+                state[block.owner]["momentum"] = self.zeros(block.owner)
         momenta = [state[block.owner]["momentum"] for block in bundle.blocks]
         if not bundle.stacked:
             return parallel.local(momenta[0])
@@ -197,14 +290,24 @@ class _Estimate:
             assert g is not None
             return g
         known = host_knows(self.finite)
+        kept = d
+        if d.dtype == torch.int8:
+            shape = bundle.first.param.shape
+            shape = torch.Size((len(d), *shape)) if bundle.stacked else shape
+            d = _unpacked(d, shape, torch.bfloat16, bundle.stacked)
         e = d if g is None or (known and not self.finite) else self._ahead(d, g, known)
         if bundle.active is not None:
-            e = torch.mul(e, bundle.active.to(e.dtype), out=self.room if e is d else e)
+            e = torch.mul(e, bundle.active.to(e.dtype), out=self.room if e is kept else e)
         if e is self.room:
             self._kept = e
         else:
-            bundle.fresh = e is not d
+            bundle.fresh = e is not kept
         return e
+
+    def rows(self, rows: slice) -> Tensor:
+        """Return some rows of the estimate of a single parameter, from their rows alone."""
+        d, g = (None if x is None else x[rows] for x in (self.d, self.g))
+        return _Estimate(self.bundle.some_rows(rows), d, g, self.finite, None, self.turned).value()
 
     def _ahead(self, d: Tensor, g: Tensor, known: bool) -> Tensor:
         """Return `(1 - alpha) d + alpha g`, or `d` where not all is finite, not in its memory."""
@@ -226,6 +329,10 @@ class Estimates(Sequence[Tensor]):
         """Free what an estimate is made from, a copy of gradients if they are stacked."""
         part = self._parts[index]
         part.d = part.g = None
+
+    def by_rows(self, index: int) -> Callable[[slice], Tensor]:
+        """Return what computes some rows of an estimate, also after `forget`."""
+        return replace(self._parts[index]).rows
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -256,6 +363,11 @@ def _advance(bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor, room: Tensor 
         torch.where(finite.to(d.device), torch.lerp(d, g, weight, out=room), d, out=d)
     elif finite:
         d.lerp_(g, weight)
+
+
+def _unpacked(d: Tensor, shape: torch.Size, dtype: torch.dtype, stacked: bool = False) -> Tensor:
+    """Return a packed momentum, or a stack of some, as a tensor of this shape."""
+    return packed.unpack(d, shape[1 + stacked :].numel(), dtype).reshape(shape)
 
 
 def _kept(state: State, block: Block) -> Tensor | None:

@@ -11,6 +11,7 @@ from normball._numeric import as_working, inner, saturate
 from normball.norms import Norm, Sign, VectorNorm
 from normball.optim import terms
 from normball.optim.blocks import Block, Bundle, bundles_of
+from normball.optim.estimate import Estimates
 from normball.optim.terms import Owned, Pool, Pooled, Term, scalar
 
 
@@ -108,14 +109,31 @@ class Layers(Geometry):
         constrained: bool,
         corner: bool,
     ) -> Iterator[tuple[int, Term]]:
-        """Yield the layers that each rank computes for itself, then those of the owners."""
+        """Yield the layers that each rank computes for itself, then those of the owners.
+
+        Large layers come first: their workspace is then not beside the updates of all others.
+        """
         owned: list[Owned] = []
-        for number, bundle in enumerate(bundles):
+        sizes = [bundle.first.owner.numel() * len(bundle.blocks) for bundle in bundles]
+        for number in sorted(range(len(bundles)), key=sizes.__getitem__, reverse=True):
+            bundle = bundles[number]
             # In its own call, so that no estimate stays in memory while the next is computed.
-            found = self._term(number, bundle, estimates[number], constrained, corner, owned)
+            found = None if constrained else self._by_rows(number, bundle, estimates)
+            if found is None:
+                found = self._term(number, bundle, estimates[number], constrained, corner, owned)
             if found is not None:
                 yield number, found
         yield from terms.divided(owned, constrained, corner, self.comm_dtype)
+
+    @staticmethod
+    def _by_rows(number: int, bundle: Bundle, estimates: Sequence[Tensor]) -> Term | None:
+        """Return the term of a layer that needs no memory for its update; None for the others."""
+        first = bundle.first
+        if bundle.stacked or first.sharded or bundle.room is not None:
+            return None
+        if not isinstance(estimates, Estimates) or not terms.ByRows.fits(first.norm, first.param):
+            return None
+        return terms.ByRows(bundle, estimates.by_rows(number))
 
     def _term(
         self,

@@ -19,7 +19,7 @@ from normball.optim.settings import Group, Settings
 
 
 @dataclass
-class Known:
+class Remembered:
     """Values kept from step to step, and computed again if they are missing.
 
     They are in a separate object because the compiler of torch 2.9 to 2.11 traces no attribute that
@@ -47,7 +47,7 @@ class Grouped(Optimizer):
     """Those of all parameters that were given."""
     _titles: dict[Tensor, str]
     """The names of the parameters that were checked."""
-    _known: Known
+    _known: Remembered
     _plain_list: bool
     """Whether the optimizer was built from tensors, without groups."""
 

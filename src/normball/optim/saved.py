@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 from normball.optim import checkpoint, validate
 from normball.optim.average import Average, check_fast, without_figures
 from normball.optim.estimate import Estimator
-from normball.optim.grouped import Grouped, Known
-from normball.optim.settings import AVERAGE_OUT, AVERAGE_STEPS, ENTERED
+from normball.optim.grouped import Grouped, Remembered
+from normball.optim.settings import AVERAGE_OUT, AVERAGE_STEPS, ENTERED, ROUNDINGS
 from normball.optim.start import load_entered, save_entered
 
 
@@ -29,7 +29,8 @@ class Saved(Grouped):
     def _figures(self) -> list[str]:
         """The keys of a saved group besides its settings."""
         averaged = [AVERAGE_STEPS, AVERAGE_OUT] if self._average is not None else []
-        return averaged + ([ENTERED] if self._constrained else [])
+        rounded = [ROUNDINGS] if self._estimator.dither is not None else []
+        return averaged + rounded + ([ENTERED] if self._constrained else [])
 
     @property
     def _constrained(self) -> bool:
@@ -54,13 +55,16 @@ class Saved(Grouped):
             self._average.save(state["param_groups"])
         if self._constrained:
             save_entered(self.param_groups, state["param_groups"], self._known.inside)
+        if self._estimator.dither is not None:
+            steps = int(self._estimator.dither.steps)
+            state["param_groups"] = [g | {ROUNDINGS: steps} for g in state["param_groups"]]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, bit for bit.
 
-        The momentum keeps the dtype of this optimizer's state, whatever the dtype of the
-        parameters. If `lr` or `rho` is a tensor here, that tensor stays and gets the saved value.
+        The momentum is converted to the format of this optimizer's state, rounded to the nearest.
+        If `lr` or `rho` is a tensor here, that tensor stays and gets the saved value.
 
         Raises:
             TypeError: a setting is not a number.
@@ -92,6 +96,9 @@ class Saved(Grouped):
     def _checked(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Return a state as torch loads it, or raise what `load_state_dict` says."""
         whole, state_dict = state_dict, without_figures(state_dict)
+        for index, own in enumerate(self.param_groups):
+            for name, p in zip(self._names(index, own), own["params"], strict=True):
+                self._estimator.check_layout(name, p)
         groups = checkpoint.check(state_dict, self.param_groups)
         check_fast(whole, self.param_groups)
         for group in groups:
@@ -101,6 +108,9 @@ class Saved(Grouped):
             radius = group.pop(ENTERED, None)
             if radius is not None:
                 validate.check_number(f"the saved {ENTERED}", radius, low=0)
+            steps = group.pop(ROUNDINGS, None)
+            if steps is not None:
+                validate.check_number(f"the saved {ROUNDINGS}", steps, low=0)
         return {"state": state_dict["state"], "param_groups": groups}
 
     def _loaded(self, state_dict: dict[str, Any]) -> None:
@@ -113,8 +123,11 @@ class Saved(Grouped):
             for name, value in (state_dict["state"].get(index) or {}).items():
                 if name not in checkpoint.KEPT:
                     continue  # a wrapper's own
-                dtype = self._estimator.dtype_of(p) if name == "momentum" else value.dtype
-                self.state[p][name] = value.to(p.device, dtype, copy=True)
+                kept = self._estimator.converted if name == "momentum" else _copied
+                self.state[p][name] = kept(p, value)
+        if self._estimator.dither is not None:
+            steps = [group.get(ROUNDINGS) or 0 for group in state_dict["param_groups"]]
+            self._estimator.dither.steps.fill_(max(steps, default=0))
         if self._average is not None:
             self._average.load(state_dict["param_groups"])
 
@@ -124,6 +137,10 @@ class Saved(Grouped):
             state
             | {name: getattr(self, name) for name in self._own}
             | {
-                "_known": Known(),
+                "_known": Remembered(),
             }
         )
+
+
+def _copied(p: Tensor, value: Tensor) -> Tensor:
+    return value.to(p.device, copy=True)

@@ -18,8 +18,8 @@ Group = dict[str, Any]
 # Keys that groups of a saved state have besides their settings. An optimizer that saves some of
 # them has these keys in its own groups too, without a value: torch.distributed.checkpoint reads no
 # other key of a flat state.
-FIGURES = (CURVATURE, AVERAGE_STEPS, AVERAGE_OUT, ENTERED) = (
-    "curvature", "average_steps", "average_in_weights", "entered_radius",
+FIGURES = (CURVATURE, AVERAGE_STEPS, AVERAGE_OUT, ENTERED, ROUNDINGS) = (
+    "curvature", "average_steps", "average_in_weights", "entered_radius", "rounded_steps",
 )  # fmt: skip
 # The numbers that may be 0-d tensors; a compiled or captured step reads them in every run.
 _ON_DEVICE = ("lr", "rho")

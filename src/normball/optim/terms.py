@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import as_working, inner
+from normball._numeric import as_working, inner, pieces
 from normball.norms import Norm
 from normball.optim.blocks import Bundle
 
@@ -54,6 +54,10 @@ class Term(ABC):
     def finish(self) -> None:  # noqa: B027 (most need nothing of other terms)
         """Use what other terms received in `settle`."""
 
+    def steps(self, bundle: Bundle) -> Iterable[tuple[Bundle, Tensor]]:
+        """Return the bundle and its update, or one after the other its parts with theirs."""
+        return [(bundle, self.update)]
+
 
 class Known(Term):
     """A bundle of which this rank holds all, or has gathered all."""
@@ -65,6 +69,44 @@ class Known(Term):
         self.update, self.dual, self.corner = update, scalar(dual), corner
         self.parts = None if parts is None else scalar(parts)
         self.product = None if product is None else scalar(product)
+
+    def forget(self) -> None:
+        """Free the update, once the step is taken."""
+        del self.update
+
+    def steps(self, bundle: Bundle) -> Iterable[tuple[Bundle, Tensor]]:
+        """Return the bundle and its update; nothing after `forget`."""
+        return super().steps(bundle) if hasattr(self, "update") else []
+
+
+class ByRows(Term):
+    """A large layer whose rows have a ball each: its update is computed twice, and never held.
+
+    The first time gives the dual norm, the second time the steps, piece by piece. A layer of which
+    this rank holds all, and whose minimiser is about as cheap as a copy.
+    """
+
+    def __init__(self, bundle: Bundle, estimate: Callable[[slice], Tensor]) -> None:
+        self._estimate = estimate
+        self._pieces = pieces(bundle.first.param)
+        duals = [self._minimum(bundle, rows)[1] for rows in self._pieces]
+        self.dual = scalar(torch.stack(duals)).sum()
+
+    @staticmethod
+    def fits(norm: Norm, x: Tensor) -> bool:
+        """Tell whether a layer has several pieces, and every row has a ball of its own."""
+        lines = norm.lines(x.shape) if len(pieces(x)) > 1 else None
+        if lines is None or 0 in lines[0]:
+            return False
+        return norm.lines(torch.Size((1, *x.shape[1:]))) == lines  # also alone
+
+    def steps(self, bundle: Bundle) -> Iterator[tuple[Bundle, Tensor]]:
+        """Yield pieces of the layer, and their updates."""
+        for rows in self._pieces:
+            yield bundle.some_rows(rows), self._minimum(bundle, rows)[0]
+
+    def _minimum(self, bundle: Bundle, rows: slice) -> tuple[Tensor, Tensor]:
+        return bundle.first.norm.lmo_and_dual(self._estimate(rows))
 
 
 class Sums(Term):

@@ -239,18 +239,14 @@ def slopes(
     found: dict[int, Tensor] = {}
     for i, term in geometry.terms(bundles, momenta, False, False):
         if isinstance(term, Known):
-            found[i] = _products(
-                bundles[i], grads[i], term.update, momenta[i] if constrained else None
-            )
+            found[i] = _products(bundles[i], grads[i], term, momenta[i] if constrained else None)
             del term.update
         terms[i] = term
     ordered = [terms[i] for i in range(len(bundles))]
     settle(ordered, False)
     for i, term in enumerate(ordered):
         if i not in found:
-            found[i] = _products(
-                bundles[i], grads[i], term.update, momenta[i] if constrained else None
-            )
+            found[i] = _products(bundles[i], grads[i], term, momenta[i] if constrained else None)
     cuts: dict[int, parallel.Cut] = {}
     for i, bundle in enumerate(bundles):
         cut = parallel.cut_of(bundle.first.owner)
@@ -261,15 +257,19 @@ def slopes(
     return list(_slopes(bundles, ordered, found))
 
 
-def _products(bundle: Bundle, grad: Tensor, update: Tensor, momentum: Tensor | None) -> Tensor:
+def _products(bundle: Bundle, grad: Tensor, term: Term, momentum: Tensor | None) -> Tensor:
     """Return `-r <g, u>`, and with a momentum `<d, x>` and `<g, x>`; 0 where others count them."""
-    pairs = [(grad, update, -bundle.first.radius)]
+    along = [
+        _product(grad if part is bundle else part.first.grad, update)
+        for part, update in term.steps(bundle)
+    ]
+    values = [-bundle.first.radius * torch.stack(along).sum()]
     if momentum is not None:
         x = bundle.join(bundle.params)
-        pairs += [(momentum, x, 1.0), (grad, x, 1.0)]
+        values += [_product(momentum, x), _product(grad, x)]
     cut = parallel.cut_of(bundle.first.owner)
     here = 0.0 if cut is not None and not cut.first else 1.0
-    return torch.stack([here * factor * _product(a, b) for a, b, factor in pairs])
+    return here * torch.stack(values)
 
 
 def _slopes(

@@ -18,6 +18,16 @@ from normball._numeric import repeats
 from normball.norms import Norm
 
 
+def check_state_dtype(dtype: torch.dtype | None) -> None:
+    """Raise ValueError for a dtype in which no momentum is kept."""
+    known = (None, torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int8)
+    if dtype not in known:
+        raise ValueError(
+            f"state_dtype={dtype} must be a floating dtype of at least 16 bits, or torch.int8 for "
+            "8 bits in blocks with a common exponent"
+        )
+
+
 def check_counted(value: object, stages: object) -> bool:
     """Return whether a group counts in sums over stages.
 

@@ -15,11 +15,13 @@ from normball.parallel.groups import Members, everybody
 from normball.parallel.shards import (
     aligned,
     check_placements,
+    check_rows,
     is_flat,
     is_sharded,
     local,
     part_of,
     whole,
+    zeros_by_rows,
 )
 from normball.parallel.stages import Stages, largest
 from normball.parallel.sums import add_up, agree
@@ -33,6 +35,7 @@ __all__ = [
     "agree",
     "aligned",
     "check_placements",
+    "check_rows",
     "cut_of",
     "divide",
     "everybody",
@@ -45,4 +48,5 @@ __all__ = [
     "part_of",
     "share_out",
     "whole",
+    "zeros_by_rows",
 ]

@@ -50,6 +50,36 @@ def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
     return moved
 
 
+def check_rows(name: str, x: Tensor) -> None:
+    """Raise ValueError for a DTensor that is cut along another dimension than the first."""
+    placements: Any = getattr(x, "placements", ())
+    # A strided shard, as FSDP2 over tensor parallelism makes it, is of another type.
+    if any(not p.is_replicate() and (type(p).__name__, p.dim) != ("Shard", 0) for p in placements):
+        raise ValueError(
+            f"{name}: state_dtype=torch.int8 keeps blocks along rows, which the placements "
+            f"{tuple(placements)} cut: shard it along dimension 0, or use torch.bfloat16"
+        )
+
+
+def zeros_by_rows(like: "Tensor | DTensor", columns: int, dtype: torch.dtype) -> Tensor:
+    """Return zeros of shape `(like.shape[0], columns)`, with rows where `like` has its rows.
+
+    `like` must be cut along its first dimension alone; `check_rows` checks that.
+    """
+    if not is_sharded(like):
+        return like.new_zeros((like.shape[0], columns), dtype=dtype, requires_grad=False)
+    from torch.distributed.tensor import zeros
+
+    sharded: Any = like
+    made: Tensor = zeros(
+        (like.shape[0], columns),
+        dtype=dtype,
+        device_mesh=sharded.device_mesh,
+        placements=sharded.placements,
+    )
+    return made
+
+
 def whole(part: Tensor, like: "Tensor | DTensor") -> Tensor:
     """Gather the tensor of which every rank holds `part`, sharded as `like`.
 
