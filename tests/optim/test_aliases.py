@@ -48,7 +48,9 @@ def test_gradients_that_share_memory_may_be_reused(row, views, maximize, alpha):
                 p.grad = g
             kept = whole.clone()
             optimizer.step()
-            # Only what belongs to one gradient alone was taken.
-            assert torch.equal(whole, kept) == (not reuse or views is not apart)
+            # Only what belongs to one gradient alone was taken. Scion takes each step at once: it
+            # holds none, and writes to a gradient only to turn its sign.
+            holds = row.name != "scion" or maximize
+            assert torch.equal(whole, kept) == (not (reuse and holds and views is apart))
         results.append(torch.stack([p.detach() for p in params]))
     assert torch.equal(*results)

@@ -95,7 +95,7 @@ class ByRows(Term):
     @staticmethod
     def fits(norm: Norm, x: Tensor) -> bool:
         """Tell whether a layer has several pieces, and every row has a ball of its own."""
-        lines = norm.lines(x.shape) if len(pieces(x)) > 1 else None
+        lines = norm.lines(x.shape) if x.ndim and len(pieces(x)) > 1 else None
         if lines is None or 0 in lines[0]:
             return False
         return norm.lines(torch.Size((1, *x.shape[1:]))) == lines  # also alone
