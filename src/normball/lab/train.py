@@ -88,7 +88,7 @@ class Trainer:
         optimizer = spec.build(model, config)
         # Gradient clipping from outside, for an optimizer that has none.
         self._clip_at = config.rho if spec.clips_outside else None
-        self._averages = config.optimizer == "default"
+        self._averages = "average" in optimizer.param_groups[0]
         self.steps_per_epoch = self._data.steps(config.batch_size)
         if not self.steps_per_epoch:
             raise LabError(
