@@ -11,6 +11,7 @@ import pytest
 from normball.cli import main
 from normball.lab.claims import Claim
 from normball.lab.config import RunConfig
+from normball.lab.errors import LabError
 from normball.lab.reproduce import (
     Experiment,
     figure_names,
@@ -239,3 +240,14 @@ def test_a_wrong_budget_is_refused(
     assert end.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("at", ["choose", "judge"])
+def test_runs_on_different_data_do_not_choose_or_judge_together(at: str) -> None:
+    made, rows = experiment(BETTER), []
+    finish(made, rows)
+    place = 0 if at == "choose" else -1
+    other = replace(rows[place].result, data="another text")
+    rows[place] = replace(rows[place], result=other)
+    with pytest.raises(LabError, match="different data: .*another text"):
+        stand(made.configs, made.claims, rows)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import variance
 
 from normball.lab.config import SCHEDULES, format_step
+from normball.lab.errors import LabError
 from normball.lab.optimizers import OPTIMIZERS
 from normball.lab.rows import Row
 from normball.lab.tasks import find_task
@@ -120,6 +121,23 @@ def make_cells(rows: Iterable[Row]) -> tuple[Cell, ...]:
     return tuple(
         Cell(tuple(sorted(group, key=lambda row: row.config.seed))) for group in groups.values()
     )
+
+
+def check_one_data(cells: Iterable[Cell]) -> None:
+    """Refuse a comparison of runs on different data.
+
+    Args:
+        cells: of one task, with one size of its data.
+
+    Raises:
+        LabError: if their rows name more than one.
+    """
+    found = {row.result.data for cell in cells for row in cell.rows} - {""}
+    if len(found) > 1:
+        raise LabError(
+            f"the runs to compare were made on different data: {' | '.join(sorted(found))}. Use "
+            "another folder, or take the rows of one of them out."
+        )
 
 
 def ordered(cells: Iterable[Cell]) -> tuple[Cell, ...]:

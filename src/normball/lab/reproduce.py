@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from normball.lab.cells import HEADINGS, Cell, make_cells, ordered
+from normball.lab.cells import HEADINGS, Cell, check_one_data, make_cells, ordered
 from normball.lab.charts import draw
 from normball.lab.claims import Claim, Verdict, judge, read_claim
 from normball.lab.config import RunConfig, read_step
@@ -161,13 +161,15 @@ def conclude(
         standings: of the claims on fresh seeds; without them the figure's own seeds judge.
 
     Raises:
-        LabError: if no run is there, or a file cannot be written.
+        LabError: if no run is there, they were made on different data, or a file cannot be
+            written.
     """
     keys = {config.key() for config in experiment.configs}
     rows = [row for row in folder.rows if row.config.key() in keys]
     if not rows:
         raise LabError(f"no run of {experiment.name} was finished in the time: give it more.")
     cells = make_cells(rows)
+    check_one_data(cells)
     verdicts = tuple(standing.verdict for standing in standings) or tuple(
         judge(claim, cells) for claim in experiment.claims
     )

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from normball.lab.cells import Cell, make_cells
+from normball.lab.cells import Cell, check_one_data, make_cells
 from normball.lab.claims import KINDS, LEVEL, Claim, Verdict, outcome, unmeasured
 from normball.lab.config import RunConfig
 from normball.lab.rows import Row
@@ -43,12 +43,16 @@ def stand(
         configs: the runs that choose the settings, with seeds below ``FIRST_SEED``.
         claims: what is judged.
         rows: finished runs, in any order.
+
+    Raises:
+        LabError: if runs that choose, or runs that judge, were made on different data.
     """
     there = {row.config.key(): row for row in rows}
     # In the order of the configurations, because among equal settings the first is chosen.
     if missing := tuple(config for config in configs if config.key() not in there):
         return tuple(Standing(unmeasured(claim), (), missing) for claim in claims)
     cells = make_cells(there[config.key()] for config in configs)
+    check_one_data(cells)
     return tuple(_stand(claim, cells, there) for claim in claims)
 
 
@@ -66,6 +70,7 @@ def _stand(claim: Claim, cells: Sequence[Cell], there: Mapping[str, Row]) -> Sta
         if missing:
             return replace(found, missing=tuple(missing))
         fresh = tuple(Cell(tuple(there[config.key()] for config in each)) for each in wanted)
+        check_one_data(fresh)
         finding = kind.measure(claim, *fresh)
         low, high = repeated_interval(finding.values, LEVEL)
         result = outcome(claim, low, high)
