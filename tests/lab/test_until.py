@@ -249,5 +249,5 @@ def test_runs_on_different_data_do_not_choose_or_judge_together(at: str) -> None
     place = 0 if at == "choose" else -1
     other = replace(rows[place].result, data="another text")
     rows[place] = replace(rows[place], result=other)
-    with pytest.raises(LabError, match="different data: .*another text"):
+    with pytest.raises(LabError, match=r"different data: .*another text"):
         stand(made.configs, made.claims, rows)
