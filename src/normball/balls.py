@@ -123,7 +123,7 @@ def project_(target: Target) -> Report:
         >>> print(project_(layer))
         name    shape   radius  norm / radius before  after  done
         weight  (2, 2)  32      6.25                  1      scaled
-        bias    (2,)    1       0                     0      inside
+        bias    (2,)    0.25    0                     0      inside
     """
 
     def bring_in(w: Tensor, name: str, norm: Norm, radius: float) -> str:

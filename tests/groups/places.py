@@ -20,7 +20,7 @@ from normball.norms import (
 Place = tuple[str, Norm, float]
 
 VECTOR: Place = ("vector", RMS(), 1.0)
-BIAS: Place = ("bias", RMS(), 1.0)
+BIAS: Place = ("bias", RMS(), 0.25)
 TABLE: Place = ("embedding", Column(transposed=True), 1.0)
 # A table held as (1, T, C).
 FRAMED_TABLE: Place = ("embedding", Transposed(Column(transposed=True)), 1.0)

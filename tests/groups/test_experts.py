@@ -81,7 +81,7 @@ def test_interleaved_and_missing_gates_leave_one_map_per_expert(is_transposed):
         for name, (role, norm, radius) in places.items():
             bias = "bias" in name
             assert (role, norm, radius) == (
-                ("bias", RMS(), 1.0) if bias else ("hidden", expected, 5.0)
+                ("bias", RMS(), 0.25) if bias else ("hidden", expected, 5.0)
             )
 
 
@@ -113,5 +113,5 @@ def test_learned_inputs_and_relative_biases_by_name():
     model.attention_biases = nn.Parameter(torch.randn(2, 9))
     assert norms_of(model) == {
         "latents": ("embedding", Column(transposed=True), 1.0),
-        "attention_biases": ("bias", RMS(), 1.0),
+        "attention_biases": ("bias", RMS(), 0.25),
     }

@@ -78,7 +78,7 @@ def test_later_entries_win_and_settings_add_up():
         ("hidden", Spectral(), 6.0),
         ("output", Sign(), 300.0),
         ("embedding", Column(), 2.0),  # a layer with one-hot inputs
-        ("bias", RMS(), 2.0),
+        ("bias", RMS(), 0.5),
         ("vector", RMS(), 2.0),
     ],
 )

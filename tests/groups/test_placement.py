@@ -174,7 +174,7 @@ def test_frozen_weights_of_8_bits_are_left_out():
 def test_radii():
     plan = param_groups(Language(tied=False), radius=50, input_radius=2, output_radius=3000)
     radii = {row.role: row.radius for row in plan.rows}
-    small = {"embedding": 2.0, "bias": 2.0, "vector": 2.0}
+    small = {"embedding": 2.0, "bias": 0.5, "vector": 2.0}
     assert radii == small | {"hidden": 50.0, "output": 3000.0}
 
 

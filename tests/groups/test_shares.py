@@ -49,7 +49,7 @@ def test_queries_and_keys_share_a_step(query: str, key: str, value: str):
     found = radii(model, radius=8)
     assert found[f"1.{query}.weight"] == found[f"1.{key}.weight"] == 4
     assert found[f"1.{value}.weight"] == 8
-    assert found[f"1.{query}.bias"] == 1
+    assert found[f"1.{query}.bias"] == 0.25
 
 
 def test_a_score_moves_no_more_than_the_values_to_first_order():

@@ -18,6 +18,9 @@ from normball.groups.storage import ROLES, VECTORS, Raw, Storage
 from normball.norms import Norm
 from normball.polar import Polar
 
+# The radius of a bias as a part of `input_radius`.
+_BIASES = 0.25
+
 
 def param_groups(
     model: nn.Module,
@@ -46,7 +49,8 @@ def param_groups(
             factor of a low-rank pair of rank `r` gets `sqrt(r / d_out)` of it.
         input_radius: radius of the first layer, of embedding tables, and of vectors, which count as
             tables of one row. A table of more than 64 rows gets `sqrt(rows / 64)` times that, at
-            most four times, because a row moves only when it occurs in a batch.
+            most four times, because a row moves only when it occurs in a batch. Biases get a
+            quarter, because a bias moves the output of all examples alike.
         output_radius: radius of the last layer. With the default, a step of length 1/64, the
             default of `ClippedScion`, moves an output by at most a half if inputs have root mean
             square 1.
@@ -77,14 +81,14 @@ def param_groups(
         name      shape     role       norm                     radius  rule
         0.weight  (50, 16)  embedding  Column(transposed=True)  1       embedding table
         1.weight  (50, 16)  output     Sign()                   8       last layer, linear
-        1.bias    (50,)     bias       RMS()                    1       bias
+        1.bias    (50,)     bias       RMS()                    0.25    bias
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"param_groups takes the model itself, a torch.nn.Module, got {type(model).__name__}"
         )
     radii = dict.fromkeys(ROLES, positive("input_radius", input_radius))
-    radii |= {"hidden": positive("radius", radius)}
+    radii |= {"bias": _BIASES * input_radius, "hidden": positive("radius", radius)}
     radii |= {"output": positive("output_radius", output_radius)}
     if not isinstance(polar, Polar | None):
         raise TypeError(f"polar={polar!r} must be an object of normball.polar, such as Nonic()")

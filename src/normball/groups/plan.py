@@ -89,7 +89,7 @@ class Plan(list[dict[str, Any]]):
             >>> print(plan.of(middle))
             name      shape   role    norm        radius  rule
             2.weight  (4, 4)  hidden  Spectral()  5       linear
-            2.bias    (4,)    bias    RMS()       1       bias
+            2.bias    (4,)    bias    RMS()       0.25    bias
         """
         rows = {name: row for row in self.rows for name in (row.name, *row.others)}
         places = {name: i for i, group in enumerate(self) for name, _ in group["params"]}
@@ -140,7 +140,7 @@ class Plan(list[dict[str, Any]]):
             >>> print(param_groups(models[0]).stacked(params))
             name    shape      role    norm             radius  rule
             weight  (3, 2, 4)  output  Members(Sign())  32      last layer, linear
-            bias    (3, 2)     bias    Members(RMS())   1       bias
+            bias    (3, 2)     bias    Members(RMS())   0.25    bias
         """
         rows = {row.name: row for row in self.rows}
         homes = {name: group for group in self for name, _ in group["params"]}
