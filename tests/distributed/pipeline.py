@@ -104,9 +104,10 @@ class Pipeline:
     Args:
         schedule: a key of `SCHEDULES`.
         inner: what lies inside of a stage: `""`, `"ddp"`, `"fsdp"` or `"tp"`, over two ranks.
+        mean: whether every pass divides the gradients by the number of micro-batches.
     """
 
-    def __init__(self, schedule, inner=""):
+    def __init__(self, schedule, inner="", mean=True):
         kind, chunks = SCHEDULES[schedule]
         ranks = dist.get_world_size()
         size = 2 if inner else 1
@@ -119,7 +120,9 @@ class Pipeline:
             PipelineStage(model, i, self.count, torch.device("cpu"), group=pp.get_group())
             for i, model in self.models.items()
         ]
-        self.schedule = kind(stages if chunks > 1 else stages[0], MICRO // size, loss_fn=loss_of)
+        self.schedule = kind(
+            stages if chunks > 1 else stages[0], MICRO // size, loss_fn=loss_of, scale_grads=mean
+        )
         self.last = self.count - 1 in self.models
         ends = [self.mesh.mesh[0].tolist(), self.mesh.mesh[-1].tolist()]
         self.ties = [dist.new_group(sorted(set(pair))) for pair in zip(*ends, strict=True)]
@@ -144,13 +147,14 @@ class Pipeline:
     def named_parameters(self):
         return [pair for model in self.models.values() for pair in model.named_parameters()]
 
-    def backward(self, step):
-        """Compute the gradients of a batch, as a step takes them."""
+    def backward(self, *steps):
+        """Compute the gradients of batches, their sum, as a step takes them."""
         shared = self.inner in ("ddp", "fsdp")
         share = slice(self.mesh.get_local_rank("inner"), None, 2) if shared else slice(None)
-        x, target = (part[share] for part in batch(step))
-        x = [x] if 0 in self.models else []
-        self.schedule.step(*x, **({"target": target} if self.last else {}))
+        for step in steps:
+            x, target = (part[share] for part in batch(step))
+            x = [x] if 0 in self.models else []
+            self.schedule.step(*x, **({"target": target} if self.last else {}))
         if self.inner == "ddp":
             for _, p in self.named_parameters():
                 dist.all_reduce(p.grad, group=self.mesh["inner"].get_group())

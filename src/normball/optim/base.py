@@ -87,6 +87,7 @@ class NormBallOptimizer(Saved):
         # Schedulers that cycle the momentum look for it here.
         alpha = validate.check_number("alpha", defaults["alpha"], low=0, high=1, open_low=True)
         super().__init__(given, defaults | {"momentum": 1.0 - alpha})
+        self._check_stages()
 
     @abstractmethod
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:

@@ -89,13 +89,21 @@ def _seeds(block: Block) -> Tensor:
     whole, here = block.owner.shape, block.param
     cut = parallel.cut_of(block.owner)
     lows = [s.start for s in cut.slices] if cut is not None and cut.boxes else [0] * len(whole)
-    first, places = block.place, []
+    first, places = 1, []
     for low, size, part in zip(lows, whole, here.shape, strict=True):
         places.append(torch.arange(first + low, first + low + part, device=here.device))
         first += size
     if not places:
-        places.append(torch.full((1,), first, device=here.device))
-    return _mix(torch.cat(places) + 1)
+        places.append(torch.ones(1, dtype=torch.int64, device=here.device))
+    return _mix(torch.cat(places)) ^ _number_of(block.name)
+
+
+def _number_of(name: str) -> int:
+    """Return the FNV-1a hash of a name, 32 bits."""
+    number = 0x811C9DC5
+    for letter in name:
+        number = (number ^ ord(letter)) * 0x01000193 & _MASK
+    return number
 
 
 def _mix(x: Tensor) -> Tensor:
