@@ -196,6 +196,7 @@ class NormBallOptimizer(Saved):
         # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
         # step to create the state.
         moved = finite & (total.dual != 0)
+        self._estimator.took(moved)
         self._record.add(total.size, factor, total.per_group, moved, finite)
         if self._average is not None:
             weight = self.param_groups[0]["average"]

@@ -27,12 +27,12 @@ class Dither:
 
     def __init__(self) -> None:
         self.steps = torch.zeros((), dtype=torch.int64)
-        """How many steps were taken; a skipped one draws no bits."""
+        """How many steps moved the weights; a skipped one draws no bits."""
 
-    def took(self, finite: Tensor) -> None:
-        """Count a step, if it was taken: `finite` is 0-d bool."""
-        self.steps = self.steps.to(finite.device)
-        self.steps += finite
+    def took(self, moved: Tensor) -> None:
+        """Count a step, if it moved the weights: `moved` is 0-d bool."""
+        self.steps = self.steps.to(moved.device)
+        self.steps += moved
 
     def factors(self, bundle: Bundle) -> list[Tensor]:
         """Return the numbers of this step, int32, one tensor for every dimension of a parameter.
