@@ -204,9 +204,9 @@ def mixed(model):
 
 
 def moe(model):
-    """Dense layers over all ranks; experts over half of them, each expert over the other half.
+    """Dense layers over all ranks; every expert over two of them, cut along another dimension.
 
-    So they lie in torchtitan where an expert's ranks are more than its stack has experts.
+    So torchtitan lays out a stack that more ranks share than it has experts.
     """
     ranks = dist.get_world_size()
     mesh = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("efsdp", "ep"))

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Stages:
         dist.all_gather_object(found, across)
         copies = sorted(set(found))
         sizes = {len(copy) for copy in copies}
-        if len(sizes) > 1 or sorted(sum(copies, ())) != list(range(len(found))):
+        if len(sizes) > 1 or sorted(chain(*copies)) != list(range(len(found))):
             raise ValueError(
                 f"the ranks have the groups {copies} as stages=: every rank must be in one of "
                 "them, with one rank of every other stage"
@@ -82,7 +83,7 @@ class Stages:
             ours = [(n, tuple(x.shape)) for n, x, c in members if n and c and not holders_of(x).all]
         held: list[Any] = [None] * dist.get_world_size(self._across)
         dist.all_gather_object(held, ours, self._across)
-        twice = [pair for pair, count in Counter(sum(held, [])).items() if count > 1]
+        twice = [pair for pair, count in Counter(chain(*held)).items() if count > 1]
         if twice:
             name, shape = twice[0]
             raise ValueError(
