@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -71,7 +71,14 @@ class Network(nn.Module):
 
 def gathered(x):
     """Return all of a parameter that no wrapper gathers."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
+    if not isinstance(x, DTensor):
+        return x
+    if not getattr(x, "averaged", False):
+        return x.full_tensor()
+    # Every rank has its own rows of the batch: the gradient is the mean over ranks, as FSDP's.
+    whole = x.full_tensor(grad_placements=[Partial()] * x.device_mesh.ndim)
+    whole.register_hook(lambda grad: grad / dist.get_world_size())
+    return whole
 
 
 def network(dtype=torch.float64):
@@ -194,3 +201,16 @@ def mixed(model):
     mesh = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("dp", "tp"))
     tensor_parallel(model, mesh["tp"])
     return fsdp(model, mesh["dp"], slice(mesh.get_local_rank("dp"), None, 2))
+
+
+def moe(model):
+    """Dense layers over all ranks; every expert over two of them, cut along another dimension.
+
+    So torchtitan lays out a stack that more ranks share than it has experts.
+    """
+    ranks = dist.get_world_size()
+    mesh = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("efsdp", "ep"))
+    stack = distribute_tensor(model.experts.detach(), mesh, [Shard(1), Shard(0)])
+    model.experts = nn.Parameter(stack)
+    model.experts.averaged = True
+    return fsdp(model, ignored_params={model.experts})

@@ -97,20 +97,32 @@ SCHEDULES = {
     "interleaved": (ScheduleInterleaved1F1B, 2),
 }
 
+# The dimensions of the mesh inside of a stage, each of two ranks.
+INNER = {
+    "": (),
+    "ddp": ("dp",),
+    "fsdp": ("dp",),
+    "tp": ("tp",),
+    "fsdp-tp": ("dp", "tp"),
+    "hybrid": ("replicate", "shard"),
+}
+
 
 class Pipeline:
     """The stages of this rank, trained by one of torch's schedules.
 
     Args:
         schedule: a key of `SCHEDULES`.
-        inner: what lies inside of a stage: `""`, `"ddp"`, `"fsdp"` or `"tp"`, over two ranks.
+        inner: what lies inside of a stage, a key of `INNER`.
+        mean: whether every pass divides the gradients by the number of micro-batches.
     """
 
-    def __init__(self, schedule, inner=""):
+    def __init__(self, schedule, inner="", mean=True):
         kind, chunks = SCHEDULES[schedule]
-        ranks = dist.get_world_size()
-        size = 2 if inner else 1
-        self.mesh = init_device_mesh("cpu", (ranks // size, size), mesh_dim_names=("pp", "inner"))
+        dims = INNER[inner]
+        shape = (dist.get_world_size() // 2 ** len(dims), *(2 for _ in dims))
+        self.mesh = init_device_mesh("cpu", shape, mesh_dim_names=("pp", *dims))
+        self.data = [dim for dim in dims if dim != "tp"]
         self.inner, pp = inner, self.mesh["pp"]
         self.count = chunks * pp.size()
         mine = [pp.get_local_rank() + i * pp.size() for i in range(chunks)]
@@ -119,20 +131,21 @@ class Pipeline:
             PipelineStage(model, i, self.count, torch.device("cpu"), group=pp.get_group())
             for i, model in self.models.items()
         ]
-        self.schedule = kind(stages if chunks > 1 else stages[0], MICRO // size, loss_fn=loss_of)
+        parts = MICRO // 2 ** len(self.data)
+        self.schedule = kind(
+            stages if chunks > 1 else stages[0], parts, loss_fn=loss_of, scale_grads=mean
+        )
         self.last = self.count - 1 in self.models
-        ends = [self.mesh.mesh[0].tolist(), self.mesh.mesh[-1].tolist()]
+        ends = [self.mesh.mesh[i].flatten().tolist() for i in (0, -1)]
         self.ties = [dist.new_group(sorted(set(pair))) for pair in zip(*ends, strict=True)]
 
     def spread(self, model):
-        mesh = self.mesh["inner"]
-        if self.inner == "fsdp":
-            return fully_shard(model, mesh=mesh)
-        if self.inner == "tp":
+        if "tp" in self.inner:
+            plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
             for layer in model.layers.values():
-                parallelize_module(
-                    layer, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()}
-                )
+                parallelize_module(layer, self.mesh["tp"], plan)
+        if self.data and self.inner != "ddp":
+            return fully_shard(model, mesh=self.mesh[tuple(self.data)])
         return model
 
     def plan(self):
@@ -144,16 +157,19 @@ class Pipeline:
     def named_parameters(self):
         return [pair for model in self.models.values() for pair in model.named_parameters()]
 
-    def backward(self, step):
-        """Compute the gradients of a batch, as a step takes them."""
-        shared = self.inner in ("ddp", "fsdp")
-        share = slice(self.mesh.get_local_rank("inner"), None, 2) if shared else slice(None)
-        x, target = (part[share] for part in batch(step))
-        x = [x] if 0 in self.models else []
-        self.schedule.step(*x, **({"target": target} if self.last else {}))
+    def backward(self, *steps):
+        """Compute the gradients of batches, their sum, as a step takes them."""
+        number = 0
+        for dim in self.data:
+            number = 2 * number + self.mesh.get_local_rank(dim)
+        share = slice(number, None, 2 ** len(self.data))
+        for step in steps:
+            x, target = (part[share] for part in batch(step))
+            x = [x] if 0 in self.models else []
+            self.schedule.step(*x, **({"target": target} if self.last else {}))
         if self.inner == "ddp":
             for _, p in self.named_parameters():
-                dist.all_reduce(p.grad, group=self.mesh["inner"].get_group())
+                dist.all_reduce(p.grad, group=self.mesh["dp"].get_group())
                 p.grad.div_(2)
         for i, tied in ((0, "table"), (self.count - 1, "head")):
             if i in self.models and self.count > 1 and self.tie() is not None:

@@ -226,7 +226,7 @@ def test_one_norm_over_all_parameters(two_ranks):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_any_number_of_ranks_trains_as_one_process(ranks, tmp_path):
     ways = ["ddp", "split", "fsdp", "tensor_parallel"]
-    ways += ["hybrid", "hybrid-split", "mixed"] if ranks == 4 else []
+    ways += ["hybrid", "hybrid-split", "mixed", "moe"] if ranks == 4 else []
     cases = [(way, rule, torch.float64, 20) for way in ways for rule in RULES]
     cases += [(f"{way}-by-one", rule, torch.float64, 8) for way in ways[1:] for rule in RULES]
     sparse = [f"{rule}-sparse" for rule in RULES]

@@ -119,8 +119,18 @@ def test_stages_train_as_one_process(ranks, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*outside its ball")
 @pytest.mark.parametrize("inner", ["ddp", "fsdp", "tp"])
 def test_stages_over_other_parallelism_train_as_one_process(inner, tmp_path):
-    cases = cases_of(["1f1b"], inner)
+    cases = [*cases_of(["1f1b"], inner), ("interleaved", inner, "recipe", 6)]
     compare(cases, launch(on_each_rank, 4, tmp_path / "run", cases))
+
+
+@pytest.mark.slow
+@needs.fsdp_on_cpu
+@pytest.mark.filterwarnings("ignore:.*outside its ball")
+def test_three_kinds_of_parallelism_on_eight_ranks_train_as_one_process(tmp_path):
+    cases = [(name, "fsdp-tp", rule, 6) for rule in RULES for name in ("1f1b", "interleaved")]
+    cases += [("gpipe", "hybrid", rule, 6) for rule in RULES]
+    cases += [("1f1b", "fsdp-tp", "clipped", 6, (2,)), ("gpipe", "hybrid", "short-step-2", 6, (2,))]
+    compare(cases, launch(on_each_rank, 8, tmp_path / "run", cases))
 
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)

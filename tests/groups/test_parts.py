@@ -46,7 +46,7 @@ def model() -> nn.Module:
 def test_parts_have_the_places_of_the_whole_and_a_copy_counts_once(model):
     whole = placed(param_groups(model))
     first, last = (placed(param_groups(model).of(part)) for part in parts(model))
-    assert last.pop("3.weight") == (*whole["0.weight"][:2], False)
+    assert last.pop("0.weight") == (*whole["0.weight"][:2], False)
     assert first | last == whole
     assert not set(first) & set(last)
 
@@ -87,15 +87,22 @@ def test_a_state_with_too_few_names_is_refused(model):
         optimizer.load_state_dict(state)
 
 
-def test_other_names_shapes_and_nothing_to_train(model):
+def test_other_names_and_shapes_and_no_parameter(model):
     plan = param_groups(model)
     with pytest.raises(ValueError, match=r"^weight of shape \(6, 4\) is unknown in the plan"):
         plan.of(nn.Linear(4, 6))
     other = nn.Sequential(nn.Identity(), nn.Linear(4, 5))
     with pytest.raises(ValueError, match=r"1\.weight of shape \(5, 4\) is of shape \(6, 4\) in"):
         plan.of(other)
-    with pytest.raises(ValueError, match="no parameter of this part needs a gradient"):
-        plan.of(nn.Sequential(nn.Identity(), nn.Linear(4, 6)).requires_grad_(False))
+    with pytest.raises(ValueError, match="this part has no parameter for an optimizer"):
+        plan.of(nn.Sequential(nn.Identity()))
+
+
+def test_a_frozen_part_has_its_groups(model):
+    frozen = nn.Sequential(nn.Identity(), nn.Linear(4, 6)).requires_grad_(False)
+    plan = param_groups(model).of(frozen)
+    assert sorted(name for group in plan for name, _ in group["params"]) == ["1.bias", "1.weight"]
+    assert ClippedScion(plan).param_groups
 
 
 @pytest.mark.parametrize("steps", [0, 2])

@@ -112,13 +112,29 @@ def scrambled(x):
     return x ^ (x >> 16)
 
 
-def expected(place, shape, index, step):
+def expected(name, shape, index, step):
     """The definition, in Python's own integers."""
-    product = 1
+    key = scrambled(step + 1) ^ number_of(name)
+    product, place = 1, 1
     for i, size in zip(index, shape, strict=True):
-        product *= scrambled(scrambled(place + i + 1) ^ scrambled(step + 1)) | 1
+        product *= scrambled(scrambled(place + i) ^ key) | 1
         place += size
     return product % 2**32 >> 16
+
+
+def number_of(name):
+    """FNV-1a, as its authors define it for bytes."""
+    number = 2166136261
+    for byte in name.encode("ascii"):
+        number = (number ^ byte) * 16777619 % 2**32
+    return number
+
+
+def test_the_hash_is_the_published_one():
+    assert [number_of(name) for name in ("", "a", "foobar")] == [0x811C9DC5, 0xE40C292C, 0xBF9CF968]
+
+
+NAMED = ["weight", "bias", "layers.0.up.weight", "layers.1.up.weight", "head", "a"]
 
 
 def drawn(shapes, steps=1, alone=True):
@@ -127,7 +143,7 @@ def drawn(shapes, steps=1, alone=True):
     for p in params:
         p.grad = torch.zeros_like(p)
     group = {"params": params, "norm": RMS(), "lr": 0.1, "alpha": 0.1, "radius": 1.0}
-    roster = blocks.Roster([""] * len(params), [group])
+    roster = blocks.Roster(NAMED[: len(params)], [group])
     bundles = (
         [blocks.Bundle([b]) for b in roster.blocks] if alone else [blocks.Bundle(roster.blocks)]
     )
@@ -141,14 +157,12 @@ def drawn(shapes, steps=1, alone=True):
 def test_bits_are_those_of_the_definition():
     shapes = [(3,), (5, 37), (2, 3, 9), (4, 1, 2, 3), (1, 1), ()]
     for step, found in enumerate(drawn(shapes, steps=3)):
-        place = 0
-        for shape, tensor in zip(shapes, found, strict=True):
+        for name, shape, tensor in zip(NAMED, shapes, found, strict=True):
             full = shape or (1,)
             assert tensor.shape == torch.Size(full)
             for flat, index in enumerate(torch.cartesian_prod(*map(torch.arange, full))):
                 index = index.reshape(-1).tolist()
-                assert int(tensor.flatten()[flat]) == expected(place, full, index, step)
-            place += sum(full)
+                assert int(tensor.flatten()[flat]) == expected(name, full, index, step)
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (4, 9)])
@@ -168,6 +182,11 @@ def test_bits_are_uniform_and_independent():
     assert products.abs().max() < 5 / steps**0.5
     later = rows[1:].T @ rows[:-1] / steps
     assert later.abs().max() < 5 / steps**0.5
+    two = drawn([shape] * 2, steps)
+    for ahead in (0, 1):  # two parameters, in one step and in neighbouring ones
+        a, b = (torch.stack([found[i].flatten() for found in two]).double() for i in (0, 1))
+        a, b = ((x / 2**16 - 0.5) * 12**0.5 for x in (a[: steps - ahead], b[ahead:]))
+        assert (a.T @ b / steps).abs().max() < 5 / steps**0.5
     # The largest singular value of noise of variance 1 exceeds sqrt(m) + sqrt(n) by little.
     (noise,) = drawn([(512, 256)])[0]
     noise = (noise.double() / 2**16 - 0.5) * 12**0.5

@@ -70,15 +70,17 @@ class Plan(list[dict[str, Any]]):
         """Return the groups of a part of the model, such as a stage of a pipeline.
 
         The roles are those in the whole model, because the first or last layer of a part need not
-        be that of the model. If two parts hold copies of one parameter (a tied head), the copy
-        under its second name has `counted=False`, so that the parameter counts once in the dual
-        norm of all parts.
+        be that of the model. If two parts hold copies of one parameter (a tied head), both have
+        its first name in the groups, and the copy that has its second name in its part has
+        `counted=False`, so that the parameter counts once in the dual norm of all parts.
+
+        A part may be frozen as a whole: its rank takes part in the steps of the others.
 
         Args:
             part: a module whose parameters have the same names and shapes as in the model.
 
         Raises:
-            ValueError: a parameter has another name or shape, or none needs a gradient.
+            ValueError: a parameter has another name or shape, or there is none for an optimizer.
 
         Examples:
             >>> from torch import nn
@@ -114,9 +116,12 @@ class Plan(list[dict[str, Any]]):
             if key not in found:
                 settings = {k: v for k, v in self[key[0]].items() if k != "params"}
                 found[key] = {"params": [], **settings, **({} if key[1] else {"counted": False})}
-            found[key]["params"].append((first.name, first.parameter))
-        if not any(p.requires_grad for group in found.values() for _, p in group["params"]):
-            raise ValueError("no parameter of this part needs a gradient: nothing to train")
+            found[key]["params"].append((row.name, first.parameter))
+        if not found:
+            raise ValueError(
+                "this part has no parameter for an optimizer. Its rank needs one for stages= all "
+                "the same: give it [torch.nn.Parameter(torch.zeros(1), requires_grad=False)]"
+            )
         return Plan([found[key] for key in sorted(found)], chosen, part)
 
     def stacked(self, params: Mapping[str, torch.Tensor]) -> "Plan":

@@ -87,6 +87,7 @@ class NormBallOptimizer(Saved):
         # Schedulers that cycle the momentum look for it here.
         alpha = validate.check_number("alpha", defaults["alpha"], low=0, high=1, open_low=True)
         super().__init__(given, defaults | {"momentum": 1.0 - alpha})
+        self._check_stages()
 
     @abstractmethod
     def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
@@ -195,6 +196,7 @@ class NormBallOptimizer(Saved):
         # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
         # step to create the state.
         moved = finite & (total.dual != 0)
+        self._estimator.took(moved)
         self._record.add(total.size, factor, total.per_group, moved, finite)
         if self._average is not None:
             weight = self.param_groups[0]["average"]

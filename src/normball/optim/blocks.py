@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from operator import is_
 from typing import Any
 
@@ -49,8 +48,6 @@ class Block:
     param: Tensor
     grad: Tensor
     setting: Setting
-    place: int
-    """The sum of the sizes of all dimensions of the optimizer's parameters before this one."""
     counted: bool = True
     """False for a copy of a parameter that another stage of a pipeline counts."""
 
@@ -245,11 +242,10 @@ class Roster:
         self.missing = [n for n, kind in zip(names, self._kinds, strict=True) if kind is None]
         self._places = [i for i, p in enumerate(self._params) if self._kinds[i] and p.numel()]
         self.blocks: list[Block] = []
-        starts = [0, *accumulate(max(1, sum(p.shape)) for p in self._params)]
         for i in self._places:
             p = self._params[i]
             part = parallel.local(p)
-            self.blocks.append(Block(names[i], p, part, p.grad, settings[i], starts[i]))
+            self.blocks.append(Block(names[i], p, part, p.grad, settings[i]))
         self.sharded = any(block.sharded for block in self.blocks)
         self.bundles: list[Bundle] = []
 

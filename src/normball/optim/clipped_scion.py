@@ -76,9 +76,9 @@ class ClippedScion(NormBallOptimizer):
             parameters. `torch.bfloat16` (2 bytes for each parameter) and `torch.int8` (1.03 bytes,
             in blocks of 32 that share a power of two; vectors keep the default) are rounded up or
             down at random, so that the mean is kept. The random bits depend on the step, the
-            parameter and the place alone: replicas and resumed runs round alike. Minimisers are
-            then computed from, and returned in, bfloat16. int8 takes parameters that are whole or
-            sharded along dimension 0.
+            parameter's name and the place alone: replicas and resumed runs round alike. Minimisers
+            are then computed from, and returned in, bfloat16. int8 takes parameters that are whole
+            or sharded along dimension 0.
         reuse_grad: let `step` write into the gradients, which saves a buffer of their size;
             afterwards they hold no gradient.
         split: divide the costly minimisers of parameters that all ranks hold (DDP), or that the

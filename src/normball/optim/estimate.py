@@ -195,9 +195,12 @@ class Estimator:
             # A gradient negated in new memory is not kept: it is negated again when it is read.
             kept, turned = (g, False) if own else (grad, self.maximize)
             found.append(_Estimate(bundle, d, kept if ahead else None, finite, bundle.room, turned))
-        if self.dither is not None:
-            self.dither.took(finite)
         return Estimates(found)
+
+    def took(self, moved: Tensor) -> None:
+        """Count a step for the rounding, if it moved the weights: `moved` is 0-d bool."""
+        if self.dither is not None:
+            self.dither.took(moved)
 
     def _rounds(self, bundle: Bundle) -> bool:
         return self.dither is not None and self.dtype_of(bundle.first.param) == torch.bfloat16

@@ -222,6 +222,19 @@ class Grouped(Optimizer):
         self._titles.update(titles)
         self._mend_names()
 
+    def _check_stages(self) -> None:
+        """Raise ValueError where the stages of a pipeline do not fit together."""
+        if self._stages is None:
+            return
+        copies = set(map(id, self._copies))
+        self._stages.check_members(
+            [
+                (name if "param_names" in group else "", p, id(p) not in copies)
+                for i, group in enumerate(self.param_groups)
+                for name, p in zip(self._names(i, group), group["params"], strict=True)
+            ]
+        )
+
     def _mend_names(self) -> None:
         """Give groups whose lists have changed one name for each of their parameters."""
         for i, group in enumerate(self.param_groups):

@@ -27,12 +27,12 @@ class Dither:
 
     def __init__(self) -> None:
         self.steps = torch.zeros((), dtype=torch.int64)
-        """How many steps were taken; a skipped one draws no bits."""
+        """How many steps moved the weights; a skipped one draws no bits."""
 
-    def took(self, finite: Tensor) -> None:
-        """Count a step, if it was taken: `finite` is 0-d bool."""
-        self.steps = self.steps.to(finite.device)
-        self.steps += finite
+    def took(self, moved: Tensor) -> None:
+        """Count a step, if it moved the weights: `moved` is 0-d bool."""
+        self.steps = self.steps.to(moved.device)
+        self.steps += moved
 
     def factors(self, bundle: Bundle) -> list[Tensor]:
         """Return the numbers of this step, int32, one tensor for every dimension of a parameter.
@@ -89,13 +89,21 @@ def _seeds(block: Block) -> Tensor:
     whole, here = block.owner.shape, block.param
     cut = parallel.cut_of(block.owner)
     lows = [s.start for s in cut.slices] if cut is not None and cut.boxes else [0] * len(whole)
-    first, places = block.place, []
+    first, places = 1, []
     for low, size, part in zip(lows, whole, here.shape, strict=True):
         places.append(torch.arange(first + low, first + low + part, device=here.device))
         first += size
     if not places:
-        places.append(torch.full((1,), first, device=here.device))
-    return _mix(torch.cat(places) + 1)
+        places.append(torch.ones(1, dtype=torch.int64, device=here.device))
+    return _mix(torch.cat(places)) ^ _number_of(block.name)
+
+
+def _number_of(name: str) -> int:
+    """Return the FNV-1a hash of a name, 32 bits."""
+    number = 0x811C9DC5
+    for letter in name:
+        number = (number ^ ord(letter)) * 0x01000193 & _MASK
+    return number
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -55,9 +55,11 @@ class Saved(Grouped):
             self._average.save(state["param_groups"])
         if self._constrained:
             save_entered(self.param_groups, state["param_groups"], self._known.inside)
-        if self._estimator.dither is not None:
-            steps = int(self._estimator.dither.steps)
-            state["param_groups"] = [g | {ROUNDINGS: steps} for g in state["param_groups"]]
+        # Also 0 where nothing is rounded: readers that ask for the keys of another optimizer, as
+        # those of torch.distributed.checkpoint do, then find it in every state.
+        dither = self._estimator.dither
+        steps = 0 if dither is None else int(dither.steps)
+        state["param_groups"] = [g | {ROUNDINGS: steps} for g in state["param_groups"]]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

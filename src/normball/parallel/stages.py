@@ -1,7 +1,10 @@
 """Ranks that hold different parameters: which rank counts a layer, and sums over all ranks."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,19 +40,58 @@ class Stages:
         found: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(found, across)
         copies = sorted(set(found))
-        if sorted(rank for copy in copies for rank in copy) != list(range(len(found))):
+        sizes = {len(copy) for copy in copies}
+        if len(sizes) > 1 or sorted(chain(*copies)) != list(range(len(found))):
             raise ValueError(
                 f"the ranks have the groups {copies} as stages=: every rank must be in one of "
                 "them, with one rank of every other stage"
             )
-        number = across.index(dist.get_rank())
-        ranks = tuple(sorted(copy[number] for copy in copies))
+        self._across = group
+        self._all = [tuple(sorted(ranks)) for ranks in zip(*copies, strict=True)]
+        ranks = self._all[across.index(dist.get_rank())]
         # Only the members take part.
         alone = len(ranks) == 1
         own = None if alone else dist.new_group(list(ranks), use_local_synchronization=True)
         self._shared = Members(ranks, own)
         # If there are several copies of the pipeline, only one is counted.
         self._counts = ranks[0] == dist.get_rank()
+
+    def check_members(self, members: Sequence[tuple[str, Tensor, bool]]) -> None:
+        """Compare the parameters of the ranks; all ranks call it together.
+
+        Args:
+            members: of this rank: the name, empty if there is none, the parameter, and whether
+                this rank counts it.
+
+        Raises:
+            ValueError: ranks of one stage hold different parameters, or several stages count a
+                parameter of one name. All ranks that belong together raise it.
+        """
+        import torch.distributed as dist
+
+        described = [(name, tuple(x.shape), counted) for name, x, counted in members]
+        digests: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(digests, hashlib.sha256(repr(described).encode()).digest())
+        for ranks in self._all:
+            if len({digests[rank] for rank in ranks}) > 1:
+                raise ValueError(
+                    f"the ranks {list(ranks)} have the same place in the groups of stages=, so "
+                    "they are one stage, but they hold different parameters: stages= must be the "
+                    'group or mesh across stages, such as mesh["pp"]'
+                )
+        with self.inside():
+            ours = [(n, tuple(x.shape)) for n, x, c in members if n and c and not holders_of(x).all]
+        held: list[Any] = [None] * dist.get_world_size(self._across)
+        dist.all_gather_object(held, ours, self._across)
+        twice = [pair for pair, count in Counter(chain(*held)).items() if count > 1]
+        if twice:
+            name, shape = twice[0]
+            raise ValueError(
+                f"{len(twice)} parameters are in several stages and would count more than once, "
+                f"first {name} of shape {shape}. If stages= has ranks that hold the same, pass "
+                "the group or mesh with one rank of every stage. Set counted=False in the groups "
+                "of copies; give different parameters different names"
+            )
 
     def inside(self) -> AbstractContextManager[None]:
         """Return a context in which sums over ranks are those over this rank's stage."""
