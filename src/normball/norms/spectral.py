@@ -93,7 +93,8 @@ class Spectral(Norm):
     def _minimise(self, d: Tensor, shape: torch.Size, matrices: Tensor) -> tuple[Tensor, Tensor]:
         factor, nuclear = self.polar(as_working(matrices))
         gain = self._gain(shape)
-        return factor.mul_(-gain).reshape(d.shape).to(d.dtype), saturate(gain * nuclear.sum())
+        nuclear = nuclear.sum() if nuclear.ndim else nuclear
+        return factor.mul_(-gain).reshape(d.shape).to(d.dtype), saturate(gain * nuclear)
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         factor, _ = SVD()(self._matrices(noise))

@@ -9,24 +9,61 @@ import torch
 from torch import Tensor
 
 from normball._numeric import as_working, peak, saturate, split_scale
+from normball._scalar import Scalar, clamp, known, where
 from normball.norms.base import Norm
 
 __all__ = ["L1", "RMS", "Euclidean", "Lp", "Sign", "VectorNorm"]
 
 
-def _unit_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Divide tensors by their largest entry in absolute value; return them and it, 0-d.
+# With a largest entry between these, sums of squares neither overflow nor lose anything.
+_LOW, _HIGH = 1e-10, 1e10
+
+
+def _unit_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Scalar]:
+    """Divide tensors by their largest entry in absolute value; return them and it.
 
     The scale is 1 where all entries are 0, and NaN where one of them is NaN or infinite.
     """
+    work, scale = _with_top(parts)
+    return [x / _on(scale, x) for x in work], scale
+
+
+def _moderate_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Scalar]:
+    """Do the same unless the host knows that squares are in range: then the scale is 1."""
+    work, scale = _with_top(parts)
+    if not isinstance(scale, Tensor) and _LOW <= scale <= _HIGH:
+        return work, 1.0
+    return [x / _on(scale, x) for x in work], scale
+
+
+def _with_top(parts: Sequence[Tensor]) -> tuple[list[Tensor], Scalar]:
     work = [as_working(x) for x in parts]
-    peaks = [peak(x) for x in work if x.numel()]
-    if not peaks:
-        return work, work[0].new_ones(())
-    scale = torch.stack([x.to(peaks[0].device) for x in peaks]).amax()
-    scale = torch.where(scale == 0, 1, scale)
-    scale = scale + 0 * (scale - scale)  # infinity - infinity is NaN
-    return [x / scale.to(x.device) for x in work], scale
+    return work, _top([peak(x) for x in work if x.numel()] or [work[0].new_ones(())])
+
+
+def _top(peaks: Sequence[Tensor]) -> Scalar:
+    """Return the largest of the peaks: 1 in place of 0, NaN where one is NaN or infinite."""
+    scale = known(peaks[0] if len(peaks) == 1 else _together(peaks).amax())
+    scale = where(scale == 0, 1.0, scale)
+    return scale + 0 * (scale - scale)  # infinity - infinity is NaN
+
+
+def _together(values: Sequence[Tensor]) -> Tensor:
+    """Return 0-d tensors as one vector on the device of the first."""
+    return torch.stack([x.to(values[0].device) for x in values])
+
+
+def _on(value: Scalar, x: Tensor) -> Scalar:
+    """Return a number where `x` is."""
+    return value.to(x.device) if isinstance(value, Tensor) else value
+
+
+def _saturated(value: Scalar, like: Tensor) -> Tensor:
+    """Return a number as a 0-d tensor of the dtype of `like`, at most its largest number."""
+    if isinstance(value, Tensor):
+        return saturate(value)
+    limit = torch.finfo(like.dtype).max
+    return like.new_full((), clamp(value, -limit, limit))
 
 
 class VectorNorm(Norm):
@@ -96,19 +133,19 @@ class Lp(VectorNorm):
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_p`."""
         units, scale = _unit_scale(parts)
-        return saturate(_length(units, self.p) * scale)
+        return _saturated(_length(units, self.p) * scale, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d_i) (|d_i| / ||d||_q)^(q-1)` and `||d||_q`."""
         q = self.p / (self.p - 1)
         units, scale = _unit_scale(parts)
         length = _length(units, q)
-        divisor = torch.where(length == 0, 1, length)
+        divisor = where(length == 0, 1.0, length)
         lmo = [
-            (-torch.sign(x) * (x.abs() / divisor.to(x.device)) ** (q - 1) + 0 * x).to(part.dtype)
+            (-torch.sign(x) * (x.abs() / _on(divisor, x)) ** (q - 1) + 0 * x).to(part.dtype)
             for x, part in zip(units, parts, strict=True)
         ]
-        return lmo, saturate(length * scale)
+        return lmo, _saturated(length * scale, units[0])
 
 
 # Entries that fit a processor's cache. Embeddings and heads are large, and on a CPU a new tensor of
@@ -127,7 +164,7 @@ def _largest(x: Tensor) -> Tensor:
     return peak(x) if x.numel() else x.sum()
 
 
-def _sum_of_ratios(x: Tensor, scale: Tensor) -> Tensor:
+def _sum_of_ratios(x: Tensor, scale: Scalar) -> Tensor:
     """Return `sum |x_i| / scale`, 0-d."""
     if not _is_long(x):
         return x.abs().div_(scale).sum()
@@ -137,14 +174,10 @@ def _sum_of_ratios(x: Tensor, scale: Tensor) -> Tensor:
     return torch.stack(sums).sum()
 
 
-def _length(units: Sequence[Tensor], p: float) -> Tensor:
-    """Return the p-norm of a concatenation whose largest entry is 1, or 0."""
-    lengths = [_one_length(x, p) for x in units if x.numel()]
-    if not lengths:
-        return units[0].sum()
-    lengths = [x.to(lengths[0].device) for x in lengths]
-    length: Tensor = torch.linalg.vector_norm(torch.stack(lengths), p)
-    return length
+def _length(units: Sequence[Tensor], p: float) -> Scalar:
+    """Return the p-norm of a concatenation whose largest entry is about 1, or 0."""
+    lengths = [_one_length(x, p) for x in units if x.numel()] or [units[0].sum()]
+    return known(lengths[0] if len(lengths) == 1 else _one_length(_together(lengths), p))
 
 
 def _one_length(x: Tensor, p: float) -> Tensor:
@@ -183,18 +216,16 @@ class Euclidean(VectorNorm):
 
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_2`."""
-        units, scale = _unit_scale(parts)
-        return saturate(_length(units, 2) * scale)
+        units, scale = _moderate_scale(parts)
+        return _saturated(_length(units, 2) * scale, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-d / ||d||_2` and `||d||_2`."""
-        units, scale = _unit_scale(parts)
+        units, scale = _moderate_scale(parts)
         length = _length(units, 2)
-        divisor = torch.where(length == 0, -1, -length)
-        lmo = [
-            (x / divisor.to(x.device)).to(part.dtype) for x, part in zip(units, parts, strict=True)
-        ]
-        return lmo, saturate(length * scale)
+        divisor = where(length == 0, -1.0, -length)
+        lmo = [(x / _on(divisor, x)).to(p.dtype) for x, p in zip(units, parts, strict=True)]
+        return lmo, _saturated(length * scale, units[0])
 
     def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-d_i / ||d_i||_2` for a stack `(k, ...)`, and the sum of dual norms."""
@@ -223,18 +254,16 @@ class RMS(VectorNorm):
 
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_2 / sqrt(n)`."""
-        units, scale = _unit_scale(parts)
-        return saturate(_length(units, 2) / _root(parts) * scale)
+        units, scale = _moderate_scale(parts)
+        return _saturated(_length(units, 2) / _root(parts) * scale, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sqrt(n) d / ||d||_2` and `sqrt(n) ||d||_2`."""
-        units, scale = _unit_scale(parts)
+        units, scale = _moderate_scale(parts)
         length, root = _length(units, 2), _root(parts)
-        factor = -root / torch.where(length == 0, 1, length)
-        lmo = [
-            (x * factor.to(x.device)).to(part.dtype) for x, part in zip(units, parts, strict=True)
-        ]
-        return lmo, saturate(root * length * scale)
+        factor = -root / where(length == 0, 1.0, length)
+        lmo = [(x * _on(factor, x)).to(p.dtype) for x, p in zip(units, parts, strict=True)]
+        return lmo, _saturated(root * length * scale, units[0])
 
     def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-sqrt(n) d_i / ||d_i||_2` for a stack `(k, ...)`, and the sum of dual norms."""
@@ -276,30 +305,27 @@ class Sign(VectorNorm):
         fan_in = self._fan_in(parts)
         units, scale = _unit_scale(parts)
         # The largest entry of a unit is 1, or 0 if all entries are 0.
-        return saturate(_length(units, float("inf")) * scale * fan_in)
+        return _saturated(_length(units, float("inf")) * scale * fan_in, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d) / d_in` and `sum|d_ij| / d_in`."""
         step, dual = self._step_and_dual(parts)
-        return [torch.sign(x).mul_(step.to(x.device, x.dtype)) for x in parts], dual
+        return [torch.sign(x).mul_(_on(step, x)) for x in parts], dual
 
     def lmo_and_dual_into(self, d: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-sign(d) / d_in`, written to `out` without a temporary, and `||d||*`, 0-d."""
         step, dual = self._step_and_dual([d])
-        return torch.sign(d, out=out).mul_(step.to(d.device, d.dtype)), dual
+        return torch.sign(d, out=out).mul_(_on(step, d)), dual
 
-    def _step_and_dual(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return `-1 / d_in`, NaN where an entry is not finite, and the dual norm; 0-d each."""
+    def _step_and_dual(self, parts: Sequence[Tensor]) -> tuple[Scalar, Tensor]:
+        """Return `-1 / d_in`, NaN where an entry is not finite, and the dual norm, 0-d."""
         fan_in = self._fan_in(parts)
         work = [as_working(x) for x in parts]
-        peaks = [_largest(x) for x in work]
-        device = peaks[0].device
-        scale = torch.stack([x.to(device) for x in peaks]).amax()
-        scale = torch.where(scale == 0, 1, scale) + 0 * (scale - scale)
-        sums = [_sum_of_ratios(x, scale.to(x.device)) for x in work]
-        dual = torch.stack([x.to(device) for x in sums]).sum() / fan_in * scale
+        scale = _top([_largest(x) for x in work])
+        sums = [_sum_of_ratios(x, _on(scale, x)) for x in work]
+        total = known(sums[0] if len(sums) == 1 else _together(sums).sum())
         # sign(NaN) is 0, so the scale is NaN to make the result NaN.
-        return 0 * scale - 1 / fan_in, saturate(dual)
+        return 0 * scale - 1 / fan_in, _saturated(total / fan_in * scale, work[0])
 
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
         """Return every entry as a line, and `1 / d_in`."""
@@ -337,15 +363,14 @@ class L1(VectorNorm):
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `sum_i |w_i|`."""
         units, scale = _unit_scale(parts)
-        return saturate(_length(units, 1) * scale)
+        return _saturated(_length(units, 1) * scale, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d_i*) e_i*` and `max|d_i|`."""
         units, scale = _unit_scale(parts)
         flats = [x.reshape(-1) for x in units]
         peaks = [peak(x) if x.numel() else x.sum() for x in flats]
-        peaks = [x.to(scale.device) for x in peaks]
-        winner = torch.stack(peaks).argmax()
+        winner = _together(peaks).argmax()
         lmo = []
         for number, (x, part) in enumerate(zip(flats, parts, strict=True)):
             step = x
@@ -353,6 +378,6 @@ class L1(VectorNorm):
                 first = torch.arange(x.numel(), device=x.device) == x.abs().argmax()
                 chosen = first & (winner == number).to(x.device)
                 # A scale that is NaN makes all of it NaN.
-                step = torch.where(chosen, -torch.sign(x), 0) + 0 * scale.to(x.device)
+                step = torch.where(chosen, -torch.sign(x), 0) + 0 * _on(scale, x)
             lmo.append(step.view(part.shape).to(part.dtype))
-        return lmo, saturate(torch.stack(peaks).amax() * scale)
+        return lmo, _saturated(known(_together(peaks).amax()) * scale, units[0])
