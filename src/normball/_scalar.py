@@ -6,6 +6,7 @@ takes both kinds, and treats NaN and infinity as IEEE 754 does.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +23,58 @@ Flag = bool | Tensor
 def known(x: Tensor) -> Scalar:
     """Return the value of a 0-d tensor if the host knows it, else the tensor."""
     return x.item() if host_knows(x) else x
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return a 0-d tensor in float64, if its device has that."""
+    return x if x.device.type == "mps" else x.double()
+
+
+def number(x: Scalar) -> Scalar:
+    """Return a number of a step: in Python if the host knows it, else 0-d in float64."""
+    if isinstance(x, Tensor):
+        return x.item() if host_knows(x) else wide(x)
+    return x
+
+
+def tensor(x: Scalar, like: Tensor) -> Tensor:
+    """Return a number as a 0-d tensor, of the dtype and on the device of `like`."""
+    return x.to(like) if isinstance(x, Tensor) else like.new_full((), x)
+
+
+def of_kind(x: Scalar, like: Scalar | Flag) -> Scalar:
+    """Return a number that steps change, as a tensor beside a tensor `like`, else in Python.
+
+    A tensor on the right device is returned as it is, so that it can be changed in place.
+    """
+    if not isinstance(like, Tensor):
+        return float(x)
+    dtype = torch.float32 if like.device.type == "mps" else torch.float64
+    if isinstance(x, Tensor):
+        return x.to(like.device, dtype)
+    return torch.full((), x, dtype=dtype, device=like.device)
+
+
+def together(values: Sequence[Scalar]) -> Tensor:
+    """Return numbers as one vector, on the device of the first tensor among them."""
+    tensors = [x for x in values if isinstance(x, Tensor)]
+    if not tensors:
+        return torch.tensor(values, dtype=torch.float64)
+    return torch.stack([tensor(x, tensors[0]) for x in values])
+
+
+def total(values: Sequence[Scalar]) -> Scalar:
+    """Return the sum, of the kind of the values."""
+    if any(isinstance(x, Tensor) for x in values):
+        return together(values).sum()
+    return sum(values, 0.0)
+
+
+def largest(values: Sequence[Scalar]) -> Scalar:
+    """Return the largest number, of the kind of the values; NaN where there is one."""
+    if any(isinstance(x, Tensor) for x in values):
+        return together(values).amax()
+    return math.nan if any(x != x for x in values) else max(values)
 
 
 def where(flag: Flag, a: Scalar, b: Scalar) -> Scalar:
@@ -62,9 +115,23 @@ def sqrt(x: Scalar) -> Scalar:
     return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
 
 
+def exp(x: Scalar) -> Scalar:
+    """Return `e^x`, for `x` that is not large."""
+    return x.exp() if isinstance(x, Tensor) else math.exp(x)
+
+
 def finite(x: Scalar) -> Flag:
     """Tell whether `x` is neither infinite nor NaN."""
     return torch.isfinite(x) if isinstance(x, Tensor) else math.isfinite(x)
+
+
+def every(flags: Sequence[Flag]) -> Flag:
+    """Tell whether all hold; a tensor is on the device of the first one."""
+    tensors = [flag for flag in flags if isinstance(flag, Tensor)]
+    held = all(flag for flag in flags if not isinstance(flag, Tensor))
+    if not tensors or not held:
+        return held
+    return torch.stack([flag.to(tensors[0].device) for flag in tensors]).all()
 
 
 def negated(flag: Flag) -> Flag:

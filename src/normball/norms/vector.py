@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from normball._numeric import as_working, peak, saturate, split_scale
-from normball._scalar import Scalar, clamp, known, where
+from normball._scalar import Scalar, clamp, known, tensor, where
 from normball.norms.base import Norm
 
 __all__ = ["L1", "RMS", "Euclidean", "Lp", "Sign", "VectorNorm"]
@@ -63,7 +63,7 @@ def _saturated(value: Scalar, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return saturate(value)
     limit = torch.finfo(like.dtype).max
-    return like.new_full((), clamp(value, -limit, limit))
+    return tensor(clamp(value, -limit, limit), like)
 
 
 class VectorNorm(Norm):

@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from normball import parallel
 from normball._numeric import all_within, apart, host_knows, step_where_
+from normball._scalar import Flag, Scalar, every, number, tensor, where, wide
 from normball.optim import capture, metrics, validate
 from normball.optim.average import Average
 from normball.optim.blocks import Bundle, Roster
@@ -20,7 +21,7 @@ from normball.optim.grouped import Remembered
 from normball.optim.saved import Saved
 from normball.optim.settings import Group, Settings
 from normball.optim.start import enter_ball
-from normball.optim.terms import ByRows, Known, Term, scalar, settle
+from normball.optim.terms import ByRows, Known, Term, settle
 from normball.optim.totals import totals
 from normball.optim.watch import Watch
 
@@ -89,8 +90,8 @@ class NormBallOptimizer(Saved):
         super().__init__(given, defaults | {"momentum": 1.0 - alpha})
 
     @abstractmethod
-    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
-        """Return the share of the longest step in [0, 1], 0-d.
+    def _factor(self, size: Scalar, corner: Scalar | None) -> Scalar:
+        """Return the share of the longest step in [0, 1].
 
         `size` is the global dual norm, or the global gap when constrained. `corner` is the global
         `max_l ||w_l||_l / r_l`, given only where `_needs_corner`.
@@ -105,11 +106,11 @@ class NormBallOptimizer(Saved):
         """Whether the length of a step depends on all layers together."""
         return True
 
-    def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Tensor) -> None:
+    def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Flag) -> None:
         """Read the new gradients, before anything is changed."""
 
-    def _took(self, factor: Tensor, finite: Tensor) -> None:
-        """Read which share of the longest step is taken, and whether it is not skipped; 0-d."""
+    def _took(self, factor: Scalar, finite: Flag) -> None:
+        """Read which share of the longest step is taken, and whether it is not skipped."""
 
     # -- the step ------------------------------------------------------------------------------
 
@@ -188,8 +189,8 @@ class NormBallOptimizer(Saved):
         factor = self._factor(total.size, total.corner)
 
         # Weights that are already NaN give a gap of NaN: a step would only spread it.
-        finite = finite & total.size.isnan().logical_not()
-        factor = torch.where(finite, factor, 0)
+        finite = finite & (total.size == total.size)
+        factor = where(finite, factor, 0.0)
         self._took(factor, finite)
         self._move(bundles, terms, factor, finite)
         # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
@@ -200,23 +201,20 @@ class NormBallOptimizer(Saved):
             weight = self.param_groups[0]["average"]
             self._average.take_in(self.state, self._params(), weight, moved)
 
-    def _all_finite(self, roster: Roster, grads: list[Tensor]) -> Tensor:
-        """Return whether the step is taken, 0-d: gradients and numbers are sound on all ranks."""
-        zero = self._zero()
-        if grads or zero is None:
-            finite = all_within(grads, self._estimator.limit(roster.bundles))
-        else:
-            finite = zero == 0
+    def _all_finite(self, roster: Roster, grads: list[Tensor]) -> Flag:
+        """Return whether the step is taken: gradients and numbers are sound on all ranks."""
         sound = self._settings.sound(self.param_groups)
-        if sound is not None:
-            finite = finite & sound.to(finite.device)
+        limit = self._estimator.limit(roster.bundles)
+        finite = every([all_within(grads, limit) if grads else True, sound])
         if roster.sharded or self._stages is not None:
-            finite = parallel.agree(finite)
+            like = grads[0] if grads else next(self._params())
+            finite = parallel.agree(tensor(finite, like))
+            return bool(finite) if host_knows(finite) else finite
         return finite
 
     def _minimise(
         self, bundles: list[Bundle], estimates: Estimates, rooms: list[Tensor | None],
-        finite: Tensor,
+        finite: Flag,
     ) -> list[Term]:  # fmt: skip
         """Return the minimiser and the dual norm of every bundle, summed over ranks.
 
@@ -230,7 +228,7 @@ class NormBallOptimizer(Saved):
             estimates.forget(i)
             room = rooms[i]
             if at_once and isinstance(term, Known):
-                self._move(bundles[i : i + 1], [term], term.dual.new_ones(()), finite)
+                self._move(bundles[i : i + 1], [term], 1.0, finite)
                 term.forget()
             elif room is not None and not isinstance(term, ByRows) and term.update is not room:
                 term.update = room.copy_(term.update)
@@ -243,7 +241,7 @@ class NormBallOptimizer(Saved):
         """Return 0 where stages of a pipeline add up their numbers: one may have no gradient."""
         if self._stages is None:
             return None
-        return scalar(torch.zeros((), device=next(self._params()).device))
+        return wide(torch.zeros((), device=next(self._params()).device))
 
     def _collect(self) -> Roster:
         self._check_groups()
@@ -265,33 +263,39 @@ class NormBallOptimizer(Saved):
         self._known.roster = roster
         return roster
 
-    def _move(
-        self, bundles: list[Bundle], terms: list[Term], factor: Tensor, finite: Tensor
-    ) -> None:
-        if host_knows(finite) and not finite:
+    def _move(self, bundles: list[Bundle], terms: list[Term], factor: Scalar, finite: Flag) -> None:
+        if finite is False:
             return
         for bundle, term in zip(bundles, terms, strict=True):
             for part, update in term.steps(bundle):
                 self._move_one(part, update, factor, finite)
 
-    def _move_one(self, bundle: Bundle, update: Tensor, factor: Tensor, finite: Tensor) -> None:
-        first, longest = bundle.first, bundle.first.longest
-        if isinstance(longest, Tensor):
-            longest = longest.to(factor.device, factor.dtype)
-        length = longest * factor if self._constrained else longest * first.radius * factor
-        if bundle.active is None or not self._constrained:
-            rows = list(update.unbind()) if bundle.stacked else [update]
-            if step_where_(bundle.params, rows, length, finite, to=self._constrained):
+    def _move_one(self, bundle: Bundle, update: Tensor, factor: Scalar, finite: Flag) -> None:
+        first, to = bundle.first, self._constrained
+        longest = number(first.longest)
+        if isinstance(longest, Tensor) and isinstance(factor, Tensor):
+            longest = longest.to(factor.device)
+        length = longest * factor if to else longest * first.radius * factor
+        if bundle.active is None or not to:
+            rows, params = bundle.rows_of(update), bundle.params
+            if step_where_(params, rows, length, finite, to=to):
+                return
+            plain = update.dtype == first.param.dtype and update.dtype.itemsize >= 4
+            if plain and not isinstance(finite, Tensor) and not isinstance(length, Tensor):
+                if to:
+                    torch._foreach_lerp_(params, rows, length)
+                else:
+                    torch._foreach_add_(params, rows, alpha=length)
                 return
         dtype = torch.promote_types(first.param.dtype, update.dtype)
         dtype = torch.float32 if dtype.itemsize < 4 else dtype
         old = bundle.join(bundle.params)
         x, update = old.to(dtype), update.to(dtype)
-        into: Tensor | None = old if host_knows(finite) and old.dtype == dtype else update
+        into: Tensor | None = old if finite is True and old.dtype == dtype else update
         if torch.compiler.is_compiling():
             into = None  # a compiler takes contiguous memory only
-        length = length.to(x.device, dtype)
-        if self._constrained:
+        length = tensor(length, x)
+        if to:
             share = length if bundle.active is None else length * bundle.active
             new = torch.lerp(x, update, share, out=into)
         else:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import choose_
+from normball._numeric import choose_, host_knows
+from normball._scalar import Flag
 from normball.norms import Norm
 
 # Up to this many entries the launch of an operation costs more than its arithmetic: 128 x 128 on a
@@ -108,6 +109,10 @@ class Bundle:
     """
 
     blocks: list[Block]
+    first: Block = field(init=False)
+    """The first block; its settings are those of all blocks of the bundle."""
+    stacked: bool = field(init=False)
+    """Whether tensors of this bundle have a leading dimension over its blocks."""
     groups: Tensor | None = None
     """The group of every block, shape `(k,)`; None if all are of one group."""
     room: Tensor | None = None
@@ -120,19 +125,19 @@ class Bundle:
     seeds: Tensor | None = None
     """A number for every index of every dimension, for the rounding; shape `(blocks, indices)`."""
     new: Tensor | None = None
-    """The new values of several parameters."""
+    """The new values, or the updates, of several parameters."""
     new_rows: list[Tensor] = field(default_factory=list)
     """Views of `new`, one for each; kept between steps if small: views cost as much as copies."""
 
-    @property
-    def first(self) -> Block:
-        """The first block; its settings are those of all blocks of the bundle."""
-        return self.blocks[0]
+    parts_along: int | None = field(init=False)
+    """The dimension along which the parts of a parameter have a ball each, if any."""
 
-    @property
-    def stacked(self) -> bool:
-        """Whether tensors of this bundle have a leading dimension over its blocks."""
-        return len(self.blocks) > 1
+    def __post_init__(self) -> None:
+        self.first, self.stacked = self.blocks[0], len(self.blocks) > 1
+        norm, shape = self.first.norm, self.first.owner.shape
+        lines = norm.lines(shape)
+        free = norm.free(shape) if lines is None else frozenset(range(len(shape))) - lines[0]
+        self.parts_along = min(free) if free and len(shape) > 1 else None
 
     @property
     def params(self) -> list[Tensor]:
@@ -160,19 +165,31 @@ class Bundle:
         """Return one tensor per block as the bundle's one tensor."""
         return torch.stack(list(tensors)) if self.stacked else tensors[0]
 
-    def keep_(self, new: Tensor, old: Tensor, finite: Tensor) -> None:
-        """Write `new` to the parameters where `finite` (0-d) holds; else keep all bits.
+    def rows_of(self, update: Tensor) -> list[Tensor]:
+        """Return the bundle's one tensor as one for each parameter."""
+        if not self.stacked:
+            return [update]
+        if not host_knows(update):
+            return list(update.unbind())
+        self._room_like(update).copy_(update)
+        return self.new_rows
+
+    def keep_(self, new: Tensor, old: Tensor, finite: Flag) -> None:
+        """Write `new` to the parameters where `finite` holds; else keep all bits.
 
         `old` is what `join(params)` gave.
         """
         if not self.stacked:
             choose_(self.first.param, finite, new, old)
             return
-        if self.new is None:
-            self.new = torch.empty_like(old)
-            self.new_rows = list(self.new.unbind())
-        choose_(self.new, finite, new, old)
+        choose_(self._room_like(old), finite, new, old)
         torch._foreach_copy_(self.params, self.new_rows)
+
+    def _room_like(self, x: Tensor) -> Tensor:
+        if self.new is None or self.new.dtype != x.dtype:
+            self.new = torch.empty_like(x)
+            self.new_rows = list(self.new.unbind())
+        return self.new
 
     def leave(self) -> None:
         """Free what only a step needs."""
@@ -186,17 +203,18 @@ def bundles_of(blocks: Sequence[Block], tight: bool) -> list[Bundle]:
 
     With `tight`, fewer are small.
     """
-    found: list[Bundle] = []
-    last: dict[Hashable, Bundle] = {}
+    lists: list[list[Block]] = []
+    last: dict[Hashable, list[Block]] = {}
     for block in blocks:
         kind = block.kind(tight)
-        bundle = None if kind is None else last.get(kind)
-        if bundle is None or (len(bundle.blocks) + 1) * block.param.numel() > _MOST_TOGETHER:
-            bundle = Bundle([])
-            found.append(bundle)
+        alike = None if kind is None else last.get(kind)
+        if alike is None or (len(alike) + 1) * block.param.numel() > _MOST_TOGETHER:
+            alike = []
+            lists.append(alike)
             if kind is not None:
-                last[kind] = bundle
-        bundle.blocks.append(block)
+                last[kind] = alike
+        alike.append(block)
+    found = [Bundle(alike) for alike in lists]
     for bundle in found:
         groups = [block.group for block in bundle.blocks]
         if len(set(groups)) > 1:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from normball import parallel
 from normball._numeric import choose_, concrete, host_knows, pieces, step_where_
+from normball._scalar import Flag
 from normball.optim import packed, validate
 from normball.optim.blocks import Block, Bundle
 from normball.optim.rounding import Dither, bits, rounded
@@ -156,14 +157,11 @@ class Estimator:
         """Return the dimension along which the parts of a parameter have a ball each, if any."""
         if not self.lazy:
             return None
-        norm, shape = bundle.first.norm, bundle.first.owner.shape
-        lines = norm.lines(shape)
-        free = norm.free(shape) if lines is None else frozenset(range(len(shape))) - lines[0]
-        return min(free) if free and len(shape) > 1 else None
+        return bundle.parts_along
 
     def take_in(
         self, state: State, bundles: Sequence[Bundle], grads: Sequence[Tensor],
-        free: Sequence[bool], finite: Tensor,
+        free: Sequence[bool], finite: Flag,
     ) -> "Estimates":  # fmt: skip
         """Advance every momentum where all is finite, and return the estimates.
 
@@ -172,7 +170,7 @@ class Estimator:
             bundles: those of this step.
             grads: of each, joined.
             free: whether the memory of a gradient may be overwritten.
-            finite: whether the step is taken, 0-d bool.
+            finite: whether the step is taken.
         """
         found = []
         for bundle, grad, own in zip(bundles, grads, free, strict=True):
@@ -202,10 +200,10 @@ class Estimator:
     def _rounds(self, bundle: Bundle) -> bool:
         return self.dither is not None and self.dtype_of(bundle.first.param) == torch.bfloat16
 
-    def _advance_rounded(self, bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor) -> None:
+    def _advance_rounded(self, bundle: Bundle, d: Tensor, g: Tensor, finite: Flag) -> None:
         """Advance a momentum in float32 and store it rounded, a piece of memory after the other."""
         assert self.dither is not None
-        if host_knows(finite) and not finite:
+        if finite is False:
             return
         packs, active = self.packs(bundle.first.param), bundle.active
         factors = self.dither.factors(bundle)
@@ -257,8 +255,7 @@ class Estimator:
         They give the direction of the last step: the exact one, or with `nesterov`, whose estimate
         is not kept, that of the momentum.
         """
-        unknown = torch.zeros((), dtype=torch.bool)
-        return Estimates([_Estimate(b, self.momentum(state, b), None, unknown) for b in bundles])
+        return Estimates([_Estimate(b, self.momentum(state, b), None, True) for b in bundles])
 
 
 @dataclass
@@ -271,7 +268,7 @@ class _Estimate:
     bundle: Bundle
     d: Tensor | None
     g: Tensor | None
-    finite: Tensor
+    finite: Flag
     room: Tensor | None = None
     turned: bool = False
     _kept: Tensor | None = None
@@ -289,13 +286,12 @@ class _Estimate:
         if d is None:
             assert g is not None
             return g
-        known = host_knows(self.finite)
         kept = d
         if d.dtype == torch.int8:
             shape = bundle.first.param.shape
             shape = torch.Size((len(d), *shape)) if bundle.stacked else shape
             d = _unpacked(d, shape, torch.bfloat16, bundle.stacked)
-        e = d if g is None or (known and not self.finite) else self._ahead(d, g, known)
+        e = d if g is None or self.finite is False else self._ahead(d, g)
         if bundle.active is not None:
             e = torch.mul(e, bundle.active.to(e.dtype), out=self.room if e is kept else e)
         if e is self.room:
@@ -309,14 +305,16 @@ class _Estimate:
         d, g = (None if x is None else x[rows] for x in (self.d, self.g))
         return _Estimate(self.bundle.some_rows(rows), d, g, self.finite, None, self.turned).value()
 
-    def _ahead(self, d: Tensor, g: Tensor, known: bool) -> Tensor:
+    def _ahead(self, d: Tensor, g: Tensor) -> Tensor:
         """Return `(1 - alpha) d + alpha g`, or `d` where not all is finite, not in its memory."""
         new = g.to(d.dtype)
         if self.turned:
             new = -new if new is g else new.neg_()
         room = new if self.room is None and new is not g else self.room
         e = torch.lerp(d, new, self.bundle.first.alpha, out=room)
-        return e if known else torch.where(self.finite.to(d.device), e, d, out=e)
+        if isinstance(self.finite, Tensor):
+            torch.where(self.finite.to(d.device), e, d, out=e)
+        return e
 
 
 class Estimates(Sequence[Tensor]):
@@ -353,13 +351,13 @@ def _on_its_own(row: Tensor) -> Tensor:
     return torch.from_dlpack(row)  # type: ignore[attr-defined]
 
 
-def _advance(bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor, room: Tensor | None) -> None:
+def _advance(bundle: Bundle, d: Tensor, g: Tensor, finite: Flag, room: Tensor | None) -> None:
     """Write the new momentum where all is finite and the part does not rest; may use `room`."""
     alpha = bundle.first.alpha
     if bundle.active is None and step_where_([d], [g], alpha, finite, to=True):
         return
     weight = alpha if bundle.active is None else alpha * bundle.active.to(d.dtype)
-    if not host_knows(finite):
+    if isinstance(finite, Tensor):
         torch.where(finite.to(d.device), torch.lerp(d, g, weight, out=room), d, out=d)
     elif finite:
         d.lerp_(g, weight)

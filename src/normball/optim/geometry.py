@@ -8,11 +8,12 @@ from torch import Tensor
 
 from normball import parallel
 from normball._numeric import as_working, inner, saturate
+from normball._scalar import Scalar
 from normball.norms import Norm, Sign, VectorNorm
 from normball.optim import terms
 from normball.optim.blocks import Block, Bundle, bundles_of
 from normball.optim.estimate import Estimates
-from normball.optim.terms import Owned, Pool, Pooled, Term, scalar
+from normball.optim.terms import Owned, Pool, Pooled, Term
 
 
 class Geometry(ABC):
@@ -55,8 +56,8 @@ class Geometry(ABC):
         """
 
     @abstractmethod
-    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:
-        """Return the values of `||x - update|| / radius`, over all ranks, 0-d each."""
+    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Scalar]:
+        """Return the values of `||x - update|| / radius`, over all ranks."""
 
     @abstractmethod
     def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
@@ -192,7 +193,7 @@ class Layers(Geometry):
             ratio = self.ratios([bundle], [x - lmo])[0] if corner else None
         return terms.Known(bundle.part(lmo), dual, product, ratio, parts)
 
-    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:  # noqa: ARG002
+    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Scalar]:  # noqa: ARG002
         """Return the corner of every layer."""
         return [term.corner for term in terms if term.corner is not None]
 
@@ -287,17 +288,15 @@ class Joint(Geometry):
     def _cut(bundles: Sequence[Bundle]) -> bool:
         return any(parallel.cut_of(bundle.first.owner) is not None for bundle in bundles)
 
-    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:
+    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Scalar]:
         """Return the corner of all blocks together."""
         if self._cut(bundles) and terms[0].corner is not None:
             return [term.corner for term in terms if term.corner is not None]
-        return self.ratios(
-            bundles,
-            (
-                b.whole(b.join(b.params).to(t.update.dtype) - t.update)
-                for b, t in zip(bundles, terms, strict=True)
-            ),
+        points = (
+            b.whole(b.join(b.params).to(t.update.dtype) - t.update)
+            for b, t in zip(bundles, terms, strict=True)
         )
+        return list(self.ratios(bundles, points))
 
     def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
         """Return `||w|| / beta` of all blocks together."""
@@ -339,9 +338,3 @@ class Joint(Geometry):
                 f"ball of {self.norm}: give every parameter a gradient (zero if need be), or take "
                 "it out of the optimizer"
             )
-
-
-def gather(scalars: Sequence[Tensor]) -> Tensor:
-    """Return 0-d tensors of any device as one vector on the device of the first."""
-    device = scalars[0].device
-    return scalar(torch.stack([x.to(device) for x in scalars]))

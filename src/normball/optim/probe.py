@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from normball import parallel
 from normball._numeric import as_working, saturate, split_scale
+from normball._scalar import wide
 from normball.optim.base import NormBallOptimizer
 from normball.optim.blocks import Block, Bundle
-from normball.optim.terms import scalar
 
 
 @dataclass(frozen=True)
@@ -211,19 +211,19 @@ class SmoothnessProbe:
             if bundle.stacked:  # the dual norm found is the sum over the stack
                 unit, scale = split_scale(d.reshape(len(d), -1), 1)
                 dual = saturate(-(unit * lmo.reshape(len(d), -1)).sum(1) * scale.squeeze(1))
-            found.append(bundle.first.radius * scalar(dual).reshape(-1))
+            found.append(bundle.first.radius * wide(dual).reshape(-1))
         return _on_one_device(found)
 
     def _lengths(self, bundles: Sequence[Bundle], tensors: Sequence[Tensor]) -> Tensor:
         """Return the norm of every block over its radius, `(n,)`; `(1,)` if all share one ball."""
         if not any(bundle.stacked for bundle in bundles):
             ratios = self.optimizer._geometry.ratios(bundles, tensors)
-            return _on_one_device([scalar(ratio).reshape(1) for ratio in ratios])
+            return _on_one_device([wide(ratio).reshape(1) for ratio in ratios])
         found = []
         for bundle, w in zip(bundles, tensors, strict=True):
             norm, radius = bundle.first.norm.norm, bundle.first.radius
             length = torch.vmap(norm)(w) if bundle.stacked else norm(w)
-            found.append(scalar(length).reshape(-1) / radius)
+            found.append(wide(length).reshape(-1) / radius)
         return _on_one_device(found)
 
     def samples(self) -> dict[str, Tensor]:

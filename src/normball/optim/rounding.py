@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from normball import parallel
+from normball._scalar import Flag
 from normball.optim.blocks import Block, Bundle
 
 _MASK = 2**32 - 1
@@ -29,9 +30,9 @@ class Dither:
         self.steps = torch.zeros((), dtype=torch.int64)
         """How many steps were taken; a skipped one draws no bits."""
 
-    def took(self, finite: Tensor) -> None:
-        """Count a step, if it was taken: `finite` is 0-d bool."""
-        self.steps = self.steps.to(finite.device)
+    def took(self, finite: Flag) -> None:
+        """Count a step, if `finite`: it was taken."""
+        self.steps = self.steps.to(finite.device if isinstance(finite, Tensor) else "cpu")
         self.steps += finite
 
     def factors(self, bundle: Bundle) -> list[Tensor]:

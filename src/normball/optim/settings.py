@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from normball import parallel
 from normball._numeric import has_value
+from normball._scalar import Flag, every, finite, known
 from normball.norms import ByShape, Norm
 from normball.optim import keys, validate
 
@@ -149,28 +150,27 @@ class Settings:
                     "set the same value in every group"
                 )
 
-    def sound(self, groups: Sequence[Group]) -> Tensor | None:
-        """Tell whether the numbers in tensors are in range, 0-d bool; None if none is a tensor.
+    def sound(self, groups: Sequence[Group]) -> Flag:
+        """Tell whether the numbers in tensors are in range.
 
         Nothing waits for their device. A step does nothing where this is false.
         """
-        checks = []
+        checks: list[Flag] = []
         tensors = [[v for v in map(g.get, _ON_DEVICE) if isinstance(v, Tensor)] for g in groups]
         # Each tensor once, in however many groups it is.
         different = {tuple(map(id, held)): g for held, g in zip(tensors, groups, strict=True)}
         for group in different.values():
-            lr, rho = _flat(group["lr"]), _flat(group.get("rho"))
-            longest = self._product(group)
+            lr, rho, longest = group["lr"], group.get("rho"), self._product(group)
             if isinstance(lr, Tensor):
-                slack = _ROUNDINGS * torch.finfo(lr.dtype).eps
-                checks.append((lr >= -slack) & torch.isfinite(lr))
+                slack, lr = _ROUNDINGS * torch.finfo(lr.dtype).eps, known(_flat(lr))
+                checks.append((lr >= -slack) & finite(lr))
             if isinstance(rho, Tensor):
-                checks.append((rho > 0) & torch.isfinite(rho))
+                rho = known(_flat(rho))
+                checks.append((rho > 0) & finite(rho))
             if self.constrained and isinstance(longest, Tensor):
-                checks.append(longest <= 1 + _ROUNDINGS * torch.finfo(longest.dtype).eps)
-        if not checks:
-            return None
-        return torch.stack([check.to(checks[0].device) for check in checks]).all()
+                slack = _ROUNDINGS * torch.finfo(longest.dtype).eps
+                checks.append(known(longest) <= 1 + slack)
+        return every(checks)
 
     def _to_tensors(self, group: Group, others: Sequence[Group]) -> None:
         """Store the numbers that a schedule changes as tensors on the parameters' device."""

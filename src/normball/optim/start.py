@@ -10,9 +10,10 @@ from torch import Tensor
 
 from normball import parallel
 from normball._numeric import has_value
+from normball._scalar import Flag, tensor, together, wide
 from normball.optim.blocks import Block, Bundle
 from normball.optim.estimate import State
-from normball.optim.geometry import Geometry, gather
+from normball.optim.geometry import Geometry
 from normball.optim.settings import ENTERED
 
 # How far above its radius a measured norm can be by rounding alone.
@@ -23,7 +24,7 @@ def enter_ball(
     geometry: Geometry,
     blocks: Sequence[Block],
     inside: dict[Tensor, float],
-    finite: Tensor,
+    finite: Flag,
     state: State,
 ) -> None:
     """Scale parameters that start outside their ball onto it, with a warning.
@@ -36,7 +37,7 @@ def enter_ball(
         geometry: says which parameters share a ball.
         blocks: those of this step.
         inside: the radius of every parameter known to be in its ball; updated here.
-        finite: whether the step is taken, 0-d bool.
+        finite: whether the step is taken.
         state: of the optimizer.
     """
     for b in blocks:
@@ -59,11 +60,10 @@ def enter_ball(
     if means:
         sets.append([means.get(b.owner, b.param) for b in parts])
     bundles = [Bundle([block]) for block in parts]
-    ratios = [
-        gather(geometry.ratios(bundles, map(parallel.whole, points, (b.owner for b in parts))))
-        for points in sets
-    ]
-    *values, taken = torch.cat([*ratios, finite.to(ratios[0]).reshape(1)]).tolist()
+    owners = [b.owner for b in parts]
+    wholes = [map(parallel.whole, points, owners) for points in sets]
+    ratios = [wide(together(geometry.ratios(bundles, points))) for points in wholes]
+    *values, taken = torch.cat([*ratios, tensor(finite, ratios[0]).reshape(1)]).tolist()
     if not taken:
         return
     for ball, ratio in zip(balls, values[len(balls) :], strict=False):

@@ -11,14 +11,9 @@ from torch import Tensor
 
 from normball import parallel
 from normball._numeric import as_working, inner, pieces
+from normball._scalar import Scalar, number, tensor, wide
 from normball.norms import Norm
 from normball.optim.blocks import Bundle
-
-
-def scalar(x: Tensor) -> Tensor:
-    """Return a scalar of a step in float64, if its device has that."""
-    return x if x.device.type == "mps" else x.double()
-
 
 Owned = tuple[int, Bundle, parallel.Cut, Tensor, Tensor | None]
 """Number of a bundle, the bundle, its cut, `d` and, if constrained, `x` of this rank."""
@@ -27,18 +22,18 @@ Owned = tuple[int, Bundle, parallel.Cut, Tensor, Tensor | None]
 class Term(ABC):
     """One bundle in one step.
 
-    `update` is this rank's part of the minimiser over the ball. Three 0-d numbers are those of the
+    `update` is this rank's part of the minimiser over the ball. Three numbers are those of the
     whole bundle after `settle` was called: `dual`, the dual norm; `product`, `<d, x>`; and
     `corner`, `||x - update|| / radius`. With `partial_corner`, that call leaves `corner` at the
     value of this rank's part alone.
     """
 
     update: Tensor
-    dual: Tensor
+    dual: Scalar
     parts: Tensor | None = None
     """`<d, update>` of every block, for a bundle of several groups."""
-    product: Tensor | None = None
-    corner: Tensor | None = None
+    product: Scalar | None = None
+    corner: Scalar | None = None
     partial_corner = False
     holders: parallel.Members
     """The ranks over which `share` is added up; only where there is a share."""
@@ -66,9 +61,9 @@ class Known(Term):
         self, update: Tensor, dual: Tensor, product: Tensor | None = None,
         corner: Tensor | None = None, parts: Tensor | None = None,
     ) -> None:  # fmt: skip
-        self.update, self.dual, self.corner = update, scalar(dual), corner
-        self.parts = None if parts is None else scalar(parts)
-        self.product = None if product is None else scalar(product)
+        self.update, self.dual, self.corner = update, number(dual), corner
+        self.parts = None if parts is None else wide(parts)
+        self.product = None if product is None else number(product)
 
     def forget(self) -> None:
         """Free the update, once the step is taken."""
@@ -90,7 +85,7 @@ class ByRows(Term):
         self._estimate = estimate
         self._pieces = pieces(bundle.first.param)
         duals = [self._minimum(bundle, rows)[1] for rows in self._pieces]
-        self.dual = scalar(torch.stack(duals)).sum()
+        self.dual = number(wide(torch.stack(duals)).sum())
 
     @staticmethod
     def fits(norm: Norm, x: Tensor) -> bool:
@@ -119,7 +114,7 @@ class Sums(Term):
         corner: Tensor | None,
     ) -> None:  # fmt: skip
         self.holders, self.update, self.corner = holders, update, corner
-        self._parts = [scalar(dual)] + ([] if product is None else [scalar(product)])
+        self._parts = [wide(dual)] + ([] if product is None else [wide(product)])
 
     @property
     def share(self) -> Tensor:
@@ -128,8 +123,8 @@ class Sums(Term):
 
     def settle(self, total: Tensor) -> None:
         """Read the sums."""
-        self.dual = total[0]
-        self.product = total[1] if len(total) > 1 else None
+        self.dual = number(total[0])
+        self.product = number(total[1]) if len(total) > 1 else None
 
 
 class Lines(Term):
@@ -171,12 +166,12 @@ class Lines(Term):
         """Scale the update by the lengths of the lines."""
         total = total + 0 * (total - total)  # infinity - infinity is NaN
         length = total[0].sqrt()
-        self.dual = self._gain * length.sum()
+        self.dual = number(self._gain * length.sum())
         divisor = torch.where(length == 0, 1, length)
         scale = self._radius * self._gain / divisor
         self.update.mul_(scale[self._place].to(self.update.dtype))
         if len(total) > 1:
-            self.product = total[1].sum()
+            self.product = number(total[1].sum())
         if self._corner:
             # ||x - u||^2 with u = -scale d; rounding can take it below zero.
             square = total[2] + 2 * scale * total[1] + scale**2 * total[0]
@@ -229,9 +224,9 @@ class Pooled(Term):
         length = torch.where(length == 0, 1, length)
         scale = self._radius * gain / length
         self.update.mul_(scale.to(self.update.dtype))
-        self.dual = gain * self._mine[0] / length
+        self.dual = number(gain * self._mine[0] / length)
         if len(total) > 1:
-            self.product = self._mine[1]
+            self.product = number(self._mine[1])
             square = total[2] + 2 * scale * total[1] + scale**2 * total[0]
             self.corner = square.clamp(min=0).sqrt() / (gain * self._radius)
 
@@ -267,7 +262,7 @@ def _corners(terms: Sequence[Term], holders: parallel.Members, like: Tensor) -> 
     """Return one entry per holder: this rank's has its largest partial corner, the others are 0."""
     slots = like.new_zeros(len(holders.ranks))
     seen = [t.corner for t in terms if t.partial_corner and t.holders == holders]
-    corners = [scalar(corner).to(slots.device) for corner in seen if corner is not None]
+    corners = [tensor(corner, slots) for corner in seen if corner is not None]
     if corners:
         slots[holders.here] = torch.stack(corners).amax()
     return slots

@@ -7,28 +7,29 @@ import torch
 from torch import Tensor
 
 from normball import parallel
+from normball._numeric import host_knows
+from normball._scalar import Scalar, known, largest, number, tensor, total
 from normball.optim.blocks import Bundle
-from normball.optim.geometry import gather
 from normball.optim.terms import Term
 
 
 class Totals(NamedTuple):
-    """The numbers of all layers together, 0-d; but `per_group` has one entry per group.
+    """The numbers of all layers together; `per_group` has one for every group, of this rank.
 
-    `per_group` is that of this rank. `size` is what the threshold is compared with: the gap of a
-    constrained step, else the dual norm.
+    `size` is what the threshold is compared with: the gap of a constrained step, else the dual
+    norm.
     """
 
-    per_group: Tensor
-    dual: Tensor
-    size: Tensor
-    corner: Tensor | None
+    per_group: Sequence[Scalar]
+    dual: Scalar
+    size: Scalar
+    corner: Scalar | None
 
 
 def totals(
     bundles: Sequence[Bundle],
     terms: Sequence[Term],
-    corners: Sequence[Tensor] | None,
+    corners: Sequence[Scalar] | None,
     groups: int,
     constrained: bool,
     stages: parallel.Stages | None,
@@ -46,68 +47,68 @@ def totals(
         zero: 0-d, the value for a stage without a layer.
     """
     # In 64 bit, because there the product of two finite 32-bit numbers is finite.
-    duals = [b.first.radius * t.dual for b, t in zip(bundles, terms, strict=True)]
+    duals: list[Scalar] = [b.first.radius * t.dual for b, t in zip(bundles, terms, strict=True)]
     products = [(t.product, dual) for t, dual in zip(terms, duals, strict=True)]
     gaps = [product + dual for product, dual in products if product is not None]
-    per_group = _per_group(bundles, terms, duals, groups, zero)
-    corner = gather(corners).amax() if corners else None
+    per_group = _per_group(bundles, terms, duals, groups)
+    corner = largest([number(corner) for corner in corners]) if corners else None
     if stages is None:
-        dual = per_group.sum()
-        return Totals(per_group, dual, gather(gaps).sum() if constrained else dual, corner)
+        dual = total(per_group)
+        return Totals(per_group, dual, total(gaps) if constrained else dual, corner)
     assert zero is not None
     dual, *more = add_up(bundles, [duals, gaps] if constrained else [duals], stages, zero)
     if corners is not None:
-        corner = parallel.largest(zero if corner is None else corner)
+        corner = known(parallel.largest(tensor(0.0 if corner is None else corner, zero)))
     return Totals(per_group, dual, more[0] if more else dual, corner)
 
 
 def add_up(
     bundles: Sequence[Bundle],
-    rows: Sequence[Sequence[Tensor]],
+    rows: Sequence[Sequence[Scalar]],
     stages: parallel.Stages | None,
-    like: Tensor,
-) -> list[Tensor]:
-    """Return the sum of each row over all layers of all ranks, 0-d.
+    zero: Tensor | None,
+) -> list[Scalar]:
+    """Return the sum of each row over all layers of all ranks.
 
     Args:
         bundles: those of this step.
-        rows: each of one 0-d number for every bundle.
+        rows: each of one number for every bundle.
         stages: where ranks hold different parameters.
-        like: 0-d, which gives dtype and device.
+        zero: 0-d, which gives dtype and device where there are stages.
     """
     if stages is None:
-        return [sum(row, torch.zeros_like(like)) for row in rows]
+        return [total(row) for row in rows]
+    assert zero is not None
     counted = [bundle.first.counted for bundle in bundles]
     owners = [b.first.owner for b, kept in zip(bundles, counted, strict=True) if kept]
-    kept = [[v for v, kept in zip(row, counted, strict=True) if kept] for row in rows]
-    return stages.sums(kept, owners, like)
+    kept = [[tensor(v, zero) for v, k in zip(row, counted, strict=True) if k] for row in rows]
+    return [known(value) for value in stages.sums(kept, owners, zero)]
 
 
 def _per_group(
     bundles: Sequence[Bundle],
     terms: Sequence[Term],
-    duals: Sequence[Tensor],
+    duals: Sequence[Scalar],
     groups: int,
-    zero: Tensor | None,
-) -> Tensor:
-    first = duals[0] if duals else zero
-    assert first is not None
-    nothing = torch.zeros_like(first)
-    sums = [nothing] * groups
+) -> Sequence[Scalar]:
+    sums: list[list[Scalar]] = [[] for _ in range(groups)]
     shared = []
     for bundle, term, dual in zip(bundles, terms, duals, strict=True):
         if bundle.groups is None:
-            group = bundle.first.group
-            sums[group] = sums[group] + dual.to(first.device)
+            sums[bundle.first.group].append(dual)
         else:
-            shared.append((bundle.groups.to(first.device), _shares(term, dual).to(first.device)))
-    found = gather(sums)
+            shared.append((bundle.groups, _shares(term, dual)))
+    found = [total(row) for row in sums]
+    if not shared:
+        return found
+    like = shared[0][1]
+    vector = torch.stack([tensor(x, like) for x in found])
     for index, shares in shared:
-        found = found.index_add(0, index, shares)
-    return found
+        vector = vector.index_add(0, index.to(vector.device), shares.to(vector.device))
+    return vector.tolist() if host_knows(vector) else vector.unbind()
 
 
-def _shares(term: Term, dual: Tensor) -> Tensor:
+def _shares(term: Term, dual: Scalar) -> Tensor:
     """Divide the dual norm of a bundle among its blocks, in proportion to `<d, update>`."""
     assert term.parts is not None
     total = term.parts.sum()

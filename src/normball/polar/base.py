@@ -102,7 +102,7 @@ class Polar(ABC):
 
 def per_matrix(x: Tensor) -> Scalar:
     """Return numbers of shape `(...)`, one for each matrix, such that they scale `(..., m, n)`."""
-    return known(x) if x.ndim == 0 else x[..., None, None]
+    return known(x) if x.ndim == 0 else x.unsqueeze(-1).unsqueeze(-1)
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

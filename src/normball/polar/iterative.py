@@ -267,14 +267,14 @@ def _iterate(x: Tensor, odds: tuple[Odd, ...], *, tight: bool) -> tuple[Tensor, 
     `length` is the Frobenius norm, or the Schatten 8-norm if `tight`.
     """
     small, square, length = _measure(x, tight)
+    y: Tensor
     if _in_gram_form(x.shape[-2], x.shape[-1], odds):
         y = _root(small, square, odds).div_(length) @ x
     else:
         y = x / length
-        for i, odd in enumerate(odds):
-            if i:
-                small, square = gram(y), None
-            y = add_product(y, _polynomial(small, square, odd), y, beta=odd[0])
+        y = add_product(y, _polynomial(small, square, odds[0]), y, beta=odds[0][0])
+        for odd in odds[1:]:
+            y = add_product(y, _polynomial(gram(y), None, odd), y, beta=odd[0])
     return y, dot(x, y)
 
 
