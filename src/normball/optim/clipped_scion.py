@@ -11,7 +11,7 @@ from normball import steps
 from normball._scalar import Flag, Scalar, largest, number
 from normball.norms import Norm
 from normball.optim.base import NormBallOptimizer
-from normball.optim.blocks import Bundle
+from normball.optim.buckets import Bucket
 from normball.optim.geometry import Layers
 from normball.optim.keys import explained
 from normball.optim.settings import CURVATURE, Group, Settings, layers
@@ -217,7 +217,7 @@ class ClippedScion(NormBallOptimizer):
         lrs = [group["lr"] for group in self.param_groups]
         return largest([number(lr.reshape(()) if isinstance(lr, Tensor) else lr) for lr in lrs])
 
-    def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Flag) -> None:
+    def _look(self, buckets: list[Bucket], grads: list[Tensor], finite: Flag) -> None:
         threshold = self._measuring
         if threshold is None:
             return
@@ -225,12 +225,12 @@ class ClippedScion(NormBallOptimizer):
             self._check_momentum(group["alpha"])
         if not threshold.due:
             return
-        momenta = self._estimator.last(self.state, bundles)
-        pairs = slopes(self._geometry, bundles, momenta, grads, self._constrained)
+        momenta = self._estimator.last(self.state, buckets)
+        pairs = slopes(self._geometry, buckets, momenta, grads, self._constrained)
         if self._estimator.maximize:
             pairs = [(before, -after) for before, after in pairs]
         constrained, stages, zero = self._constrained, self._stages, self._zero()
-        threshold.look(bundles, pairs, self._longest(), constrained, finite, stages, zero)
+        threshold.look(buckets, pairs, self._longest(), constrained, finite, stages, zero)
 
     def _factor(self, size: Scalar, corner: Scalar | None) -> Scalar:
         threshold = self._measuring

@@ -13,17 +13,17 @@ from normball import parallel
 from normball._numeric import as_working, inner, pieces
 from normball._scalar import Scalar, number, tensor, wide
 from normball.norms import Norm
-from normball.optim.blocks import Bundle
+from normball.optim.buckets import Bucket
 
-Owned = tuple[int, Bundle, parallel.Cut, Tensor, Tensor | None]
-"""Number of a bundle, the bundle, its cut, `d` and, if constrained, `x` of this rank."""
+Owned = tuple[int, Bucket, parallel.Cut, Tensor, Tensor | None]
+"""Number of a bucket, the bucket, its cut, `d` and, if constrained, `x` of this rank."""
 
 
 class Term(ABC):
-    """One bundle in one step.
+    """One bucket in one step.
 
     `update` is this rank's part of the minimiser over the ball. Three numbers are those of the
-    whole bundle after `settle` was called: `dual`, the dual norm; `product`, `<d, x>`; and
+    whole bucket after `settle` was called: `dual`, the dual norm; `product`, `<d, x>`; and
     `corner`, `||x - update|| / radius`. With `partial_corner`, that call leaves `corner` at the
     value of this rank's part alone.
     """
@@ -31,7 +31,7 @@ class Term(ABC):
     update: Tensor
     dual: Scalar
     parts: Tensor | None = None
-    """`<d, update>` of every block, for a bundle of several groups."""
+    """`<d, update>` of every parameter, for a bucket of several groups."""
     product: Scalar | None = None
     corner: Scalar | None = None
     partial_corner = False
@@ -49,13 +49,13 @@ class Term(ABC):
     def finish(self) -> None:  # noqa: B027 (most need nothing of other terms)
         """Use what other terms received in `settle`."""
 
-    def steps(self, bundle: Bundle) -> Iterable[tuple[Bundle, Tensor]]:
-        """Return the bundle and its update, or one after the other its parts with theirs."""
-        return [(bundle, self.update)]
+    def steps(self, bucket: Bucket) -> Iterable[tuple[Bucket, Tensor]]:
+        """Return the bucket and its update, or one after the other its parts with theirs."""
+        return [(bucket, self.update)]
 
 
 class Known(Term):
-    """A bundle of which this rank holds all, or has gathered all."""
+    """A bucket of which this rank holds all, or has gathered all."""
 
     def __init__(
         self, update: Tensor, dual: Tensor, product: Tensor | None = None,
@@ -69,9 +69,9 @@ class Known(Term):
         """Free the update, once the step is taken."""
         del self.update
 
-    def steps(self, bundle: Bundle) -> Iterable[tuple[Bundle, Tensor]]:
-        """Return the bundle and its update; nothing after `forget`."""
-        return super().steps(bundle) if hasattr(self, "update") else []
+    def steps(self, bucket: Bucket) -> Iterable[tuple[Bucket, Tensor]]:
+        """Return the bucket and its update; nothing after `forget`."""
+        return super().steps(bucket) if hasattr(self, "update") else []
 
 
 class ByRows(Term):
@@ -81,10 +81,10 @@ class ByRows(Term):
     this rank holds all, and whose minimiser is about as cheap as a copy.
     """
 
-    def __init__(self, bundle: Bundle, estimate: Callable[[slice], Tensor]) -> None:
+    def __init__(self, bucket: Bucket, estimate: Callable[[slice], Tensor]) -> None:
         self._estimate = estimate
-        self._pieces = pieces(bundle.first.param)
-        duals = [self._minimum(bundle, rows)[1] for rows in self._pieces]
+        self._pieces = pieces(bucket.first.shard)
+        duals = [self._minimum(bucket, rows)[1] for rows in self._pieces]
         self.dual = number(wide(torch.stack(duals)).sum())
 
     @staticmethod
@@ -95,13 +95,13 @@ class ByRows(Term):
             return False
         return norm.lines(torch.Size((1, *x.shape[1:]))) == lines  # also alone
 
-    def steps(self, bundle: Bundle) -> Iterator[tuple[Bundle, Tensor]]:
+    def steps(self, bucket: Bucket) -> Iterator[tuple[Bucket, Tensor]]:
         """Yield pieces of the layer, and their updates."""
         for rows in self._pieces:
-            yield bundle.some_rows(rows), self._minimum(bundle, rows)[0]
+            yield bucket.some_rows(rows), self._minimum(bucket, rows)[0]
 
-    def _minimum(self, bundle: Bundle, rows: slice) -> tuple[Tensor, Tensor]:
-        return bundle.first.norm.lmo_and_dual(self._estimate(rows))
+    def _minimum(self, bucket: Bucket, rows: slice) -> tuple[Tensor, Tensor]:
+        return bucket.group.norm.lmo_and_dual(self._estimate(rows))
 
 
 class Sums(Term):
@@ -179,19 +179,19 @@ class Lines(Term):
 
 
 class Pool:
-    """The squares and products of all blocks of one Euclidean norm."""
+    """The squares and products of all parameters of one Euclidean norm."""
 
     def __init__(self, gain: float) -> None:
         self.gain = gain
         self.total: Tensor | None = None
 
     def add(self, total: Tensor) -> None:
-        """Add those of one block."""
+        """Add those of one parameter."""
         self.total = total if self.total is None else self.total + total
 
 
 class Pooled(Term):
-    """A block, when one scaled Euclidean norm is for all blocks: only lengths are added up.
+    """A parameter, when one scaled Euclidean norm is for all params: only lengths are added up.
 
     The range is that of `Lines`. `first` says whether this rank adds its values to the sums.
     """
@@ -212,12 +212,12 @@ class Pooled(Term):
         return self._share
 
     def settle(self, total: Tensor) -> None:
-        """Add the sums of this block to the pool, where the other blocks read them."""
+        """Add the sums of this parameter to the pool, where the other parameters read them."""
         self._mine = total + 0 * (total - total)  # infinity - infinity is NaN
         self._pool.add(self._mine)
 
     def finish(self) -> None:
-        """Scale the update by the length of all blocks together."""
+        """Scale the update by the length of all parameters together."""
         total, gain = self._pool.total, self._pool.gain
         assert total is not None
         length = total[0].sqrt()
@@ -297,27 +297,27 @@ def of_piece(
 
 
 def divided(
-    bundles: list[Owned], constrained: bool, corner: bool, comm_dtype: torch.dtype | None = None
+    buckets: list[Owned], constrained: bool, corner: bool, comm_dtype: torch.dtype | None = None
 ) -> Iterator[tuple[int, Sums]]:
     """Yield the terms of layers that one rank of each team computes; empty the list.
 
     The inputs of a layer are freed when its update is ready.
     """
-    held = dict(enumerate(bundles))
-    bundles.clear()
+    held = dict(enumerate(buckets))
+    buckets.clear()
     jobs, seen = [], {}
-    for _, bundle, cut, d, x in held.values():
-        first = bundle.first
+    for _, bucket, cut, d, x in held.values():
+        first = bucket.first
         parts = [d, x] if corner and x is not None else [d]
-        shape = first.owner.shape
-        jobs.append(parallel.Job(cut, shape, parts, first.norm.flops(shape)))
+        shape = first.tensor.shape
+        jobs.append(parallel.Job(cut, shape, parts, first.group.norm.flops(shape)))
 
     def minimise(i: int, wholes: list[Tensor]) -> Tensor:
         first = held[i][1].first
-        update, dual = first.norm.lmo_and_dual(wholes[0])
+        update, dual = first.group.norm.lmo_and_dual(wholes[0])
         if constrained:
-            update.mul_(first.radius)
-        ratio = first.norm.norm(wholes[1] - update) / first.radius if corner else None
+            update.mul_(first.group.radius)
+        ratio = first.group.norm.norm(wholes[1] - update) / first.group.radius if corner else None
         seen[i] = dual.double(), ratio
         return update
 

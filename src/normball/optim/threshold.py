@@ -25,7 +25,7 @@ from normball._scalar import (
     total,
     where,
 )
-from normball.optim.blocks import Bundle
+from normball.optim.buckets import Bucket
 from normball.optim.geometry import Geometry
 from normball.optim.terms import Known, Term, settle
 from normball.optim.totals import add_up
@@ -100,7 +100,7 @@ class MeasuredThreshold:
 
     def look(
         self,
-        bundles: Sequence[Bundle],
+        buckets: Sequence[Bucket],
         pairs: Sequence[tuple[Scalar, Scalar]],
         lr: Scalar,
         constrained: bool,
@@ -111,7 +111,7 @@ class MeasuredThreshold:
         """Add the change of slope along the last step to the averages, unless it is not usable.
 
         Args:
-            bundles: those of this step.
+            buckets: those of this step.
             pairs: the slopes `<d, u>` and `<g', u>` of each.
             lr: the largest one of the groups.
             constrained: whether the step went towards the minimiser.
@@ -122,16 +122,16 @@ class MeasuredThreshold:
         turns, slopes = [], []
         self._settle(pairs[0][0] if pairs else self._size)
         share, _, count, *_ = self._stats
-        for bundle, (before, after) in zip(bundles, pairs, strict=True):
+        for bucket, (before, after) in zip(buckets, pairs, strict=True):
             # Groups with a smaller lr moved less.
-            weight = _share(bundle.first.longest, lr)
+            weight = _share(bucket.group.longest, lr)
             if constrained:
                 # After the step, 1 - share of the way to the corner is left.
                 weight = weight / clamp(1 - share * weight, _eps(share))
-            start = ratio(before, 1 - (1 - bundle.first.alpha) ** count)
+            start = ratio(before, 1 - (1 - bucket.group.alpha) ** count)
             slopes.append(weight * start)
             turns.append(weight * (start - after))
-        turn, slope = add_up(bundles, [turns, slopes], stages, zero)
+        turn, slope = add_up(buckets, [turns, slopes], stages, zero)
         self._take_in(turn, slope, taken)
 
     def _settle(self, like: Scalar) -> None:
@@ -242,12 +242,12 @@ def split_state(state_dict: dict[str, Any], measuring: bool) -> tuple[dict[str, 
 
 def slopes(
     geometry: Geometry,
-    bundles: Sequence[Bundle],
+    buckets: Sequence[Bucket],
     momenta: Sequence[Tensor],
     grads: Sequence[Tensor],
     constrained: bool,
 ) -> list[tuple[Scalar, Scalar]]:
-    """Return for every bundle the slopes `<d, u>` and `<g, u>` along the last step, negated.
+    """Return for every bucket the slopes `<d, u>` and `<g, u>` along the last step, negated.
 
     `u` is the minimiser for `momenta`, times the radius; if constrained, the vector to that point
     from the parameters. The minimisers are computed again, so that none has to be kept from one
@@ -255,55 +255,55 @@ def slopes(
 
     Args:
         geometry: computes the minimisers.
-        bundles: those of this step.
+        buckets: those of this step.
         momenta: `d` of the last step.
         grads: those of this step.
         constrained: whether the step went towards the minimiser.
     """
     terms: dict[int, Term] = {}
     found: dict[int, Sequence[Scalar]] = {}
-    for i, term in geometry.terms(bundles, momenta, False, False):
+    for i, term in geometry.terms(buckets, momenta, False, False):
         if isinstance(term, Known):
-            found[i] = _products(bundles[i], grads[i], term, momenta[i] if constrained else None)
+            found[i] = _products(buckets[i], grads[i], term, momenta[i] if constrained else None)
             del term.update
         terms[i] = term
-    ordered = [terms[i] for i in range(len(bundles))]
+    ordered = [terms[i] for i in range(len(buckets))]
     settle(ordered, False)
     for i, term in enumerate(ordered):
         if i not in found:
-            found[i] = _products(bundles[i], grads[i], term, momenta[i] if constrained else None)
+            found[i] = _products(buckets[i], grads[i], term, momenta[i] if constrained else None)
     cuts: dict[int, parallel.Cut] = {}
-    for i, bundle in enumerate(bundles):
-        cut = parallel.cut_of(bundle.first.owner)
+    for i, bucket in enumerate(buckets):
+        cut = parallel.cut_of(bucket.first.tensor)
         if cut is not None:
             cuts[i] = cut
     shares = [together(found[i]) * float(cut.first) for i, cut in cuts.items()]
     sums = parallel.add_up(shares, [cut.holders for cut in cuts.values()])
     found |= {i: [*map(number, sums_of.unbind())] for i, sums_of in zip(cuts, sums, strict=True)}
-    return list(_slopes(bundles, ordered, found))
+    return list(_slopes(buckets, ordered, found))
 
 
 def _products(
-    bundle: Bundle, grad: Tensor, term: Term, momentum: Tensor | None
+    bucket: Bucket, grad: Tensor, term: Term, momentum: Tensor | None
 ) -> Sequence[Scalar]:
     """Return `-r <g, u>`, and with a momentum `<d, x>` and `<g, x>`, of this rank's parts."""
     along = [
-        _product(grad if part is bundle else part.first.grad, update)
-        for part, update in term.steps(bundle)
+        _product(grad if part is bucket else part.first.grad, update)
+        for part, update in term.steps(bucket)
     ]
-    values = [-bundle.first.radius * total(along)]
+    values = [-bucket.group.radius * total(along)]
     if momentum is not None:
-        x = bundle.join(bundle.params)
+        x = bucket.join(bucket.shards)
         values += [_product(momentum, x), _product(grad, x)]
     return values
 
 
 def _slopes(
-    bundles: Sequence[Bundle], terms: Sequence[Term], found: dict[int, Sequence[Scalar]]
+    buckets: Sequence[Bucket], terms: Sequence[Term], found: dict[int, Sequence[Scalar]]
 ) -> Iterator[tuple[Scalar, Scalar]]:
-    for i, (bundle, term) in enumerate(zip(bundles, terms, strict=True)):
+    for i, (bucket, term) in enumerate(zip(buckets, terms, strict=True)):
         after, *weights = found[i]
-        before = bundle.first.radius * term.dual
+        before = bucket.group.radius * term.dual
         yield (before + weights[0], after + weights[1]) if weights else (before, after)
 
 

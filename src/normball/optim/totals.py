@@ -9,7 +9,7 @@ from torch import Tensor
 from normball import parallel
 from normball._numeric import host_knows
 from normball._scalar import Scalar, known, largest, number, tensor, total
-from normball.optim.blocks import Bundle
+from normball.optim.buckets import Bucket
 from normball.optim.terms import Term
 
 
@@ -27,7 +27,7 @@ class Totals(NamedTuple):
 
 
 def totals(
-    bundles: Sequence[Bundle],
+    buckets: Sequence[Bucket],
     terms: Sequence[Term],
     corners: Sequence[Scalar] | None,
     groups: int,
@@ -38,7 +38,7 @@ def totals(
     """Return the dual norm, the size that the threshold is compared with, and the largest corner.
 
     Args:
-        bundles: those of this step.
+        buckets: those of this step.
         terms: of each, settled.
         corners: the corners, of which the largest is returned; None if it is not needed.
         groups: number of parameter groups.
@@ -47,23 +47,23 @@ def totals(
         zero: 0-d, the value for a stage without a layer.
     """
     # In 64 bit, because there the product of two finite 32-bit numbers is finite.
-    duals: list[Scalar] = [b.first.radius * t.dual for b, t in zip(bundles, terms, strict=True)]
+    duals: list[Scalar] = [b.group.radius * t.dual for b, t in zip(buckets, terms, strict=True)]
     products = [(t.product, dual) for t, dual in zip(terms, duals, strict=True)]
     gaps = [product + dual for product, dual in products if product is not None]
-    per_group = _per_group(bundles, terms, duals, groups)
+    per_group = _per_group(buckets, terms, duals, groups)
     corner = largest([number(corner) for corner in corners]) if corners else None
     if stages is None:
         dual = total(per_group)
         return Totals(per_group, dual, total(gaps) if constrained else dual, corner)
     assert zero is not None
-    dual, *more = add_up(bundles, [duals, gaps] if constrained else [duals], stages, zero)
+    dual, *more = add_up(buckets, [duals, gaps] if constrained else [duals], stages, zero)
     if corners is not None:
         corner = known(parallel.largest(tensor(0.0 if corner is None else corner, zero)))
     return Totals(per_group, dual, more[0] if more else dual, corner)
 
 
 def add_up(
-    bundles: Sequence[Bundle],
+    buckets: Sequence[Bucket],
     rows: Sequence[Sequence[Scalar]],
     stages: parallel.Stages | None,
     zero: Tensor | None,
@@ -71,33 +71,33 @@ def add_up(
     """Return the sum of each row over all layers of all ranks.
 
     Args:
-        bundles: those of this step.
-        rows: each of one number for every bundle.
+        buckets: those of this step.
+        rows: each of one number for every bucket.
         stages: where ranks hold different parameters.
         zero: 0-d, which gives dtype and device where there are stages.
     """
     if stages is None:
         return [total(row) for row in rows]
     assert zero is not None
-    counted = [bundle.first.counted for bundle in bundles]
-    owners = [b.first.owner for b, kept in zip(bundles, counted, strict=True) if kept]
+    counted = [bucket.first.counted for bucket in buckets]
+    owners = [b.first.tensor for b, kept in zip(buckets, counted, strict=True) if kept]
     kept = [[tensor(v, zero) for v, k in zip(row, counted, strict=True) if k] for row in rows]
     return [known(value) for value in stages.sums(kept, owners, zero)]
 
 
 def _per_group(
-    bundles: Sequence[Bundle],
+    buckets: Sequence[Bucket],
     terms: Sequence[Term],
     duals: Sequence[Scalar],
     groups: int,
 ) -> Sequence[Scalar]:
     sums: list[list[Scalar]] = [[] for _ in range(groups)]
     shared = []
-    for bundle, term, dual in zip(bundles, terms, duals, strict=True):
-        if bundle.groups is None:
-            sums[bundle.first.group].append(dual)
+    for bucket, term, dual in zip(buckets, terms, duals, strict=True):
+        if bucket.groups is None:
+            sums[bucket.group.index].append(dual)
         else:
-            shared.append((bundle.groups, _shares(term, dual)))
+            shared.append((bucket.groups, _shares(term, dual)))
     found = [total(row) for row in sums]
     if not shared:
         return found
@@ -109,7 +109,7 @@ def _per_group(
 
 
 def _shares(term: Term, dual: Scalar) -> Tensor:
-    """Divide the dual norm of a bundle among its blocks, in proportion to `<d, update>`."""
+    """Divide the dual norm of a bucket among its parameters, in proportion to `<d, update>`."""
     assert term.parts is not None
     total = term.parts.sum()
     return dual * torch.where(total == 0, 0, term.parts / total)

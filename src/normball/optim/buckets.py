@@ -1,4 +1,4 @@
-"""The parameters of one step, small equal ones taken together."""
+"""The parameters of one step, small equal ones together in a bucket."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,13 +24,13 @@ _MOST_TOGETHER = 2**26
 
 
 @dataclass(slots=True)
-class Setting:
-    """The settings that the parameters of one group share; every step reads them again."""
+class ParamGroup:
+    """What a step reads from a parameter group of the optimizer, every time again."""
 
-    group: int
+    index: int
     norm: Norm
     alike: int
-    """The first group with the same settings."""
+    """The first group with the same norm and numbers."""
     radius: float = 1.0
     longest: float | Tensor = 0.0
     """The length, or the share of the way, of the longest step; 0-d if a tensor."""
@@ -38,135 +38,112 @@ class Setting:
 
 
 @dataclass(slots=True)
-class Block:
+class Param:
     """One parameter with a gradient.
 
-    `param` and `grad` are this rank's parts, `grad` only during a step; `owner` is the parameter as
-    the optimizer has it, a DTensor if it is sharded.
+    `tensor` is the parameter as the optimizer has it, a DTensor if it is sharded. `shard` is this
+    rank's part of it, on one device all of it, and `grad` that of its gradient; it is there only
+    during a step.
     """
 
     name: str
-    owner: Tensor
-    param: Tensor
+    tensor: Tensor
+    shard: Tensor
     grad: Tensor
-    setting: Setting
+    group: ParamGroup
     place: int
     """The sum of the sizes of all dimensions of the optimizer's parameters before this one."""
     counted: bool = True
     """False for a copy of a parameter that another stage of a pipeline counts."""
 
     @property
-    def group(self) -> int:
-        """The number of its group."""
-        return self.setting.group
-
-    @property
-    def norm(self) -> Norm:
-        """The norm of its group."""
-        return self.setting.norm
-
-    @property
-    def radius(self) -> float:
-        """The radius of its group."""
-        return self.setting.radius
-
-    @property
-    def longest(self) -> float | Tensor:
-        """The longest step of its group."""
-        return self.setting.longest
-
-    @property
-    def alpha(self) -> float:
-        """The `alpha` of its group."""
-        return self.setting.alpha
-
-    @property
     def sharded(self) -> bool:
         """Whether this rank holds a part of the parameter."""
-        return self.param is not self.owner
+        return self.shard is not self.tensor
 
     def kind(self, tight: bool) -> Hashable:
-        """Return a key that is equal for blocks that a step can stack; None for a large block."""
-        p = self.param
-        most = _SMALL.get(p.device.type, _SMALL_ELSEWHERE)
+        """Return a key that is equal for parameters that a step can stack; None for a large one."""
+        x = self.shard
+        most = _SMALL.get(x.device.type, _SMALL_ELSEWHERE)
         if tight:
             most = min(most, _SMALL_ELSEWHERE)
-        if self.sharded or p.numel() > most:
+        if self.sharded or x.numel() > most:
             return None
-        alike = self.setting.alike
-        return alike, p.shape, p.dtype, p.device, self.grad.dtype, self.counted
+        return self.group.alike, x.shape, x.dtype, x.device, self.grad.dtype, self.counted
 
 
 @dataclass
-class Bundle:
-    """Blocks of equal settings and shapes, in tensors stacked along a new dimension.
+class Bucket:
+    """Parameters of equal groups and shapes, in tensors stacked along a new dimension.
 
-    A single block is used as it is, without a copy. `room` is memory that the update may be written
-    to: of the shape of this rank's part and the dtype of the estimate, and perhaps the estimate's
-    own memory. `fresh` says that the update may be written to the estimate read last. `active`
-    says which parts of this rank's tensor do not rest, with size 1 in the dimensions inside a part;
-    None means all.
+    A single parameter is used as it is, without a copy. `room` is memory that the update may be
+    written to: of the shape of this rank's part and the dtype of the estimate, and perhaps the
+    estimate's own memory. `fresh` says that the update may be written to the estimate read last.
+    `active` says which parts of this rank's tensor do not rest, with size 1 in the dimensions
+    inside a part; None means all.
     """
 
-    blocks: list[Block]
-    first: Block = field(init=False)
-    """The first block; its settings are those of all blocks of the bundle."""
+    params: list[Param]
+    first: Param = field(init=False)
+    """The first parameter, whose shape is that of all."""
+    group: ParamGroup = field(init=False)
+    """Its group, whose numbers are those of all."""
     stacked: bool = field(init=False)
-    """Whether tensors of this bundle have a leading dimension over its blocks."""
+    """Whether tensors of this bucket have a leading dimension over its parameters."""
+    parts_along: int | None = field(init=False)
+    """The dimension along which the parts of a parameter have a ball each, if any."""
     groups: Tensor | None = None
-    """The group of every block, shape `(k,)`; None if all are of one group."""
+    """The group's number of every parameter, shape `(k,)`; None if all are of one group."""
     room: Tensor | None = None
     fresh: bool = False
     active: Tensor | None = None
     rows: list[Tensor] = field(default_factory=list)
-    """The momenta of several blocks, as the optimizer's state has them: rows of one tensor."""
+    """The momenta of several parameters, as the state has them: rows of one tensor."""
     stack: Tensor | None = None
     """That tensor."""
     seeds: Tensor | None = None
-    """A number for every index of every dimension, for the rounding; shape `(blocks, indices)`."""
+    """A number for every index of every dimension, for the rounding; shape `(k, indices)`."""
     new: Tensor | None = None
     """The new values, or the updates, of several parameters."""
     new_rows: list[Tensor] = field(default_factory=list)
     """Views of `new`, one for each; kept between steps if small: views cost as much as copies."""
 
-    parts_along: int | None = field(init=False)
-    """The dimension along which the parts of a parameter have a ball each, if any."""
-
     def __post_init__(self) -> None:
-        self.first, self.stacked = self.blocks[0], len(self.blocks) > 1
-        norm, shape = self.first.norm, self.first.owner.shape
+        self.first, self.stacked = self.params[0], len(self.params) > 1
+        self.group = self.first.group
+        norm, shape = self.group.norm, self.first.tensor.shape
         lines = norm.lines(shape)
         free = norm.free(shape) if lines is None else frozenset(range(len(shape))) - lines[0]
         self.parts_along = min(free) if free and len(shape) > 1 else None
 
     @property
-    def params(self) -> list[Tensor]:
-        """The parameters."""
-        return [block.param for block in self.blocks]
+    def shards(self) -> list[Tensor]:
+        """This rank's parts of the parameters."""
+        return [param.shard for param in self.params]
 
-    def some_rows(self, rows: slice) -> "Bundle":
-        """Return some rows of a single block, as a bundle that shares their memory."""
+    def some_rows(self, rows: slice) -> "Bucket":
+        """Return some rows of a single parameter, as a bucket that shares their memory."""
         assert not self.stacked
         active = self.active
         if active is not None and len(active) > 1:
             active = active[rows]
-        param, grad = self.first.param[rows], self.first.grad[rows]
-        return Bundle([replace(self.first, param=param, grad=grad)], active=active)
+        shard, grad = self.first.shard[rows], self.first.grad[rows]
+        return Bucket([replace(self.first, shard=shard, grad=grad)], active=active)
 
     def whole(self, x: Tensor) -> Tensor:
         """Return all of the tensor of which `x`, joined, is this rank's part."""
-        return x if self.stacked else parallel.whole(x, self.first.owner)
+        return x if self.stacked else parallel.whole(x, self.first.tensor)
 
     def part(self, x: Tensor) -> Tensor:
         """Return this rank's part of a whole tensor, joined."""
-        return x if self.stacked else parallel.part_of(x, self.first.owner)
+        return x if self.stacked else parallel.part_of(x, self.first.tensor)
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return one tensor per block as the bundle's one tensor."""
+        """Return one tensor for each parameter as the bucket's one tensor."""
         return torch.stack(list(tensors)) if self.stacked else tensors[0]
 
     def rows_of(self, update: Tensor) -> list[Tensor]:
-        """Return the bundle's one tensor as one for each parameter."""
+        """Return the bucket's one tensor as one for each parameter."""
         if not self.stacked:
             return [update]
         if not host_knows(update):
@@ -177,13 +154,13 @@ class Bundle:
     def keep_(self, new: Tensor, old: Tensor, finite: Flag) -> None:
         """Write `new` to the parameters where `finite` holds; else keep all bits.
 
-        `old` is what `join(params)` gave.
+        `old` is what `join(parameters)` gave.
         """
         if not self.stacked:
-            choose_(self.first.param, finite, new, old)
+            choose_(self.first.shard, finite, new, old)
             return
         choose_(self._room_like(old), finite, new, old)
-        torch._foreach_copy_(self.params, self.new_rows)
+        torch._foreach_copy_(self.shards, self.new_rows)
 
     def _room_like(self, x: Tensor) -> Tensor:
         if self.new is None or self.new.dtype != x.dtype:
@@ -194,31 +171,31 @@ class Bundle:
     def leave(self) -> None:
         """Free what only a step needs."""
         self.room = self.active = None
-        if self.first.param.numel() > _SMALL["cpu"]:
+        if self.first.shard.numel() > _SMALL["cpu"]:
             self.new, self.new_rows = None, []
 
 
-def bundles_of(blocks: Sequence[Block], tight: bool) -> list[Bundle]:
-    """Group small blocks of one kind, in order of first appearance; large ones stay alone.
+def buckets_of(params: Sequence[Param], tight: bool) -> list[Bucket]:
+    """Group small parameters of one kind, in order of first appearance; large ones stay alone.
 
     With `tight`, fewer are small.
     """
-    lists: list[list[Block]] = []
-    last: dict[Hashable, list[Block]] = {}
-    for block in blocks:
-        kind = block.kind(tight)
+    lists: list[list[Param]] = []
+    last: dict[Hashable, list[Param]] = {}
+    for param in params:
+        kind = param.kind(tight)
         alike = None if kind is None else last.get(kind)
-        if alike is None or (len(alike) + 1) * block.param.numel() > _MOST_TOGETHER:
+        if alike is None or (len(alike) + 1) * param.shard.numel() > _MOST_TOGETHER:
             alike = []
             lists.append(alike)
             if kind is not None:
                 last[kind] = alike
-        alike.append(block)
-    found = [Bundle(alike) for alike in lists]
-    for bundle in found:
-        groups = [block.group for block in bundle.blocks]
+        alike.append(param)
+    found = [Bucket(alike) for alike in lists]
+    for bucket in found:
+        groups = [param.group.index for param in bucket.params]
         if len(set(groups)) > 1:
-            bundle.groups = torch.tensor(groups, device=bundle.first.param.device)
+            bucket.groups = torch.tensor(groups, device=bucket.first.shard.device)
     return found
 
 
@@ -255,21 +232,21 @@ class Roster:
         self._norms = [group["norm"] for group in groups]
         # Norms are compared once: the repr of a norm of one's own can be costly.
         self._equal_norms = _firsts(self._norms)
-        self._settings = [
-            Setting(i, norm, first)
+        self._groups = [
+            ParamGroup(i, norm, first)
             for i, (norm, first) in enumerate(zip(self._norms, self._alike(groups), strict=True))
         ]
-        settings = [s for s, n in zip(self._settings, self._sizes, strict=True) for _ in range(n)]
+        of = [g for g, n in zip(self._groups, self._sizes, strict=True) for _ in range(n)]
         self.missing = [n for n, kind in zip(names, self._kinds, strict=True) if kind is None]
         self._places = [i for i, p in enumerate(self._params) if self._kinds[i] and p.numel()]
-        self.blocks: list[Block] = []
+        self.params: list[Param] = []
         starts = [0, *accumulate(max(1, sum(p.shape)) for p in self._params)]
         for i in self._places:
             p = self._params[i]
             part = parallel.local(p)
-            self.blocks.append(Block(names[i], p, part, p.grad, settings[i], starts[i]))
-        self.sharded = any(block.sharded for block in self.blocks)
-        self.bundles: list[Bundle] = []
+            self.params.append(Param(names[i], p, part, p.grad, of[i], starts[i]))
+        self.sharded = any(param.sharded for param in self.params)
+        self.buckets: list[Bucket] = []
 
     def enter(self, groups: Sequence[Mapping[str, Any]], longest: Callable[..., Any]) -> bool:
         """Read the settings of the groups, their longest steps, and the gradients.
@@ -291,22 +268,22 @@ class Roster:
             or [_kind_of(p, g) for p, g in zip(params, grads, strict=True)] != self._kinds
             or [len(group["params"]) for group in groups] != self._sizes
             or not all(map(is_, [group["norm"] for group in groups], self._norms))
-            or self._alike(groups) != [setting.alike for setting in self._settings]
+            or self._alike(groups) != [own.alike for own in self._groups]
         ):
             return False
-        for setting, group in zip(self._settings, groups, strict=True):
-            setting.radius, setting.alpha = group["radius"], group["alpha"]
-            setting.longest = longest(group)
+        for own, group in zip(self._groups, groups, strict=True):
+            own.radius, own.alpha = group["radius"], group["alpha"]
+            own.longest = longest(group)
         present = [grads[place] for place in self._places]
         if {grad.layout for grad in present} - {torch.strided}:
             self._refuse_sparse(present)
-        for block, grad in zip(self.blocks, present, strict=True):
-            block.grad = grad
+        for param, grad in zip(self.params, present, strict=True):
+            param.grad = grad
         if self.sharded:
-            for block in self.blocks:
-                if block.sharded:
-                    block.param = parallel.local(block.owner)
-                    block.grad = parallel.local(parallel.aligned(block.grad, block.owner))
+            for param in self.params:
+                if param.sharded:
+                    param.shard = parallel.local(param.tensor)
+                    param.grad = parallel.local(parallel.aligned(param.grad, param.tensor))
         return True
 
     def _alike(self, groups: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -314,16 +291,16 @@ class Roster:
         return _firsts(list(zip(self._equal_norms, map(_numbers, groups), strict=True)))
 
     def _refuse_sparse(self, grads: Sequence[Tensor]) -> None:
-        for block, grad in zip(self.blocks, grads, strict=True):
+        for param, grad in zip(self.params, grads, strict=True):
             if grad.layout is not torch.strided:
                 raise ValueError(
-                    f"{block.name} has a gradient of layout {grad.layout}: use dense gradients "
+                    f"{param.name} has a gradient of layout {grad.layout}: use dense gradients "
                     "(sparse=False in torch.nn.Embedding)"
                 )
 
     def leave(self) -> None:
         """Drop the references to gradients, so that the training loop can free them."""
-        for block in self.blocks:
-            del block.grad
-        for bundle in self.bundles:
-            bundle.leave()
+        for param in self.params:
+            del param.grad
+        for bucket in self.buckets:
+            bucket.leave()
