@@ -128,12 +128,12 @@ def drawn(shapes, steps=1, alone=True):
         p.grad = torch.zeros_like(p)
     group = {"params": params, "norm": RMS(), "lr": 0.1, "alpha": 0.1, "radius": 1.0}
     roster = buckets.Roster([""] * len(params), [group])
-    buckets = (
+    made = (
         [buckets.Bucket([b]) for b in roster.params] if alone else [buckets.Bucket(roster.params)]
     )
     dither, found = Dither(), []
     for _ in range(steps):
-        found.append([bits(dither.factors(bucket), slice(None)) for bucket in buckets])
+        found.append([bits(dither.factors(bucket), slice(None)) for bucket in made])
         dither.took(torch.tensor(True))
     return found
 

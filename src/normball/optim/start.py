@@ -74,7 +74,7 @@ def enter_ball(
                 if param.tensor in means:
                     means[param.tensor].div_(ratio)
     for ball, ratio in zip(balls, values[: len(balls)], strict=True):
-        first = ball[0]
+        first, radius = ball[0], ball[0].group.radius
         if ratio > _limit(first):
             for param in ball:
                 param.shard.div_(ratio)
@@ -82,8 +82,8 @@ def enter_ball(
             if len(ball) > 1:
                 what = f"the start ({len(ball)} parameters together) is outside the ball"
             warnings.warn(
-                f"{what}: norm {ratio * first.group.radius:.4g}, radius {first.group.radius:.4g}. It was "
-                "scaled onto the ball; initialise it inside, or take a larger radius",
+                f"{what}: norm {ratio * radius:.4g}, radius {radius:.4g}. It was scaled onto the "
+                "ball; initialise it inside, or take a larger radius",
                 stacklevel=6,
             )
     inside.update((param.tensor, param.group.radius) for param in parts)
