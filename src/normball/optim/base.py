@@ -15,14 +15,15 @@ from normball._scalar import Flag, Scalar, every, number, tensor, where, wide
 from normball.optim import capture, metrics, validate
 from normball.optim.average import Average
 from normball.optim.buckets import Bucket, Roster
-from normball.optim.estimate import Estimates, Estimator
+from normball.optim.estimate import Estimate, Estimator
 from normball.optim.geometry import Geometry
 from normball.optim.grouped import Remembered
 from normball.optim.saved import Saved
 from normball.optim.settings import Group, Settings
+from normball.optim.sharded import settle
 from normball.optim.start import enter_ball
-from normball.optim.terms import ByRows, Known, Term, settle
 from normball.optim.totals import totals
+from normball.optim.update import Update
 from normball.optim.watch import Watch
 
 
@@ -182,17 +183,17 @@ class NormBallOptimizer(Saved):
         del grads
         if self._average is not None:
             self._average.begin(self.state, [param.tensor for param in params])
-        terms = self._minimise(buckets, estimates, rooms, finite)
-        corners = self._geometry.corners(buckets, terms) if self._needs_corner else None
+        updates = self._minimise(buckets, estimates, rooms, finite)
+        corners = self._geometry.corners(buckets, updates) if self._needs_corner else None
         groups = len(self.param_groups)
-        total = totals(buckets, terms, corners, groups, constrained, self._stages, self._zero())
+        total = totals(buckets, updates, corners, groups, constrained, self._stages, self._zero())
         factor = self._factor(total.size, total.corner)
 
         # Weights that are already NaN give a gap of NaN: a step would only spread it.
         finite = finite & (total.size == total.size)
         factor = where(finite, factor, 0.0)
         self._took(factor, finite)
-        self._move(buckets, terms, factor, finite)
+        self._move(buckets, updates, factor, finite)
         # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
         # step to create the state.
         moved = finite & (total.dual != 0)
@@ -213,29 +214,29 @@ class NormBallOptimizer(Saved):
         return finite
 
     def _minimise(
-        self, buckets: list[Bucket], estimates: Estimates, rooms: list[Tensor | None],
+        self, buckets: list[Bucket], estimates: list[Estimate], rooms: list[Tensor | None],
         finite: Flag,
-    ) -> list[Term]:  # fmt: skip
+    ) -> list[Update]:  # fmt: skip
         """Return the minimiser and the dual norm of every bucket, summed over ranks.
 
         The minimisers are kept until the global number is known, in `rooms` where there is one.
         Where steps need no global number, each is taken at once.
         """
-        found: dict[int, Term] = {}
+        found: dict[int, Update] = {}
         at_once = not self._sums_up and not self._constrained
         corner = self._needs_corner
-        for i, term in self._geometry.terms(buckets, estimates, self._constrained, corner):
-            estimates.forget(i)
+        for i, update in self._geometry.updates(buckets, estimates, self._constrained, corner):
+            estimates[i].forget()
             room = rooms[i]
-            if at_once and isinstance(term, Known):
-                self._move(buckets[i : i + 1], [term], 1.0, finite)
-                term.forget()
-            elif room is not None and not isinstance(term, ByRows) and term.update is not room:
-                term.update = room.copy_(term.update)
-            found[i] = term
-        terms = [found[i] for i in range(len(buckets))]
-        settle(terms, corner)
-        return terms
+            if at_once and update.ready and update.held:
+                self._move(buckets[i : i + 1], [update], 1.0, finite)
+                update.forget()
+            elif room is not None and update.held and update.lmo is not room:
+                update.lmo = room.copy_(update.lmo)
+            found[i] = update
+        updates = [found[i] for i in range(len(buckets))]
+        settle(updates, corner)
+        return updates
 
     def _zero(self) -> Tensor | None:
         """Return 0 where stages of a pipeline add up their numbers: one may have no gradient."""
@@ -263,43 +264,45 @@ class NormBallOptimizer(Saved):
         self._known.roster = roster
         return roster
 
-    def _move(self, buckets: list[Bucket], terms: list[Term], factor: Scalar, finite: Flag) -> None:
+    def _move(
+        self, buckets: list[Bucket], updates: list[Update], factor: Scalar, finite: Flag
+    ) -> None:
         if finite is False:
             return
-        for bucket, term in zip(buckets, terms, strict=True):
-            for part, update in term.steps(bucket):
-                self._move_one(part, update, factor, finite)
+        for bucket, update in zip(buckets, updates, strict=True):
+            for part, lmo in update.steps(bucket):
+                self._move_one(part, lmo, factor, finite)
 
-    def _move_one(self, bucket: Bucket, update: Tensor, factor: Scalar, finite: Flag) -> None:
+    def _move_one(self, bucket: Bucket, lmo: Tensor, factor: Scalar, finite: Flag) -> None:
         first, to = bucket.first, self._constrained
         longest = number(first.group.longest)
         if isinstance(longest, Tensor) and isinstance(factor, Tensor):
             longest = longest.to(factor.device)
         length = longest * factor if to else longest * first.group.radius * factor
         if bucket.active is None or not to:
-            rows, params = bucket.rows_of(update), bucket.shards
+            rows, params = bucket.rows_of(lmo), bucket.shards
             if step_where_(params, rows, length, finite, to=to):
                 return
-            plain = update.dtype == first.shard.dtype and update.dtype.itemsize >= 4
+            plain = lmo.dtype == first.shard.dtype and lmo.dtype.itemsize >= 4
             if plain and not isinstance(finite, Tensor) and not isinstance(length, Tensor):
                 if to:
                     torch._foreach_lerp_(params, rows, length)
                 else:
                     torch._foreach_add_(params, rows, alpha=length)
                 return
-        dtype = torch.promote_types(first.shard.dtype, update.dtype)
+        dtype = torch.promote_types(first.shard.dtype, lmo.dtype)
         dtype = torch.float32 if dtype.itemsize < 4 else dtype
         old = bucket.join(bucket.shards)
-        x, update = old.to(dtype), update.to(dtype)
-        into: Tensor | None = old if finite is True and old.dtype == dtype else update
+        x, lmo = old.to(dtype), lmo.to(dtype)
+        into: Tensor | None = old if finite is True and old.dtype == dtype else lmo
         if torch.compiler.is_compiling():
             into = None  # a compiler takes contiguous memory only
         length = tensor(length, x)
         if to:
             share = length if bucket.active is None else length * bucket.active
-            new = torch.lerp(x, update, share, out=into)
+            new = torch.lerp(x, lmo, share, out=into)
         else:
-            new = torch.addcmul(x, update, length, out=into)
+            new = torch.addcmul(x, lmo, length, out=into)
         bucket.keep_(new.to(old.dtype), old, finite)
 
     def metrics(self) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The gradient estimate: the momentum, the look-ahead, and parts that a step skips."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -162,7 +162,7 @@ class Estimator:
     def take_in(
         self, state: State, buckets: Sequence[Bucket], grads: Sequence[Tensor],
         free: Sequence[bool], finite: Flag,
-    ) -> "Estimates":  # fmt: skip
+    ) -> list["Estimate"]:  # fmt: skip
         """Advance every momentum where all is finite, and return the estimates.
 
         Args:
@@ -182,7 +182,7 @@ class Estimator:
             # With alpha = 1 a momentum is kept only if there is one already.
             if alpha == 1 and all(_kept(state, param) is None for param in bucket.params):
                 bucket.room = None
-                found.append(_Estimate(bucket, None, g.to(dtype), finite))
+                found.append(Estimate(bucket, None, g.to(dtype), finite))
                 continue
             d = self.momentum(state, bucket)
             ahead = self.nesterov and alpha < 1
@@ -192,10 +192,10 @@ class Estimator:
                 _advance(bucket, d, g.to(dtype), finite, None if ahead else bucket.room)
             # A gradient negated in new memory is not kept: it is negated again when it is read.
             kept, turned = (g, False) if own else (grad, self.maximize)
-            found.append(_Estimate(bucket, d, kept if ahead else None, finite, bucket.room, turned))
+            found.append(Estimate(bucket, d, kept if ahead else None, finite, bucket.room, turned))
         if self.dither is not None:
             self.dither.took(finite)
-        return Estimates(found)
+        return found
 
     def _rounds(self, bucket: Bucket) -> bool:
         return self.dither is not None and self.dtype_of(bucket.first.shard) == torch.bfloat16
@@ -249,20 +249,21 @@ class Estimator:
             state[param.tensor]["momentum"] = row
         return bucket.stack
 
-    def last(self, state: State, buckets: Sequence[Bucket]) -> "Estimates":
+    def last(self, state: State, buckets: Sequence[Bucket]) -> list["Estimate"]:
         """Return the momenta before this step, 0 where a part rests in it.
 
         They give the direction of the last step: the exact one, or with `nesterov`, whose estimate
         is not kept, that of the momentum.
         """
-        return Estimates([_Estimate(b, self.momentum(state, b), None, True) for b in buckets])
+        return [Estimate(b, self.momentum(state, b), None, True) for b in buckets]
 
 
 @dataclass
-class _Estimate:
-    """What the estimate of one bucket is made from: `g` alone, `d` alone, or both to look ahead.
+class Estimate:
+    """The estimate of one bucket, computed when it is read, so that only one is in memory.
 
-    `room` is the memory of the gradient, if it may be written to; `turned` takes `-g` for `g`.
+    It is made from `g` alone, `d` alone, or both to look ahead. `room` is the memory of the
+    gradient, if it may be written to; `turned` takes `-g` for `g`.
     """
 
     bucket: Bucket
@@ -272,7 +273,11 @@ class _Estimate:
     room: Tensor | None = None
     turned: bool = False
     _kept: Tensor | None = None
-    """The estimate, after it was written into the gradient's memory."""
+    """The value, after it was written into the gradient's memory."""
+
+    def forget(self) -> None:
+        """Free what the estimate is made from, a copy of gradients if they are stacked."""
+        self.d = self.g = None
 
     def value(self) -> Tensor:
         """Return the estimate; its memory may be that of the momentum, or `room`.
@@ -303,7 +308,7 @@ class _Estimate:
     def rows(self, rows: slice) -> Tensor:
         """Return some rows of the estimate of a single parameter, from their rows alone."""
         d, g = (None if x is None else x[rows] for x in (self.d, self.g))
-        return _Estimate(self.bucket.some_rows(rows), d, g, self.finite, None, self.turned).value()
+        return Estimate(self.bucket.some_rows(rows), d, g, self.finite, None, self.turned).value()
 
     def _ahead(self, d: Tensor, g: Tensor) -> Tensor:
         """Return `(1 - alpha) d + alpha g`, or `d` where not all is finite, not in its memory."""
@@ -315,33 +320,6 @@ class _Estimate:
         if isinstance(self.finite, Tensor):
             torch.where(self.finite.to(d.device), e, d, out=e)
         return e
-
-
-class Estimates(Sequence[Tensor]):
-    """One estimate for every bucket, computed when it is read, so that only one is in memory."""
-
-    def __init__(self, parts: Sequence[_Estimate]) -> None:
-        self._parts = list(parts)
-
-    def forget(self, index: int) -> None:
-        """Free what an estimate is made from, a copy of gradients if they are stacked."""
-        part = self._parts[index]
-        part.d = part.g = None
-
-    def by_rows(self, index: int) -> Callable[[slice], Tensor]:
-        """Return what computes some rows of an estimate, also after `forget`."""
-        return replace(self._parts[index]).rows
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Estimates(self._parts[index])
-        return self._parts[index].value()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (part.value() for part in self._parts)
 
 
 def _on_its_own(row: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,10 +11,11 @@ from normball import parallel
 from normball._numeric import as_working, inner, saturate
 from normball._scalar import Scalar
 from normball.norms import Norm, Sign, VectorNorm
-from normball.optim import terms
+from normball.optim import sharded
 from normball.optim.buckets import Bucket, Param, buckets_of
-from normball.optim.estimate import Estimates
-from normball.optim.terms import Owned, Pool, Pooled, Term
+from normball.optim.estimate import Estimate
+from normball.optim.sharded import Owned, Pooled
+from normball.optim.update import ByRows, Update
 
 
 class Geometry(ABC):
@@ -39,24 +41,24 @@ class Geometry(ABC):
         """
 
     @abstractmethod
-    def terms(
+    def updates(
         self,
         buckets: Sequence[Bucket],
-        estimates: Sequence[Tensor],
+        estimates: Sequence[Estimate],
         constrained: bool,
         corner: bool,
-    ) -> Iterator[tuple[int, Term]]:
-        """Yield the number of every bucket once, and its term.
+    ) -> Iterator[tuple[int, Update]]:
+        """Yield the number of every bucket once, and its update.
 
         Args:
             buckets: those of this step.
-            estimates: `d` of each, this rank's parts.
-            constrained: whether to multiply updates by their radius, and compute `<d, x>` too.
-            corner: whether to compute the corner of a term, if `corners` reads it from there.
+            estimates: of each, this rank's parts.
+            constrained: whether to multiply minimisers by their radius, and compute `<d, x>` too.
+            corner: whether to compute the corner of an update, if `corners` reads it from there.
         """
 
     @abstractmethod
-    def corners(self, buckets: Sequence[Bucket], terms: Sequence[Term]) -> list[Scalar]:
+    def corners(self, buckets: Sequence[Bucket], updates: Sequence[Update]) -> list[Scalar]:
         """Return the values of `||x - update|| / radius`, over all ranks."""
 
     @abstractmethod
@@ -103,13 +105,13 @@ class Layers(Geometry):
             norm = bucket.group.norm
             yield norm.stacked_lmo_and_dual(d) if bucket.stacked else norm.lmo_and_dual(d)
 
-    def terms(
+    def updates(
         self,
         buckets: Sequence[Bucket],
-        estimates: Sequence[Tensor],
+        estimates: Sequence[Estimate],
         constrained: bool,
         corner: bool,
-    ) -> Iterator[tuple[int, Term]]:
+    ) -> Iterator[tuple[int, Update]]:
         """Yield the layers that each rank computes for itself, then those of the owners.
 
         Large layers come first: their workspace is then not beside the updates of all others.
@@ -119,26 +121,25 @@ class Layers(Geometry):
         for number in sorted(range(len(buckets)), key=sizes.__getitem__, reverse=True):
             bucket = buckets[number]
             # In its own call, so that no estimate stays in memory while the next is computed.
-            found = None if constrained else self._by_rows(number, bucket, estimates)
+            estimate = estimates[number]
+            found = None if constrained else self._by_rows(bucket, estimate)
             if found is None:
-                found = self._term(number, bucket, estimates[number], constrained, corner, owned)
+                found = self._one(number, bucket, estimate.value(), constrained, corner, owned)
             if found is not None:
                 yield number, found
-        yield from terms.divided(owned, constrained, corner, self.comm_dtype)
+        yield from sharded.divided(owned, constrained, corner, self.comm_dtype)
 
     @staticmethod
-    def _by_rows(number: int, bucket: Bucket, estimates: Sequence[Tensor]) -> Term | None:
-        """Return the term of a layer that needs no memory for its update; None for the others."""
+    def _by_rows(bucket: Bucket, estimate: Estimate) -> Update | None:
+        """Return the update of a layer that needs no memory for its update; None for the others."""
         first = bucket.first
         if bucket.stacked or first.sharded or bucket.room is not None:
             return None
-        if not isinstance(estimates, Estimates) or not terms.ByRows.fits(
-            first.group.norm, first.shard
-        ):
+        if not ByRows.fits(first.group.norm, first.shard):
             return None
-        return terms.ByRows(bucket, estimates.by_rows(number))
+        return ByRows(bucket, replace(estimate).rows)  # a copy, which nothing frees
 
-    def _term(
+    def _one(
         self,
         number: int,
         bucket: Bucket,
@@ -146,8 +147,8 @@ class Layers(Geometry):
         constrained: bool,
         corner: bool,
         owned: list[Owned],
-    ) -> Term | None:
-        """Return the term of a bucket; None if an owner computes it, which is added to `owned`."""
+    ) -> Update | None:
+        """Return the update of a bucket; None if an owner computes it, then it is in `owned`."""
         first = bucket.first
         norm, shape = first.group.norm, first.tensor.shape
         radius = first.group.radius if constrained else 1.0
@@ -158,9 +159,9 @@ class Layers(Geometry):
         if cut is not None and cut.boxes:
             lines = norm.lines(shape)
             if not cut.dims & lines[0] if lines else cut.dims <= norm.free(shape):
-                return terms.of_piece(norm, cut, shape, d, x, radius, corner)
+                return sharded.of_piece(norm, cut, shape, d, x, radius, corner)
             if lines:
-                return terms.Lines(norm, cut, shape, d, x, radius, corner)
+                return sharded.Lines(norm, cut, shape, d, x, radius, corner)
             if self.split:
                 cut = parallel.of_all_copies(cut, first.tensor)
             owned.append((number, bucket, cut, d, x))
@@ -174,8 +175,8 @@ class Layers(Geometry):
 
     def _whole(
         self, bucket: Bucket, d: Tensor, x: Tensor | None, radius: float, corner: bool
-    ) -> Term:
-        """Return the term of a layer of which this rank holds all, or gathers all."""
+    ) -> Update:
+        """Return the update of a layer of which this rank holds all, or gathers all."""
         norm, room = bucket.group.norm, bucket.room
         room = d if room is None and bucket.fresh and not bucket.stacked else room
         product = ratio = None
@@ -193,11 +194,11 @@ class Layers(Geometry):
         if x is not None:
             lmo.mul_(radius)
             ratio = self.ratios([bucket], [x - lmo])[0] if corner else None
-        return terms.Known(bucket.part(lmo), dual, product, ratio, parts)
+        return Update(bucket.part(lmo), dual, product, ratio, parts)
 
-    def corners(self, buckets: Sequence[Bucket], terms: Sequence[Term]) -> list[Scalar]:  # noqa: ARG002
+    def corners(self, buckets: Sequence[Bucket], updates: Sequence[Update]) -> list[Scalar]:  # noqa: ARG002
         """Return the corner of every layer."""
-        return [term.corner for term in terms if term.corner is not None]
+        return [update.corner for update in updates if update.corner is not None]
 
     def ratios(self, buckets: Sequence[Bucket], points: Iterable[Tensor]) -> list[Tensor]:
         """Return `||w_l||_l / r_l`, the largest of every bucket."""
@@ -238,34 +239,33 @@ class Joint(Geometry):
         for d, lmo in zip(estimates, lmos, strict=True):
             yield lmo, saturate(-inner(as_working(d), as_working(lmo)))
 
-    def terms(
+    def updates(
         self,
         buckets: Sequence[Bucket],
-        estimates: Sequence[Tensor],
+        estimates: Sequence[Estimate],
         constrained: bool,
         corner: bool,
-    ) -> Iterator[tuple[int, Term]]:
+    ) -> Iterator[tuple[int, Update]]:
         """Yield the parameters one after the other.
 
         Sharded parameters under a Euclidean norm or a box stay where they are, and so does a single
         tensor; under another vector norm they are gathered on every rank.
         """
         if self._apart(buckets):
-            yield from Layers().terms(buckets, estimates, constrained, corner)
+            yield from Layers().updates(buckets, estimates, constrained, corner)
             return
-        pool = self._pool(buckets)
-        if pool is not None:
-            for number, (bucket, d) in enumerate(zip(buckets, estimates, strict=True)):
+        gain, pool = self._gain(buckets), list[Tensor]()
+        if gain is not None:
+            for number, (bucket, estimate) in enumerate(zip(buckets, estimates, strict=True)):
+                d = estimate.value()
                 cut = parallel.cut_of(bucket.first.tensor)
                 holders = cut.holders if cut is not None else parallel.everybody()
                 reports = cut.first if cut is not None else holders.here == 0
                 x = bucket.first.shard.to(d.dtype) if constrained else None
                 radius = bucket.group.radius if constrained else 1.0
-                yield number, Pooled(pool, holders, reports, d, x, radius)
+                yield number, Pooled(gain, pool, holders, reports, d, x, radius)
             return
-        wholes = estimates
-        if self._cut(buckets):
-            wholes = [b.whole(d) for b, d in zip(buckets, estimates, strict=True)]
+        wholes = [b.whole(e.value()) for b, e in zip(buckets, estimates, strict=True)]
         for number, (lmo, dual) in enumerate(self.minimise(buckets, wholes)):
             bucket, product = buckets[number], None
             if constrained:
@@ -273,30 +273,30 @@ class Joint(Geometry):
                 d = wholes[number]
                 x = bucket.whole(bucket.join(bucket.shards)).to(d.dtype)
                 product = inner(as_working(d), as_working(x))
-            yield number, terms.Known(bucket.part(lmo), dual, product)
+            yield number, Update(bucket.part(lmo), dual, product)
 
     def _apart(self, buckets: Sequence[Bucket]) -> bool:
         """Tell whether one is sharded, and parameters have own balls or there is only one."""
         alone = not isinstance(self.norm, VectorNorm) or isinstance(self.norm, Sign)
         return alone and self._cut(buckets)
 
-    def _pool(self, buckets: Sequence[Bucket]) -> Pool | None:
-        """Return the sum of squares for sharded ones; None if squares do not give the norm."""
+    def _gain(self, buckets: Sequence[Bucket]) -> float | None:
+        """Return the gain of sharded ones' common length; None if squares do not give the norm."""
         size = sum(bucket.first.tensor.numel() for bucket in buckets)
         lines = self.norm.lines(torch.Size([size])) if self._cut(buckets) else None
-        return Pool(lines[1]) if lines and lines[0] else None
+        return lines[1] if lines and lines[0] else None
 
     @staticmethod
     def _cut(buckets: Sequence[Bucket]) -> bool:
         return any(parallel.cut_of(bucket.first.tensor) is not None for bucket in buckets)
 
-    def corners(self, buckets: Sequence[Bucket], terms: Sequence[Term]) -> list[Scalar]:
+    def corners(self, buckets: Sequence[Bucket], updates: Sequence[Update]) -> list[Scalar]:
         """Return the corner of all parameters together."""
-        if self._cut(buckets) and terms[0].corner is not None:
-            return [term.corner for term in terms if term.corner is not None]
+        if self._cut(buckets) and updates[0].corner is not None:
+            return [update.corner for update in updates if update.corner is not None]
         points = (
-            b.whole(b.join(b.shards).to(t.update.dtype) - t.update)
-            for b, t in zip(buckets, terms, strict=True)
+            b.whole(b.join(b.shards).to(t.lmo.dtype) - t.lmo)
+            for b, t in zip(buckets, updates, strict=True)
         )
         return list(self.ratios(buckets, points))
 

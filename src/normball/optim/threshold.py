@@ -26,9 +26,11 @@ from normball._scalar import (
     where,
 )
 from normball.optim.buckets import Bucket
+from normball.optim.estimate import Estimate
 from normball.optim.geometry import Geometry
-from normball.optim.terms import Known, Term, settle
+from normball.optim.sharded import settle
 from normball.optim.totals import add_up
+from normball.optim.update import Update
 
 # A look measures one step in `_EVERY`, and each of the first `_START` steps.
 _EVERY, _START = 5, 20
@@ -243,7 +245,7 @@ def split_state(state_dict: dict[str, Any], measuring: bool) -> tuple[dict[str, 
 def slopes(
     geometry: Geometry,
     buckets: Sequence[Bucket],
-    momenta: Sequence[Tensor],
+    momenta: Sequence[Estimate],
     grads: Sequence[Tensor],
     constrained: bool,
 ) -> list[tuple[Scalar, Scalar]]:
@@ -256,22 +258,24 @@ def slopes(
     Args:
         geometry: computes the minimisers.
         buckets: those of this step.
-        momenta: `d` of the last step.
+        momenta: estimates of the last step.
         grads: those of this step.
         constrained: whether the step went towards the minimiser.
     """
-    terms: dict[int, Term] = {}
+    updates: dict[int, Update] = {}
     found: dict[int, Sequence[Scalar]] = {}
-    for i, term in geometry.terms(buckets, momenta, False, False):
-        if isinstance(term, Known):
-            found[i] = _products(buckets[i], grads[i], term, momenta[i] if constrained else None)
-            del term.update
-        terms[i] = term
-    ordered = [terms[i] for i in range(len(buckets))]
+
+    for i, update in geometry.updates(buckets, momenta, False, False):
+        updates[i] = update
+        if update.ready:
+            found[i] = _products(buckets[i], grads[i], update, momenta[i], constrained)
+            if update.held:
+                update.forget()
+    ordered = [updates[i] for i in range(len(buckets))]
     settle(ordered, False)
-    for i, term in enumerate(ordered):
+    for i, update in enumerate(ordered):
         if i not in found:
-            found[i] = _products(buckets[i], grads[i], term, momenta[i] if constrained else None)
+            found[i] = _products(buckets[i], grads[i], update, momenta[i], constrained)
     cuts: dict[int, parallel.Cut] = {}
     for i, bucket in enumerate(buckets):
         cut = parallel.cut_of(bucket.first.tensor)
@@ -284,26 +288,26 @@ def slopes(
 
 
 def _products(
-    bucket: Bucket, grad: Tensor, term: Term, momentum: Tensor | None
+    bucket: Bucket, grad: Tensor, update: Update, momentum: Estimate, constrained: bool
 ) -> Sequence[Scalar]:
-    """Return `-r <g, u>`, and with a momentum `<d, x>` and `<g, x>`, of this rank's parts."""
+    """Return `-r <g, u>`, and if constrained `<d, x>` and `<g, x>`, of this rank's parts."""
     along = [
-        _product(grad if part is bucket else part.first.grad, update)
-        for part, update in term.steps(bucket)
+        _product(grad if part is bucket else part.first.grad, lmo)
+        for part, lmo in update.steps(bucket)
     ]
     values = [-bucket.group.radius * total(along)]
-    if momentum is not None:
+    if constrained:
         x = bucket.join(bucket.shards)
-        values += [_product(momentum, x), _product(grad, x)]
+        values += [_product(momentum.value(), x), _product(grad, x)]
     return values
 
 
 def _slopes(
-    buckets: Sequence[Bucket], terms: Sequence[Term], found: dict[int, Sequence[Scalar]]
+    buckets: Sequence[Bucket], updates: Sequence[Update], found: dict[int, Sequence[Scalar]]
 ) -> Iterator[tuple[Scalar, Scalar]]:
-    for i, (bucket, term) in enumerate(zip(buckets, terms, strict=True)):
+    for i, (bucket, update) in enumerate(zip(buckets, updates, strict=True)):
         after, *weights = found[i]
-        before = bucket.group.radius * term.dual
+        before = bucket.group.radius * update.dual
         yield (before + weights[0], after + weights[1]) if weights else (before, after)
 
 

@@ -10,7 +10,7 @@ from normball import parallel
 from normball._numeric import host_knows
 from normball._scalar import Scalar, known, largest, number, tensor, total
 from normball.optim.buckets import Bucket
-from normball.optim.terms import Term
+from normball.optim.update import Update
 
 
 class Totals(NamedTuple):
@@ -28,7 +28,7 @@ class Totals(NamedTuple):
 
 def totals(
     buckets: Sequence[Bucket],
-    terms: Sequence[Term],
+    updates: Sequence[Update],
     corners: Sequence[Scalar] | None,
     groups: int,
     constrained: bool,
@@ -39,18 +39,18 @@ def totals(
 
     Args:
         buckets: those of this step.
-        terms: of each, settled.
+        updates: of each, settled.
         corners: the corners, of which the largest is returned; None if it is not needed.
         groups: number of parameter groups.
-        constrained: whether the terms have products.
+        constrained: whether the updates have products.
         stages: where ranks hold different parameters.
         zero: 0-d, the value for a stage without a layer.
     """
     # In 64 bit, because there the product of two finite 32-bit numbers is finite.
-    duals: list[Scalar] = [b.group.radius * t.dual for b, t in zip(buckets, terms, strict=True)]
-    products = [(t.product, dual) for t, dual in zip(terms, duals, strict=True)]
+    duals: list[Scalar] = [b.group.radius * t.dual for b, t in zip(buckets, updates, strict=True)]
+    products = [(t.product, dual) for t, dual in zip(updates, duals, strict=True)]
     gaps = [product + dual for product, dual in products if product is not None]
-    per_group = _per_group(buckets, terms, duals, groups)
+    per_group = _per_group(buckets, updates, duals, groups)
     corner = largest([number(corner) for corner in corners]) if corners else None
     if stages is None:
         dual = total(per_group)
@@ -87,17 +87,17 @@ def add_up(
 
 def _per_group(
     buckets: Sequence[Bucket],
-    terms: Sequence[Term],
+    updates: Sequence[Update],
     duals: Sequence[Scalar],
     groups: int,
 ) -> Sequence[Scalar]:
     sums: list[list[Scalar]] = [[] for _ in range(groups)]
     shared = []
-    for bucket, term, dual in zip(buckets, terms, duals, strict=True):
+    for bucket, update, dual in zip(buckets, updates, duals, strict=True):
         if bucket.groups is None:
             sums[bucket.group.index].append(dual)
         else:
-            shared.append((bucket.groups, _shares(term, dual)))
+            shared.append((bucket.groups, _shares(update, dual)))
     found = [total(row) for row in sums]
     if not shared:
         return found
@@ -108,8 +108,8 @@ def _per_group(
     return vector.tolist() if host_knows(vector) else vector.unbind()
 
 
-def _shares(term: Term, dual: Scalar) -> Tensor:
+def _shares(update: Update, dual: Scalar) -> Tensor:
     """Divide the dual norm of a bucket among its parameters, in proportion to `<d, update>`."""
-    assert term.parts is not None
-    total = term.parts.sum()
-    return dual * torch.where(total == 0, 0, term.parts / total)
+    assert update.parts is not None
+    total = update.parts.sum()
+    return dual * torch.where(total == 0, 0, update.parts / total)
