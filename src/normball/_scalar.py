@@ -42,6 +42,12 @@ def tensor(x: Scalar, like: Tensor) -> Tensor:
     return x.to(like) if isinstance(x, Tensor) else like.new_full((), x)
 
 
+def saturated(x: Scalar, like: Tensor) -> Tensor:
+    """Return a number as a 0-d tensor of the dtype of `like`, at most its largest number."""
+    limit = torch.finfo(like.dtype).max
+    return tensor(clamp(x, -limit, limit), like)
+
+
 def of_kind(x: Scalar, like: Scalar | Flag) -> Scalar:
     """Return a number that steps change, as a tensor beside a tensor `like`, else in Python.
 

@@ -2,20 +2,21 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, peak, saturate, split_scale
-from normball._scalar import Scalar, clamp, known, tensor, where
+from normball._numeric import as_working, host_knows, peak, saturate, split_scale
+from normball._scalar import Scalar, known, saturated, where
 from normball.norms.base import Norm
 
 __all__ = ["L1", "RMS", "Euclidean", "Lp", "Sign", "VectorNorm"]
 
 
-# With a largest entry between these, sums of squares neither overflow nor lose anything.
+# With a length between these, sums of squares neither overflow nor lose anything.
 _LOW, _HIGH = 1e-10, 1e10
 
 
@@ -24,21 +25,34 @@ def _unit_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Scalar]:
 
     The scale is 1 where all entries are 0, and NaN where one of them is NaN or infinite.
     """
-    work, scale = _with_top(parts)
-    return [x / _on(scale, x) for x in work], scale
-
-
-def _moderate_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Scalar]:
-    """Do the same unless the host knows that squares are in range: then the scale is 1."""
-    work, scale = _with_top(parts)
-    if not isinstance(scale, Tensor) and _LOW <= scale <= _HIGH:
-        return work, 1.0
-    return [x / _on(scale, x) for x in work], scale
-
-
-def _with_top(parts: Sequence[Tensor]) -> tuple[list[Tensor], Scalar]:
     work = [as_working(x) for x in parts]
-    return work, _top([peak(x) for x in work if x.numel()] or [work[0].new_ones(())])
+    scale = _top([peak(x) for x in work if x.numel()] or [work[0].new_ones(())])
+    return [x / _on(scale, x) for x in work], scale
+
+
+def _units_and_length(parts: Sequence[Tensor]) -> tuple[Sequence[Tensor], Scalar, Scalar]:
+    """Return tensors, the Euclidean norm of their concatenation, and what both are divided by.
+
+    They are divided by their largest entry, unless the host knows that squares are in range: then
+    they are `parts` itself.
+    """
+    if host_knows(parts[0]):
+        length = _length(map(as_working, parts), 2)
+        if not isinstance(length, Tensor) and _LOW <= length <= _HIGH:
+            return parts, length, 1.0
+    units, scale = _unit_scale(parts)
+    return units, _length(units, 2), scale
+
+
+def _times(units: Sequence[Tensor], factor: Scalar, parts: Sequence[Tensor]) -> list[Tensor]:
+    """Return the units, which may be `parts` itself, times a factor, in the dtypes of `parts`."""
+    if units is not parts:
+        return [(x * _on(factor, x)).to(p.dtype) for x, p in zip(units, parts, strict=True)]
+
+    def one(x: Tensor) -> Tensor:
+        return (as_working(x) * _on(factor, x)).to(x.dtype)
+
+    return list(map(one, parts))  # a sequence may compute what is read: it holds one at a time
 
 
 def _top(peaks: Sequence[Tensor]) -> Scalar:
@@ -56,14 +70,6 @@ def _together(values: Sequence[Tensor]) -> Tensor:
 def _on(value: Scalar, x: Tensor) -> Scalar:
     """Return a number where `x` is."""
     return value.to(x.device) if isinstance(value, Tensor) else value
-
-
-def _saturated(value: Scalar, like: Tensor) -> Tensor:
-    """Return a number as a 0-d tensor of the dtype of `like`, at most its largest number."""
-    if isinstance(value, Tensor):
-        return saturate(value)
-    limit = torch.finfo(like.dtype).max
-    return tensor(clamp(value, -limit, limit), like)
 
 
 class VectorNorm(Norm):
@@ -133,7 +139,7 @@ class Lp(VectorNorm):
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_p`."""
         units, scale = _unit_scale(parts)
-        return _saturated(_length(units, self.p) * scale, units[0])
+        return saturated(_length(units, self.p) * scale, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d_i) (|d_i| / ||d||_q)^(q-1)` and `||d||_q`."""
@@ -145,7 +151,7 @@ class Lp(VectorNorm):
             (-torch.sign(x) * (x.abs() / _on(divisor, x)) ** (q - 1) + 0 * x).to(part.dtype)
             for x, part in zip(units, parts, strict=True)
         ]
-        return lmo, _saturated(length * scale, units[0])
+        return lmo, saturated(length * scale, units[0])
 
 
 # Entries that fit a processor's cache. Embeddings and heads are large, and on a CPU a new tensor of
@@ -174,13 +180,15 @@ def _sum_of_ratios(x: Tensor, scale: Scalar) -> Tensor:
     return torch.stack(sums).sum()
 
 
-def _length(units: Sequence[Tensor], p: float) -> Scalar:
+def _length(units: Iterable[Tensor], p: float) -> Scalar:
     """Return the p-norm of a concatenation whose largest entry is about 1, or 0."""
-    lengths = [_one_length(x, p) for x in units if x.numel()] or [units[0].sum()]
+    lengths = list(map(partial(_one_length, p=p), units))  # which holds one at a time
     return known(lengths[0] if len(lengths) == 1 else _one_length(_together(lengths), p))
 
 
 def _one_length(x: Tensor, p: float) -> Tensor:
+    if not x.numel():
+        return x.sum()
     # On the CPU these two are several times faster than vector_norm.
     if p == 1:
         return x.abs().sum()
@@ -216,16 +224,14 @@ class Euclidean(VectorNorm):
 
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_2`."""
-        units, scale = _moderate_scale(parts)
-        return _saturated(_length(units, 2) * scale, units[0])
+        units, length, scale = _units_and_length(parts)
+        return saturated(length * scale, as_working(units[0]))
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-d / ||d||_2` and `||d||_2`."""
-        units, scale = _moderate_scale(parts)
-        length = _length(units, 2)
-        divisor = where(length == 0, -1.0, -length)
-        lmo = [(x / _on(divisor, x)).to(p.dtype) for x, p in zip(units, parts, strict=True)]
-        return lmo, _saturated(length * scale, units[0])
+        units, length, scale = _units_and_length(parts)
+        lmo = _times(units, -1 / where(length == 0, 1.0, length), parts)
+        return lmo, saturated(length * scale, as_working(units[0]))
 
     def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-d_i / ||d_i||_2` for a stack `(k, ...)`, and the sum of dual norms."""
@@ -254,16 +260,16 @@ class RMS(VectorNorm):
 
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_2 / sqrt(n)`."""
-        units, scale = _moderate_scale(parts)
-        return _saturated(_length(units, 2) / _root(parts) * scale, units[0])
+        units, length, scale = _units_and_length(parts)
+        return saturated(length / _root(parts) * scale, as_working(units[0]))
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sqrt(n) d / ||d||_2` and `sqrt(n) ||d||_2`."""
-        units, scale = _moderate_scale(parts)
-        length, root = _length(units, 2), _root(parts)
+        units, length, scale = _units_and_length(parts)
+        root = _root(parts)
         factor = -root / where(length == 0, 1.0, length)
-        lmo = [(x * _on(factor, x)).to(p.dtype) for x, p in zip(units, parts, strict=True)]
-        return lmo, _saturated(root * length * scale, units[0])
+        lmo = _times(units, factor, parts)
+        return lmo, saturated(root * length * scale, as_working(units[0]))
 
     def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-sqrt(n) d_i / ||d_i||_2` for a stack `(k, ...)`, and the sum of dual norms."""
@@ -305,7 +311,7 @@ class Sign(VectorNorm):
         fan_in = self._fan_in(parts)
         units, scale = _unit_scale(parts)
         # The largest entry of a unit is 1, or 0 if all entries are 0.
-        return _saturated(_length(units, float("inf")) * scale * fan_in, units[0])
+        return saturated(_length(units, float("inf")) * scale * fan_in, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d) / d_in` and `sum|d_ij| / d_in`."""
@@ -325,7 +331,7 @@ class Sign(VectorNorm):
         sums = [_sum_of_ratios(x, _on(scale, x)) for x in work]
         total = known(sums[0] if len(sums) == 1 else _together(sums).sum())
         # sign(NaN) is 0, so the scale is NaN to make the result NaN.
-        return 0 * scale - 1 / fan_in, _saturated(total / fan_in * scale, work[0])
+        return 0 * scale - 1 / fan_in, saturated(total / fan_in * scale, work[0])
 
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
         """Return every entry as a line, and `1 / d_in`."""
@@ -363,7 +369,7 @@ class L1(VectorNorm):
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `sum_i |w_i|`."""
         units, scale = _unit_scale(parts)
-        return _saturated(_length(units, 1) * scale, units[0])
+        return saturated(_length(units, 1) * scale, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d_i*) e_i*` and `max|d_i|`."""
@@ -380,4 +386,4 @@ class L1(VectorNorm):
                 # A scale that is NaN makes all of it NaN.
                 step = torch.where(chosen, -torch.sign(x), 0) + 0 * _on(scale, x)
             lmo.append(step.view(part.shape).to(part.dtype))
-        return lmo, _saturated(known(_together(peaks).amax()) * scale, units[0])
+        return lmo, saturated(known(_together(peaks).amax()) * scale, units[0])

@@ -205,8 +205,7 @@ class NormBallOptimizer(Saved):
     def _all_finite(self, roster: Roster, grads: list[Tensor]) -> Flag:
         """Return whether the step is taken: gradients and numbers are sound on all ranks."""
         sound = self._settings.sound(self.param_groups)
-        limit = self._estimator.limit(roster.buckets)
-        finite = every([all_within(grads, limit) if grads else True, sound])
+        finite = every([all_within(grads, roster.limit) if grads else True, sound])
         if roster.sharded or self._stages is not None:
             like = grads[0] if grads else next(self._params())
             finite = parallel.agree(tensor(finite, like))
@@ -257,6 +256,7 @@ class NormBallOptimizer(Saved):
             roster.enter(self.param_groups, self._settings.longest)
             roster.buckets = self._geometry.buckets(roster.params, self._reuse_grad)
             self._estimator.fit(self.state, roster.params)
+            roster.set_dtypes(self._estimator.dtype_of)
             if self._average is not None:
                 self._average.fit(self.state, self._params())
         if roster.params and self._constrained:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import choose_, host_knows
+from normball._numeric import choose_, host_knows, pieces
 from normball._scalar import Flag
 from normball.norms import Norm
 
@@ -92,6 +92,12 @@ class Bucket:
     """Whether tensors of this bucket have a leading dimension over its parameters."""
     parts_along: int | None = field(init=False)
     """The dimension along which the parts of a parameter have a ball each, if any."""
+    by_rows: bool = field(init=False)
+    """Whether this is a large table, of which every row has a ball of its own."""
+    size: int = field(init=False)
+    """The number of entries, of all ranks."""
+    dtype: torch.dtype = torch.float32
+    """That of the estimate."""
     groups: Tensor | None = None
     """The group's number of every parameter, shape `(k,)`; None if all are of one group."""
     room: Tensor | None = None
@@ -115,6 +121,14 @@ class Bucket:
         lines = norm.lines(shape)
         free = norm.free(shape) if lines is None else frozenset(range(len(shape))) - lines[0]
         self.parts_along = min(free) if free and len(shape) > 1 else None
+        self.by_rows = self._are_rows_apart(lines)
+        self.size = shape.numel() * len(self.params)
+
+    def _are_rows_apart(self, lines: tuple[frozenset[int], float] | None) -> bool:
+        x = self.first.shard
+        if self.stacked or lines is None or 0 in lines[0] or not x.ndim or len(pieces(x)) < 2:
+            return False
+        return self.group.norm.lines(torch.Size((1, *x.shape[1:]))) == lines  # also one alone
 
     @property
     def shards(self) -> list[Tensor]:
@@ -132,11 +146,11 @@ class Bucket:
 
     def whole(self, x: Tensor) -> Tensor:
         """Return all of the tensor of which `x`, joined, is this rank's part."""
-        return x if self.stacked else parallel.whole(x, self.first.tensor)
+        return parallel.whole(x, self.first.tensor) if self.first.sharded else x
 
     def part(self, x: Tensor) -> Tensor:
         """Return this rank's part of a whole tensor, joined."""
-        return x if self.stacked else parallel.part_of(x, self.first.tensor)
+        return parallel.part_of(x, self.first.tensor) if self.first.sharded else x
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return one tensor for each parameter as the bucket's one tensor."""
@@ -247,6 +261,7 @@ class Roster:
             self.params.append(Param(names[i], p, part, p.grad, of[i], starts[i]))
         self.sharded = any(param.sharded for param in self.params)
         self.buckets: list[Bucket] = []
+        self.limit = torch.finfo(torch.float64).max / 2
 
     def enter(self, groups: Sequence[Mapping[str, Any]], longest: Callable[..., Any]) -> bool:
         """Read the settings of the groups, their longest steps, and the gradients.
@@ -285,6 +300,13 @@ class Roster:
                     param.shard = parallel.local(param.tensor)
                     param.grad = parallel.local(parallel.aligned(param.grad, param.tensor))
         return True
+
+    def set_dtypes(self, dtype_of: Callable[[Tensor], torch.dtype]) -> None:
+        """Keep the dtypes of the estimates, and the largest gradient entry that they allow."""
+        for bucket in self.buckets:
+            bucket.dtype = dtype_of(bucket.first.shard)
+            # Its difference to a momentum must not overflow.
+            self.limit = min(self.limit, torch.finfo(bucket.dtype).max / 2)
 
     def _alike(self, groups: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return for every group the first group with the same norm, radius, lr and alpha."""

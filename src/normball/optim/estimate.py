@@ -95,11 +95,6 @@ class Estimator:
             here.copy_(_unpacked(part, here.shape, here.dtype))
         return out
 
-    def limit(self, buckets: Sequence[Bucket]) -> float:
-        """Return the largest gradient entry whose difference to a momentum cannot overflow."""
-        dtypes = {self.dtype_of(bucket.first.shard) for bucket in buckets}
-        return min(torch.finfo(dtype).max for dtype in dtypes) / 2
-
     def fit(self, state: State, params: Sequence[Param]) -> None:
         """Move momenta to the dtype and device of their parameters, which may have changed.
 
@@ -132,7 +127,7 @@ class Estimator:
         shared: list[tuple[Bucket, Tensor, tuple[slice, ...], parallel.Members]] = []
         for bucket, g in zip(buckets, grads, strict=True):
             bucket.active = None
-            dim = self._dim(bucket)
+            dim = bucket.parts_along if self.lazy else None
             if dim is None or (bucket.group.alpha == 1 and not constrained):
                 continue
             cut = parallel.cut_of(bucket.first.tensor)
@@ -153,12 +148,6 @@ class Estimator:
         for (bucket, _, place, _), total in zip(shared, totals, strict=True):
             bucket.active = total[place] > 0
 
-    def _dim(self, bucket: Bucket) -> int | None:
-        """Return the dimension along which the parts of a parameter have a ball each, if any."""
-        if not self.lazy:
-            return None
-        return bucket.parts_along
-
     def take_in(
         self, state: State, buckets: Sequence[Bucket], grads: Sequence[Tensor],
         free: Sequence[bool], finite: Flag,
@@ -177,7 +166,7 @@ class Estimator:
             g, alpha = grad, bucket.group.alpha
             if self.maximize:
                 g = g.neg_() if own else -g
-            dtype = self.dtype_of(bucket.first.shard)
+            dtype = bucket.dtype
             bucket.room = g if own and g.dtype == dtype else None
             # With alpha = 1 a momentum is kept only if there is one already.
             if alpha == 1 and all(_kept(state, param) is None for param in bucket.params):
@@ -198,7 +187,7 @@ class Estimator:
         return found
 
     def _rounds(self, bucket: Bucket) -> bool:
-        return self.dither is not None and self.dtype_of(bucket.first.shard) == torch.bfloat16
+        return self.dither is not None and bucket.dtype == torch.bfloat16
 
     def _advance_rounded(self, bucket: Bucket, d: Tensor, g: Tensor, finite: Flag) -> None:
         """Advance a momentum in float32 and store it rounded, a piece of memory after the other."""
@@ -320,6 +309,19 @@ class Estimate:
         if isinstance(self.finite, Tensor):
             torch.where(self.finite.to(d.device), e, d, out=e)
         return e
+
+
+class Values(Sequence[Tensor]):
+    """The estimates as tensors, each computed when it is read, so that only one is in memory."""
+
+    def __init__(self, estimates: Sequence[Estimate]) -> None:
+        self._estimates = estimates
+
+    def __len__(self) -> int:
+        return len(self._estimates)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._estimates[index].value()
 
 
 def _on_its_own(row: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from normball._scalar import Scalar
 from normball.norms import Norm, Sign, VectorNorm
 from normball.optim import sharded
 from normball.optim.buckets import Bucket, Param, buckets_of
-from normball.optim.estimate import Estimate
+from normball.optim.estimate import Estimate, Values
 from normball.optim.sharded import Owned, Pooled
 from normball.optim.update import ByRows, Update
 
@@ -117,7 +117,7 @@ class Layers(Geometry):
         Large layers come first: their workspace is then not beside the updates of all others.
         """
         owned: list[Owned] = []
-        sizes = [bucket.first.tensor.numel() * len(bucket.params) for bucket in buckets]
+        sizes = [bucket.size for bucket in buckets]
         for number in sorted(range(len(buckets)), key=sizes.__getitem__, reverse=True):
             bucket = buckets[number]
             # In its own call, so that no estimate stays in memory while the next is computed.
@@ -132,10 +132,9 @@ class Layers(Geometry):
     @staticmethod
     def _by_rows(bucket: Bucket, estimate: Estimate) -> Update | None:
         """Return the update of a layer that needs no memory for its update; None for the others."""
-        first = bucket.first
-        if bucket.stacked or first.sharded or bucket.room is not None:
+        if bucket.stacked or bucket.first.sharded or bucket.room is not None:
             return None
-        if not ByRows.fits(first.group.norm, first.shard):
+        if not bucket.by_rows:
             return None
         return ByRows(bucket, replace(estimate).rows)  # a copy, which nothing frees
 
@@ -155,6 +154,8 @@ class Layers(Geometry):
         x = bucket.join(bucket.shards).to(d.dtype) if constrained else None
         if corner and x is not None and bucket.active is not None:
             x = x * bucket.active  # a part that rests does not move to the corner
+        if not first.sharded and not self.split:
+            return self._whole(bucket, d, x, radius, corner)
         cut = parallel.cut_of(first.tensor)
         if cut is not None and cut.boxes:
             lines = norm.lines(shape)
@@ -183,11 +184,13 @@ class Layers(Geometry):
         if x is not None:
             x = bucket.whole(x)
             product = inner(as_working(d), as_working(x))
-        saves = type(norm).lmo_and_dual_into is not Norm.lmo_and_dual_into
-        if room is not None and room.shape == d.shape and saves:
+        saves = room is not None and type(norm).lmo_and_dual_into is not Norm.lmo_and_dual_into
+        if bucket.stacked:
+            lmo, dual = norm.stacked_lmo_and_dual(d)
+        elif room is not None and saves and room.shape == d.shape:
             lmo, dual = norm.lmo_and_dual_into(d, room)
         else:
-            ((lmo, dual),) = self.minimise([bucket], [d])
+            lmo, dual = norm.lmo_and_dual(d)
         parts = None
         if bucket.groups is not None:
             parts = (as_working(d) * lmo).reshape(len(d), -1).sum(1)
@@ -236,8 +239,8 @@ class Joint(Geometry):
         if len(estimates) == 1:
             yield lmos[0], dual
             return
-        for d, lmo in zip(estimates, lmos, strict=True):
-            yield lmo, saturate(-inner(as_working(d), as_working(lmo)))
+        for i, lmo in enumerate(lmos):
+            yield lmo, saturate(-inner(as_working(estimates[i]), as_working(lmo)))
 
     def updates(
         self,
@@ -265,7 +268,9 @@ class Joint(Geometry):
                 radius = bucket.group.radius if constrained else 1.0
                 yield number, Pooled(gain, pool, holders, reports, d, x, radius)
             return
-        wholes = [b.whole(e.value()) for b, e in zip(buckets, estimates, strict=True)]
+        wholes: Sequence[Tensor] = Values(estimates)
+        if self._cut(buckets):
+            wholes = [b.whole(d) for b, d in zip(buckets, wholes, strict=True)]
         for number, (lmo, dual) in enumerate(self.minimise(buckets, wholes)):
             bucket, product = buckets[number], None
             if constrained:

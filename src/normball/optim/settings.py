@@ -155,6 +155,9 @@ class Settings:
 
         Nothing waits for their device. A step does nothing where this is false.
         """
+        values = [group.get(name) for group in groups for name in _ON_DEVICE]
+        if not any(isinstance(value, Tensor) for value in values):
+            return True
         checks: list[Flag] = []
         tensors = [[v for v in map(g.get, _ON_DEVICE) if isinstance(v, Tensor)] for g in groups]
         # Each tensor once, in however many groups it is.

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from normball._numeric import pieces
 from normball._scalar import Scalar, number, wide
-from normball.norms import Norm
 from normball.optim.buckets import Bucket
 
 
@@ -71,14 +70,6 @@ class ByRows(Update):
         self._pieces = pieces(bucket.first.shard)
         duals = [self._minimum(bucket, rows)[1] for rows in self._pieces]
         self.dual = number(wide(torch.stack(duals)).sum())
-
-    @staticmethod
-    def fits(norm: Norm, x: Tensor) -> bool:
-        """Tell whether a layer has several pieces, and every row has a ball of its own."""
-        lines = norm.lines(x.shape) if x.ndim and len(pieces(x)) > 1 else None
-        if lines is None or 0 in lines[0]:
-            return False
-        return norm.lines(torch.Size((1, *x.shape[1:]))) == lines  # also alone
 
     def steps(self, bucket: Bucket) -> Iterator[tuple[Bucket, Tensor]]:
         """Yield pieces of the layer, and their updates."""

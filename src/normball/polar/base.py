@@ -63,13 +63,16 @@ class Polar(ABC):
         if x.numel() == 0:
             return x.clone(), work.new_zeros(x.shape[:-2])
         readable = work.ndim == 2 and host_knows(work)
-        moderate = self._any_scale or (readable and _LOW <= peak(work).item() <= _HIGH)
-        unit, scale = (work, None) if moderate else split_scale(work, (-2, -1))
+        moderate = readable and _LOW <= peak(work).item() <= _HIGH
         tall = x.shape[-2] > x.shape[-1]
-        factor, nuclear = self._wide(unit.mT if tall else unit)
-        if scale is not None:
+        if moderate or self._any_scale:
+            factor, nuclear = self._wide(work.mT if tall else work)
+        else:
+            unit, scale = split_scale(work, (-2, -1))
+            factor, nuclear = self._wide(unit.mT if tall else unit)
             nuclear = nuclear * scale.squeeze((-2, -1))
-        return (factor.mT if tall else factor).to(x.dtype), saturate(nuclear)
+        factor = (factor.mT if tall else factor).to(x.dtype)
+        return factor, nuclear if moderate else saturate(nuclear)
 
     def _one_by_one(self, x: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:
         factor, nuclear = x.new_empty(x.shape), work.new_empty(x.shape[:-2])
