@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, largest_singular_value, saturate
+from normball._numeric import as_working, in_dtype, largest_singular_value, saturate
 from normball._scalar import known, saturated
 from normball.norms.base import Norm
 from normball.polar import SVD, Auto, Polar
@@ -97,7 +97,7 @@ class Spectral(Norm):
         dual = gain * known(nuclear.sum() if nuclear.ndim else nuclear)
         lmo = factor.mul_(-gain)
         lmo = lmo if lmo.shape == d.shape else lmo.reshape(d.shape)
-        return lmo.to(d.dtype), saturated(dual, nuclear)
+        return in_dtype(lmo, d.dtype), saturated(dual, nuclear)
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         factor, _ = SVD()(self._matrices(noise))

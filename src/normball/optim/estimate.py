@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import choose_, concrete, host_knows, pieces, step_where_
+from normball._numeric import choose_, concrete, host_knows, in_dtype, pieces, step_where_
 from normball._scalar import Flag
 from normball.optim import packed, validate
 from normball.optim.buckets import Bucket, Param
@@ -178,7 +178,7 @@ class Estimator:
             if self._rounds(bucket):
                 self._advance_rounded(bucket, d, g, finite)
             else:
-                _advance(bucket, d, g.to(dtype), finite, None if ahead else bucket.room)
+                _advance(bucket, d, in_dtype(g, dtype), finite, None if ahead else bucket.room)
             # A gradient negated in new memory is not kept: it is negated again when it is read.
             kept, turned = (g, False) if own else (grad, self.maximize)
             found.append(Estimate(bucket, d, kept if ahead else None, finite, bucket.room, turned))
@@ -301,7 +301,7 @@ class Estimate:
 
     def _ahead(self, d: Tensor, g: Tensor) -> Tensor:
         """Return `(1 - alpha) d + alpha g`, or `d` where not all is finite, not in its memory."""
-        new = g.to(d.dtype)
+        new = in_dtype(g, d.dtype)
         if self.turned:
             new = -new if new is g else new.neg_()
         room = new if self.room is None and new is not g else self.room

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import host_knows
 from normball._scalar import Scalar, known, largest, number, tensor, total
 from normball.optim.buckets import Bucket
 from normball.optim.update import Update
@@ -94,22 +93,24 @@ def _per_group(
     sums: list[list[Scalar]] = [[] for _ in range(groups)]
     shared = []
     for bucket, update, dual in zip(buckets, updates, duals, strict=True):
-        if bucket.groups is None:
+        if update.parts is None:
             sums[bucket.group.index].append(dual)
+        elif isinstance(dual, Tensor):
+            assert bucket.groups is not None
+            shared.append((bucket.groups, dual * _shares(update.parts)))
         else:
-            shared.append((bucket.groups, _shares(update, dual)))
+            for param, share in zip(bucket.params, _shares(update.parts).tolist(), strict=True):
+                sums[param.group.index].append(dual * share)
     found = [total(row) for row in sums]
     if not shared:
         return found
-    like = shared[0][1]
-    vector = torch.stack([tensor(x, like) for x in found])
+    vector = torch.stack([tensor(x, shared[0][1]) for x in found])
     for index, shares in shared:
         vector = vector.index_add(0, index.to(vector.device), shares.to(vector.device))
-    return vector.tolist() if host_knows(vector) else vector.unbind()
+    return vector.unbind()
 
 
-def _shares(update: Update, dual: Scalar) -> Tensor:
-    """Divide the dual norm of a bucket among its parameters, in proportion to `<d, update>`."""
-    assert update.parts is not None
-    total = update.parts.sum()
-    return dual * torch.where(total == 0, 0, update.parts / total)
+def _shares(parts: Tensor) -> Tensor:
+    """Divide a dual norm among the parameters of a bucket, in proportion to `<d, lmo>`."""
+    whole = parts.sum()
+    return torch.where(whole == 0, 0, parts / whole)

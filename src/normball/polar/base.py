@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, host_knows, peak, saturate, split_scale
+from normball._numeric import as_working, host_knows, in_dtype, peak, saturate, split_scale
 from normball._scalar import Scalar, known
 
 # Squares of such entries, and of those a hundred million times smaller, neither overflow nor
@@ -71,7 +71,7 @@ class Polar(ABC):
             unit, scale = split_scale(work, (-2, -1))
             factor, nuclear = self._wide(unit.mT if tall else unit)
             nuclear = nuclear * scale.squeeze((-2, -1))
-        factor = (factor.mT if tall else factor).to(x.dtype)
+        factor = in_dtype(factor.mT if tall else factor, x.dtype)
         return factor, nuclear if moderate else saturate(nuclear)
 
     def _one_by_one(self, x: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,9 +45,9 @@ def symmetric_sum(
     One call for one small matrix; there calls are the cost.
     """
     m = a.shape[-1]
-    if a.ndim == 2 and (m < _SMALLEST or a.device.type != "cpu"):
-        return torch.addmm(c, a, b, beta=beta, alpha=alpha)
-    return symmetric(a, b).mul_(alpha).add_(c, alpha=beta)
+    if a.ndim == 2 and m >= _SMALLEST and a.device.type == "cpu":
+        return symmetric(a, b).mul_(alpha).add_(c, alpha=beta)
+    return add_product(c, a, b, beta=beta, alpha=alpha)
 
 
 def add_product(
@@ -56,6 +56,8 @@ def add_product(
     """Return `beta c + alpha a b`, of shapes `(..., m, n)`, `(..., m, k)` and `(..., k, n)`."""
     if a.ndim == 2:
         return torch.addmm(c, a, b, beta=beta, alpha=alpha)
+    if a.ndim == 3:
+        return torch.baddbmm(c, a, b, beta=beta, alpha=alpha)
     return (a @ b).mul_(alpha).add_(c, alpha=beta)
 
 
