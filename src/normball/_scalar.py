@@ -101,11 +101,15 @@ def clamp(x: Scalar, low: float | None = None, high: float | None = None) -> Sca
 
 def least(a: Scalar, b: Scalar) -> Scalar:
     """Return the smaller one, NaN if one is NaN."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.minimum(a, b)
     return where((a <= b) | (a != a), a, b)
 
 
 def most(a: Scalar, b: Scalar) -> Scalar:
     """Return the larger one, NaN if one is NaN."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.maximum(a, b)
     return where((a >= b) | (a != a), a, b)
 
 
