@@ -155,22 +155,24 @@ class Settings:
 
         Nothing waits for their device. A step does nothing where this is false.
         """
-        values = [group.get(name) for group in groups for name in _ON_DEVICE]
-        if not any(isinstance(value, Tensor) for value in values):
-            return True
         checks: list[Flag] = []
-        tensors = [[v for v in map(g.get, _ON_DEVICE) if isinstance(v, Tensor)] for g in groups]
-        # Each tensor once, in however many groups it is.
-        different = {tuple(map(id, held)): g for held, g in zip(tensors, groups, strict=True)}
-        for group in different.values():
-            lr, rho, longest = group["lr"], group.get("rho"), self._product(group)
-            if isinstance(lr, Tensor):
+        seen: list[tuple[Any, Any]] = []
+        for group in groups:
+            lr, rho = (v if isinstance(v, Tensor) else None for v in map(group.get, _ON_DEVICE))
+            if lr is None and rho is None:
+                continue
+            # Each tensor once, in however many groups it is.
+            if any(lr is old and rho is other for old, other in seen):
+                continue
+            seen.append((lr, rho))
+            longest = self._product(group) if self.constrained else None
+            if lr is not None:
                 slack, lr = _ROUNDINGS * torch.finfo(lr.dtype).eps, known(_flat(lr))
                 checks.append((lr >= -slack) & finite(lr))
-            if isinstance(rho, Tensor):
+            if rho is not None:
                 rho = known(_flat(rho))
                 checks.append((rho > 0) & finite(rho))
-            if self.constrained and isinstance(longest, Tensor):
+            if isinstance(longest, Tensor):
                 slack = _ROUNDINGS * torch.finfo(longest.dtype).eps
                 checks.append(known(longest) <= 1 + slack)
         return every(checks)
@@ -228,7 +230,7 @@ def layers(norm: Norm | None, radius: float | None) -> Group:
 
 def _flat(value: Any) -> Any:
     """Return a number, or a tensor of one entry as a 0-d tensor in the same memory."""
-    return value.reshape(()) if isinstance(value, Tensor) else value
+    return value.reshape(()) if isinstance(value, Tensor) and value.ndim else value
 
 
 def _with_names(group: Group) -> Group:
