@@ -167,11 +167,11 @@ class Settings:
             seen.append((lr, rho))
             longest = self._product(group) if self.constrained else None
             if lr is not None:
-                slack, lr = _ROUNDINGS * torch.finfo(lr.dtype).eps, known(_flat(lr))
-                checks.append((lr >= -slack) & finite(lr))
+                slack, value = _ROUNDINGS * torch.finfo(lr.dtype).eps, known(_flat(lr))
+                checks.append((value >= -slack) & finite(value))
             if rho is not None:
-                rho = known(_flat(rho))
-                checks.append((rho > 0) & finite(rho))
+                value = known(_flat(rho))
+                checks.append((value > 0) & finite(value))
             if isinstance(longest, Tensor):
                 slack = _ROUNDINGS * torch.finfo(longest.dtype).eps
                 checks.append(known(longest) <= 1 + slack)
