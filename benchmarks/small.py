@@ -15,6 +15,7 @@ from normball.lab.arena.methods import MuonAdamW
 from normball.lab.arena.nets import Recurrent, ResNet
 from normball.lab.models.cnn import small_cnn
 from normball.lab.models.mlp import mlp
+from normball.polar import Auto
 
 REFERENCE = "AdamW, foreach"
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -65,6 +66,26 @@ class _Training:
             self.optimizer.step()
 
 
+class _Factors:
+    """The polar factors of one step alone: no step that needs them can be faster."""
+
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
+        self.matrices: list[Tensor] = []
+        training = _Training(build, METHODS["normball, Scion"])
+
+        def seen(factor: Auto, x: Tensor) -> tuple[Tensor, Tensor]:
+            self.matrices.append(x.clone())
+            return factor.choice(x.dtype, x.device, x.shape)(x)
+
+        with mock.patch.object(Auto, "__call__", seen):
+            training.run(1)
+
+    def run(self) -> None:
+        for _ in range(_STEPS):
+            for x in self.matrices:
+                Auto()(x)
+
+
 def networks(rounds: int) -> Iterator[dict[str, Any]]:
     """Yield the time of a step of every method on every network, and its number of operations.
 
@@ -73,7 +94,8 @@ def networks(rounds: int) -> Iterator[dict[str, Any]]:
     # Muon in float32, without a mode of torch's, which would slow down every call.
     with mock.patch.object(Tensor, "bfloat16", Tensor.clone):
         for network, build in NETWORKS.items():
-            runs = {name: _Training(build, make) for name, make in METHODS.items()}
+            runs: dict[str, Any] = {n: _Training(build, make) for n, make in METHODS.items()}
+            runs["normball, factors alone"] = _Factors(build)
             calls = {name: run.run for name, run in runs.items()}
             times = work.interleave(calls, 5 * rounds, clock=time.thread_time)
             for name, row in work.summary(times, REFERENCE).items():
@@ -82,7 +104,7 @@ def networks(rounds: int) -> Iterator[dict[str, Any]]:
                 yield {
                     "case": "networks",
                     "network": network,
-                    "parameters": sum(p.numel() for p in runs[name].model.parameters()),
+                    "parameters": sum(p.numel() for p in runs[REFERENCE].model.parameters()),
                     "name": name,
                     "ratio": row["ratio"],
                     "us": round(1e3 * row["ms"] / _STEPS, 1),
