@@ -112,7 +112,7 @@ def test_stacks_have_a_limit(most, sizes, monkeypatch):
 
     together = [nn.Parameter(x.clone()) for x in start]
     optimizer = stepped(together)
-    assert [len(b.blocks) for b in optimizer._known.roster.buckets] == sizes
+    assert [len(b.params) for b in optimizer._known.roster.buckets] == sizes
     for p, x, g in zip(together, start, grads, strict=True):
         lmo = Spectral().lmo(g)
         assert torch.allclose(p, x + 0.1 * lmo, atol=1e-6)
@@ -127,4 +127,4 @@ def test_large_gradients_are_not_copied_where_their_memory_is_reused(options, si
         for p in params:
             p.grad = torch.empty_like(p)
         optimizer.step()
-    assert [len(b.blocks) for b in optimizer._known.roster.buckets] == sizes
+    assert [len(b.params) for b in optimizer._known.roster.buckets] == sizes

@@ -207,9 +207,9 @@ class NormBallOptimizer(Saved):
         sound = self._settings.sound(self.param_groups)
         finite = every([all_within(grads, roster.limit) if grads else True, sound])
         if roster.sharded or self._stages is not None:
-            like = grads[0] if grads else next(self._params())
-            finite = parallel.agree(tensor(finite, like))
-            return bool(finite) if host_knows(finite) else finite
+            device = (grads[0] if grads else next(self._params())).device
+            agreed = parallel.agree(tensor(finite, torch.zeros((), device=device)))
+            return bool(agreed) if host_knows(agreed) else agreed
         return finite
 
     def _minimise(
@@ -279,12 +279,12 @@ class NormBallOptimizer(Saved):
         if isinstance(longest, Tensor) and isinstance(factor, Tensor):
             longest = longest.to(factor.device)
         length = longest * factor if to else longest * first.group.radius * factor
-        if bucket.active is None or not to:
+        plain = lmo.dtype == first.shard.dtype and lmo.dtype.itemsize >= 4
+        if plain and (bucket.active is None or not to):
             rows, params = bucket.rows_of(lmo), bucket.shards
             if step_where_(params, rows, length, finite, to=to):
                 return
-            plain = lmo.dtype == first.shard.dtype and lmo.dtype.itemsize >= 4
-            if plain and not isinstance(finite, Tensor) and not isinstance(length, Tensor):
+            if not isinstance(finite, Tensor) and not isinstance(length, Tensor):
                 if to:
                     torch._foreach_lerp_(params, rows, length)
                 else:
