@@ -25,6 +25,11 @@ def known(x: Tensor) -> Scalar:
     return x.item() if host_knows(x) else x
 
 
+def flag(x: Tensor) -> Flag:
+    """Return the value of a 0-d bool tensor if the host knows it, else the tensor."""
+    return bool(x) if host_knows(x) else x
+
+
 def wide(x: Tensor) -> Tensor:
     """Return a 0-d tensor in float64, if its device has that."""
     return x if x.device.type == "mps" else x.double()

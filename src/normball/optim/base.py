@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_within, apart, host_knows, step_where_
-from normball._scalar import Flag, Scalar, every, number, tensor, where, wide
+from normball._numeric import all_within, apart, step_where_
+from normball._scalar import Flag, Scalar, every, flag, number, tensor, where, wide
 from normball.optim import capture, metrics, validate
 from normball.optim.average import Average
 from normball.optim.buckets import Bucket, Roster
@@ -208,8 +208,7 @@ class NormBallOptimizer(Saved):
         finite = every([all_within(grads, roster.limit) if grads else True, sound])
         if roster.sharded or self._stages is not None:
             device = (grads[0] if grads else next(self._params())).device
-            agreed = parallel.agree(tensor(finite, torch.zeros((), device=device)))
-            return bool(agreed) if host_knows(agreed) else agreed
+            return flag(parallel.agree(tensor(finite, torch.zeros((), device=device))))
         return finite
 
     def _minimise(
