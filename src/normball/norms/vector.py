@@ -2,9 +2,8 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ def _units_and_length(parts: Sequence[Tensor]) -> tuple[Sequence[Tensor], Scalar
     they are `parts` itself.
     """
     if host_knows(parts[0]):
-        length = _length(map(as_working, parts), 2)
+        length = _of_all(list(map(_euclidean, parts)), 2)  # which holds one part at a time
         if not isinstance(length, Tensor) and _LOW <= length <= _HIGH:
             return parts, length, 1.0
     units, scale = _unit_scale(parts)
@@ -180,10 +179,18 @@ def _sum_of_ratios(x: Tensor, scale: Scalar) -> Tensor:
     return torch.stack(sums).sum()
 
 
-def _length(units: Iterable[Tensor], p: float) -> Scalar:
+def _length(units: Sequence[Tensor], p: float) -> Scalar:
     """Return the p-norm of a concatenation whose largest entry is about 1, or 0."""
-    lengths = list(map(partial(_one_length, p=p), units))  # which holds one at a time
+    return _of_all([_one_length(x, p) for x in units], p)
+
+
+def _of_all(lengths: Sequence[Tensor], p: float) -> Scalar:
+    """Return the p-norm of a concatenation from those of its parts, 0-d."""
     return known(lengths[0] if len(lengths) == 1 else _one_length(_together(lengths), p))
+
+
+def _euclidean(x: Tensor) -> Tensor:
+    return _one_length(as_working(x), 2)
 
 
 def _one_length(x: Tensor, p: float) -> Tensor:
