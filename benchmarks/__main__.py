@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import cases, goal, peers
+from benchmarks import cases, goal, peers, small
 
 CASES = {
     "step": cases.steps,
@@ -22,6 +22,7 @@ CASES = {
     "clipping": cases.clipping,
     "recipe": cases.recipe,
     "small": cases.small,
+    "networks": small.networks,
     "memory": lambda _: cases.memory(),
     "factor": cases.factors,
     "batch": cases.batches,

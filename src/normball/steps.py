@@ -7,12 +7,18 @@ A direction comes from a norm, `v = -lmo(d)`; a rule turns scalars into a step l
   share of the way to the corner `-beta v` of the ball.
 
 `dual_norm` is `<d, v>`, `gap` is `<d, w>`; they and the results are tensors of one shape, 0-d for
-one problem. `gamma` is the step size of the theory, `rho` the threshold, and `lr = gamma rho`
-the longest step of a clipped rule. No rule waits for a device.
+one problem, or Python numbers. `gamma` is the step size of the theory, `rho` the threshold, and
+`lr = gamma rho` the longest step of a clipped rule. No rule waits for a device.
 """
+
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from normball._scalar import clamp, where
+
+S = TypeVar("S", bound=float | Tensor)
 
 
 def sd(dual_norm: Tensor, gamma: float) -> Tensor:
@@ -39,7 +45,7 @@ def ucg(dual_norm: Tensor, lr: float) -> Tensor:
     return torch.full_like(dual_norm, lr)
 
 
-def ggnc(dual_norm: Tensor, lr: float, rho: float) -> Tensor:
+def ggnc(dual_norm: S, lr: float, rho: float | Tensor) -> S:
     """Return `gamma min(rho, ||d||*)`: generalized gradient norm clipping (Algorithm 1).
 
     Steepest descent up to the threshold, conditional gradient above it; equivalently the minimiser
@@ -51,7 +57,8 @@ def ggnc(dual_norm: Tensor, lr: float, rho: float) -> Tensor:
         >>> steps.ggnc(torch.tensor([1.0, 2.0, 4.0]), lr=0.5, rho=2.0)
         tensor([0.2500, 0.5000, 0.5000])
     """
-    return lr * (dual_norm / rho).clamp(max=1)
+    share: Any = clamp(dual_norm / rho, high=1.0)
+    return cast(S, lr * share)
 
 
 def cg(gap: Tensor, gamma: float) -> Tensor:
@@ -66,7 +73,7 @@ def cg(gap: Tensor, gamma: float) -> Tensor:
     return torch.full_like(gap, gamma)
 
 
-def short_step_1(gap: Tensor, w_norm: Tensor, lr: float, rho: float) -> Tensor:
+def short_step_1(gap: S, w_norm: S, lr: float, rho: float | Tensor) -> S:
     """Return `gamma min(rho, gap / ||w||^2)`: the short step, variant 1 (Algorithm 2).
 
     With `gamma = 1/L` and `rho = L` it is Frank-Wolfe's deterministic short step. 0 where `gap` is
@@ -79,13 +86,13 @@ def short_step_1(gap: Tensor, w_norm: Tensor, lr: float, rho: float) -> Tensor:
         >>> steps.short_step_1(gap, w_norm, lr=1.0, rho=1.0)
         tensor([0.2500, 0.5000, 1.0000])
     """
-    square = w_norm.square()
+    square: Any = w_norm * w_norm  # type: ignore[operator]
     reached = square == 0
-    ratio = gap / torch.where(reached, 1, square)
-    return lr * (torch.where(reached, 0, ratio) / rho).clamp(0, 1)
+    share: Any = where(reached, 0.0, gap / where(reached, 1.0, square))
+    return cast(S, lr * clamp(share / rho, 0.0, 1.0))
 
 
-def short_step_2(gap: Tensor, lr: float, rho: float, beta: float = 1.0) -> Tensor:
+def short_step_2(gap: S, lr: float, rho: float | Tensor, beta: float = 1.0) -> S:
     """Return `gamma min(rho, gap / (4 beta^2))`: the short step, variant 2 (Algorithm 2).
 
     `2 beta` bounds `||w||` inside the ball, so no norm is needed. 0 where `gap` is negative.
@@ -96,4 +103,5 @@ def short_step_2(gap: Tensor, lr: float, rho: float, beta: float = 1.0) -> Tenso
         >>> steps.short_step_2(torch.tensor([-1.0, 2.0, 8.0]), lr=1.0, rho=1.0)
         tensor([0.0000, 0.5000, 1.0000])
     """
-    return lr * (gap / (4 * beta**2) / rho).clamp(0, 1)
+    share: Any = clamp(gap / (4 * beta**2) / rho, 0.0, 1.0)
+    return cast(S, lr * share)

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 from normball import ClippedScion, Scion, _numeric
 from normball.norms import Sign, Spectral
-from normball.optim import blocks
+from normball.optim import buckets
 from tests.optim.network import bits, build, groups, loss, same, state_of, train
 
 MAKES = [
@@ -98,7 +98,7 @@ def test_what_has_no_kernel_takes_the_other_way(fused):
 @pytest.mark.parametrize(("most", "sizes"), [(2**25, [5]), (50, [2, 2, 1]), (1, [1] * 5)])
 def test_stacks_have_a_limit(most, sizes, monkeypatch):
     """Each parameter moves as it would alone."""
-    monkeypatch.setattr(blocks, "_MOST_TOGETHER", most)
+    monkeypatch.setattr(buckets, "_MOST_TOGETHER", most)
     torch.manual_seed(0)
     start = [torch.randn(4, 6) for _ in range(5)]
     grads = [torch.randn(4, 6) for _ in range(5)]
@@ -112,7 +112,7 @@ def test_stacks_have_a_limit(most, sizes, monkeypatch):
 
     together = [nn.Parameter(x.clone()) for x in start]
     optimizer = stepped(together)
-    assert [len(b.blocks) for b in optimizer._known.roster.bundles] == sizes
+    assert [len(b.params) for b in optimizer._known.roster.buckets] == sizes
     for p, x, g in zip(together, start, grads, strict=True):
         lmo = Spectral().lmo(g)
         assert torch.allclose(p, x + 0.1 * lmo, atol=1e-6)
@@ -127,4 +127,4 @@ def test_large_gradients_are_not_copied_where_their_memory_is_reused(options, si
         for p in params:
             p.grad = torch.empty_like(p)
         optimizer.step()
-    assert [len(b.blocks) for b in optimizer._known.roster.bundles] == sizes
+    assert [len(b.params) for b in optimizer._known.roster.buckets] == sizes

@@ -8,7 +8,7 @@ from torch import nn
 
 from normball import ClippedScion, Scion
 from normball.norms import RMS, Row, Sign
-from normball.optim import blocks, packed
+from normball.optim import buckets, packed
 from normball.optim.rounding import Dither, bits, rounded
 from normball.polar import PolarExpress
 from tests.optim.network import bits as weights_of
@@ -138,18 +138,18 @@ NAMED = ["weight", "bias", "layers.0.up.weight", "layers.1.up.weight", "head", "
 
 
 def drawn(shapes, steps=1, alone=True):
-    """Return the bits of a bundle of parameters with these shapes in every step."""
+    """Return the bits of a bucket of parameters with these shapes in every step."""
     params = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
     for p in params:
         p.grad = torch.zeros_like(p)
     group = {"params": params, "norm": RMS(), "lr": 0.1, "alpha": 0.1, "radius": 1.0}
-    roster = blocks.Roster(NAMED[: len(params)], [group])
-    bundles = (
-        [blocks.Bundle([b]) for b in roster.blocks] if alone else [blocks.Bundle(roster.blocks)]
+    roster = buckets.Roster(NAMED[: len(params)], [group])
+    made = (
+        [buckets.Bucket([b]) for b in roster.params] if alone else [buckets.Bucket(roster.params)]
     )
     dither, found = Dither(), []
     for _ in range(steps):
-        found.append([bits(dither.factors(bundle), slice(None)) for bundle in bundles])
+        found.append([bits(dither.factors(bucket), slice(None)) for bucket in made])
         dither.took(torch.tensor(True))
     return found
 

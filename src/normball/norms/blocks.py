@@ -1,11 +1,13 @@
 """Norms of tensors that hold several weights, or one weight stored transposed."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, largest_singular_value, saturate
+from normball._numeric import as_working, in_dtype, largest_singular_value, saturate
+from normball._scalar import flag, known, saturated, where
 from normball.norms.base import Norm
 from normball.norms.spectral import Spectral
 
@@ -71,9 +73,11 @@ class Blocks(Norm):
             return torch.where(duals.isnan().any(), torch.nan, lmo), saturate(duals.sum())
         factor, nuclear = self.of.polar(self._matrices(self.of, d))
         gain = self.of._gain(block)
-        sign = torch.where(nuclear.isnan().any(), torch.nan, -1).to(factor.dtype)
+        # A NaN in one block makes the whole tensor NaN.
+        sign = where(flag(nuclear.isnan().any()), math.nan, -1.0)
+        sign = sign.to(factor.dtype) if isinstance(sign, Tensor) else sign
         lmo = self._join(factor.mul_(sign * gain).reshape(self.count, *block))
-        return lmo.to(d.dtype), saturate(gain * nuclear.sum())
+        return in_dtype(lmo, d.dtype), saturated(gain * known(nuclear.sum()), nuclear)
 
     def free(self, shape: torch.Size) -> frozenset[int]:
         """Return the dimensions along which every block is a stack."""

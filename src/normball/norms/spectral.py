@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, largest_singular_value, saturate
+from normball._numeric import as_working, in_dtype, largest_singular_value, saturate
+from normball._scalar import known, saturated
 from normball.norms.base import Norm
 from normball.polar import SVD, Auto, Polar
 
@@ -93,7 +94,10 @@ class Spectral(Norm):
     def _minimise(self, d: Tensor, shape: torch.Size, matrices: Tensor) -> tuple[Tensor, Tensor]:
         factor, nuclear = self.polar(as_working(matrices))
         gain = self._gain(shape)
-        return factor.mul_(-gain).reshape(d.shape).to(d.dtype), saturate(gain * nuclear.sum())
+        dual = gain * known(nuclear.sum() if nuclear.ndim else nuclear)
+        lmo = factor.mul_(-gain)
+        lmo = lmo if lmo.shape == d.shape else lmo.reshape(d.shape)
+        return in_dtype(lmo, d.dtype), saturated(dual, nuclear)
 
     def _onto_sphere(self, noise: Tensor) -> Tensor:
         factor, _ = SVD()(self._matrices(noise))

@@ -8,25 +8,67 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, peak, saturate, split_scale
+from normball._numeric import as_working, host_knows, in_dtype, peak, saturate, split_scale
+from normball._scalar import Scalar, known, saturated, where
 from normball.norms.base import Norm
 
 __all__ = ["L1", "RMS", "Euclidean", "Lp", "Sign", "VectorNorm"]
 
 
-def _unit_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Divide tensors by their largest entry in absolute value; return them and it, 0-d.
+# With a length between these, sums of squares neither overflow nor lose anything.
+_LOW, _HIGH = 1e-10, 1e10
+
+
+def _unit_scale(parts: Sequence[Tensor]) -> tuple[list[Tensor], Scalar]:
+    """Divide tensors by their largest entry in absolute value; return them and it.
 
     The scale is 1 where all entries are 0, and NaN where one of them is NaN or infinite.
     """
     work = [as_working(x) for x in parts]
-    peaks = [peak(x) for x in work if x.numel()]
-    if not peaks:
-        return work, work[0].new_ones(())
-    scale = torch.stack([x.to(peaks[0].device) for x in peaks]).amax()
-    scale = torch.where(scale == 0, 1, scale)
-    scale = scale + 0 * (scale - scale)  # infinity - infinity is NaN
-    return [x / scale.to(x.device) for x in work], scale
+    scale = _top([peak(x) for x in work if x.numel()] or [work[0].new_ones(())])
+    return [x / _on(scale, x) for x in work], scale
+
+
+def _units_and_length(parts: Sequence[Tensor]) -> tuple[Sequence[Tensor], Scalar, Scalar]:
+    """Return tensors, the Euclidean norm of their concatenation, and what both are divided by.
+
+    They are divided by their largest entry, unless the host knows that squares are in range: then
+    they are `parts` itself.
+    """
+    if host_knows(parts[0]):
+        length = _of_all(list(map(_euclidean, parts)), 2)  # which holds one part at a time
+        if not isinstance(length, Tensor) and _LOW <= length <= _HIGH:
+            return parts, length, 1.0
+    units, scale = _unit_scale(parts)
+    return units, _length(units, 2), scale
+
+
+def _times(units: Sequence[Tensor], factor: Scalar, parts: Sequence[Tensor]) -> list[Tensor]:
+    """Return the units, which may be `parts` itself, times a factor, in the dtypes of `parts`."""
+    if units is not parts:
+        return [(x * _on(factor, x)).to(p.dtype) for x, p in zip(units, parts, strict=True)]
+
+    def one(x: Tensor) -> Tensor:
+        return in_dtype(as_working(x) * _on(factor, x), x.dtype)
+
+    return list(map(one, parts))  # a sequence may compute what is read: it holds one at a time
+
+
+def _top(peaks: Sequence[Tensor]) -> Scalar:
+    """Return the largest of the peaks: 1 in place of 0, NaN where one is NaN or infinite."""
+    scale = known(peaks[0] if len(peaks) == 1 else _together(peaks).amax())
+    scale = where(scale == 0, 1.0, scale)
+    return scale + 0 * (scale - scale)  # infinity - infinity is NaN
+
+
+def _together(values: Sequence[Tensor]) -> Tensor:
+    """Return 0-d tensors as one vector on the device of the first."""
+    return torch.stack([x.to(values[0].device) for x in values])
+
+
+def _on(value: Scalar, x: Tensor) -> Scalar:
+    """Return a number where `x` is."""
+    return value.to(x.device) if isinstance(value, Tensor) else value
 
 
 class VectorNorm(Norm):
@@ -96,19 +138,19 @@ class Lp(VectorNorm):
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_p`."""
         units, scale = _unit_scale(parts)
-        return saturate(_length(units, self.p) * scale)
+        return saturated(_length(units, self.p) * scale, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d_i) (|d_i| / ||d||_q)^(q-1)` and `||d||_q`."""
         q = self.p / (self.p - 1)
         units, scale = _unit_scale(parts)
         length = _length(units, q)
-        divisor = torch.where(length == 0, 1, length)
+        divisor = where(length == 0, 1.0, length)
         lmo = [
-            (-torch.sign(x) * (x.abs() / divisor.to(x.device)) ** (q - 1) + 0 * x).to(part.dtype)
+            (-torch.sign(x) * (x.abs() / _on(divisor, x)) ** (q - 1) + 0 * x).to(part.dtype)
             for x, part in zip(units, parts, strict=True)
         ]
-        return lmo, saturate(length * scale)
+        return lmo, saturated(length * scale, units[0])
 
 
 # Entries that fit a processor's cache. Embeddings and heads are large, and on a CPU a new tensor of
@@ -127,7 +169,7 @@ def _largest(x: Tensor) -> Tensor:
     return peak(x) if x.numel() else x.sum()
 
 
-def _sum_of_ratios(x: Tensor, scale: Tensor) -> Tensor:
+def _sum_of_ratios(x: Tensor, scale: Scalar) -> Tensor:
     """Return `sum |x_i| / scale`, 0-d."""
     if not _is_long(x):
         return x.abs().div_(scale).sum()
@@ -137,17 +179,23 @@ def _sum_of_ratios(x: Tensor, scale: Tensor) -> Tensor:
     return torch.stack(sums).sum()
 
 
-def _length(units: Sequence[Tensor], p: float) -> Tensor:
-    """Return the p-norm of a concatenation whose largest entry is 1, or 0."""
-    lengths = [_one_length(x, p) for x in units if x.numel()]
-    if not lengths:
-        return units[0].sum()
-    lengths = [x.to(lengths[0].device) for x in lengths]
-    length: Tensor = torch.linalg.vector_norm(torch.stack(lengths), p)
-    return length
+def _length(units: Sequence[Tensor], p: float) -> Scalar:
+    """Return the p-norm of a concatenation whose largest entry is about 1, or 0."""
+    return _of_all([_one_length(x, p) for x in units], p)
+
+
+def _of_all(lengths: Sequence[Tensor], p: float) -> Scalar:
+    """Return the p-norm of a concatenation from those of its parts, 0-d."""
+    return known(lengths[0] if len(lengths) == 1 else _one_length(_together(lengths), p))
+
+
+def _euclidean(x: Tensor) -> Tensor:
+    return _one_length(as_working(x), 2)
 
 
 def _one_length(x: Tensor, p: float) -> Tensor:
+    if not x.numel():
+        return x.sum()
     # On the CPU these two are several times faster than vector_norm.
     if p == 1:
         return x.abs().sum()
@@ -162,7 +210,14 @@ def _stacked_lengths(x: Tensor, gain: float) -> tuple[Tensor, Tensor]:
 
     It makes a fifth of the calls that `vmap` would make; for small tensors the calls are the cost.
     """
-    unit, scale = split_scale(as_working(x).reshape(len(x), -1), 1)
+    rows = as_working(x).reshape(len(x), -1)
+    if host_knows(rows):
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        values = length.view(-1).tolist()
+        if all(_LOW <= value <= _HIGH for value in values):
+            lmo = rows.mul(-gain / length).view(x.shape)
+            return in_dtype(lmo, x.dtype), saturated(gain * sum(values), length)
+    unit, scale = split_scale(rows, 1)
     length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
     lmo = unit.mul_(-gain / torch.where(length == 0, 1, length))
     return lmo.view(x.shape).to(x.dtype), saturate(saturate(gain * length * scale).sum())
@@ -183,18 +238,14 @@ class Euclidean(VectorNorm):
 
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_2`."""
-        units, scale = _unit_scale(parts)
-        return saturate(_length(units, 2) * scale)
+        units, length, scale = _units_and_length(parts)
+        return saturated(length * scale, as_working(units[0]))
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-d / ||d||_2` and `||d||_2`."""
-        units, scale = _unit_scale(parts)
-        length = _length(units, 2)
-        divisor = torch.where(length == 0, -1, -length)
-        lmo = [
-            (x / divisor.to(x.device)).to(part.dtype) for x, part in zip(units, parts, strict=True)
-        ]
-        return lmo, saturate(length * scale)
+        units, length, scale = _units_and_length(parts)
+        lmo = _times(units, -1 / where(length == 0, 1.0, length), parts)
+        return lmo, saturated(length * scale, as_working(units[0]))
 
     def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-d_i / ||d_i||_2` for a stack `(k, ...)`, and the sum of dual norms."""
@@ -223,18 +274,16 @@ class RMS(VectorNorm):
 
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `||w||_2 / sqrt(n)`."""
-        units, scale = _unit_scale(parts)
-        return saturate(_length(units, 2) / _root(parts) * scale)
+        units, length, scale = _units_and_length(parts)
+        return saturated(length / _root(parts) * scale, as_working(units[0]))
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sqrt(n) d / ||d||_2` and `sqrt(n) ||d||_2`."""
-        units, scale = _unit_scale(parts)
-        length, root = _length(units, 2), _root(parts)
-        factor = -root / torch.where(length == 0, 1, length)
-        lmo = [
-            (x * factor.to(x.device)).to(part.dtype) for x, part in zip(units, parts, strict=True)
-        ]
-        return lmo, saturate(root * length * scale)
+        units, length, scale = _units_and_length(parts)
+        root = _root(parts)
+        factor = -root / where(length == 0, 1.0, length)
+        lmo = _times(units, factor, parts)
+        return lmo, saturated(root * length * scale, as_working(units[0]))
 
     def stacked_lmo_and_dual(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-sqrt(n) d_i / ||d_i||_2` for a stack `(k, ...)`, and the sum of dual norms."""
@@ -276,30 +325,27 @@ class Sign(VectorNorm):
         fan_in = self._fan_in(parts)
         units, scale = _unit_scale(parts)
         # The largest entry of a unit is 1, or 0 if all entries are 0.
-        return saturate(_length(units, float("inf")) * scale * fan_in)
+        return saturated(_length(units, float("inf")) * scale * fan_in, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d) / d_in` and `sum|d_ij| / d_in`."""
         step, dual = self._step_and_dual(parts)
-        return [torch.sign(x).mul_(step.to(x.device, x.dtype)) for x in parts], dual
+        return [torch.sign(x).mul_(_on(step, x)) for x in parts], dual
 
     def lmo_and_dual_into(self, d: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Return `-sign(d) / d_in`, written to `out` without a temporary, and `||d||*`, 0-d."""
         step, dual = self._step_and_dual([d])
-        return torch.sign(d, out=out).mul_(step.to(d.device, d.dtype)), dual
+        return torch.sign(d, out=out).mul_(_on(step, d)), dual
 
-    def _step_and_dual(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return `-1 / d_in`, NaN where an entry is not finite, and the dual norm; 0-d each."""
+    def _step_and_dual(self, parts: Sequence[Tensor]) -> tuple[Scalar, Tensor]:
+        """Return `-1 / d_in`, NaN where an entry is not finite, and the dual norm, 0-d."""
         fan_in = self._fan_in(parts)
         work = [as_working(x) for x in parts]
-        peaks = [_largest(x) for x in work]
-        device = peaks[0].device
-        scale = torch.stack([x.to(device) for x in peaks]).amax()
-        scale = torch.where(scale == 0, 1, scale) + 0 * (scale - scale)
-        sums = [_sum_of_ratios(x, scale.to(x.device)) for x in work]
-        dual = torch.stack([x.to(device) for x in sums]).sum() / fan_in * scale
+        scale = _top([_largest(x) for x in work])
+        sums = [_sum_of_ratios(x, _on(scale, x)) for x in work]
+        total = known(sums[0] if len(sums) == 1 else _together(sums).sum())
         # sign(NaN) is 0, so the scale is NaN to make the result NaN.
-        return 0 * scale - 1 / fan_in, saturate(dual)
+        return 0 * scale - 1 / fan_in, saturated(total / fan_in * scale, work[0])
 
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float]:
         """Return every entry as a line, and `1 / d_in`."""
@@ -337,15 +383,14 @@ class L1(VectorNorm):
     def joint_norm(self, parts: Sequence[Tensor]) -> Tensor:
         """Return `sum_i |w_i|`."""
         units, scale = _unit_scale(parts)
-        return saturate(_length(units, 1) * scale)
+        return saturated(_length(units, 1) * scale, units[0])
 
     def joint_lmo_and_dual(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return `-sign(d_i*) e_i*` and `max|d_i|`."""
         units, scale = _unit_scale(parts)
         flats = [x.reshape(-1) for x in units]
         peaks = [peak(x) if x.numel() else x.sum() for x in flats]
-        peaks = [x.to(scale.device) for x in peaks]
-        winner = torch.stack(peaks).argmax()
+        winner = _together(peaks).argmax()
         lmo = []
         for number, (x, part) in enumerate(zip(flats, parts, strict=True)):
             step = x
@@ -353,6 +398,6 @@ class L1(VectorNorm):
                 first = torch.arange(x.numel(), device=x.device) == x.abs().argmax()
                 chosen = first & (winner == number).to(x.device)
                 # A scale that is NaN makes all of it NaN.
-                step = torch.where(chosen, -torch.sign(x), 0) + 0 * scale.to(x.device)
+                step = torch.where(chosen, -torch.sign(x), 0) + 0 * _on(scale, x)
             lmo.append(step.view(part.shape).to(part.dtype))
-        return lmo, saturate(torch.stack(peaks).amax() * scale)
+        return lmo, saturated(known(_together(peaks).amax()) * scale, units[0])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import host_knows
+from normball._scalar import Flag, Scalar, clamp, of_kind
 from normball.optim.estimate import State
 from normball.optim.settings import AVERAGE_OUT as _OUT
 from normball.optim.settings import AVERAGE_STEPS as _STEPS
@@ -26,7 +26,7 @@ class Average:
     """
 
     def __init__(self) -> None:
-        self.steps = torch.zeros((), dtype=torch.float64)
+        self.steps: Scalar = torch.zeros((), dtype=torch.float64)
         self.out = False
         """Whether the average is in the model, in place of the fast weights."""
         self._versions: dict[Tensor, int] = {}
@@ -44,34 +44,34 @@ class Average:
             if kept is not None:
                 state[p]["average"] = kept.to(p.device, _dtype_of(p))
 
-    def take_in(self, state: State, params: Iterable[Tensor], weight: float, moved: Tensor) -> None:
+    def take_in(self, state: State, params: Iterable[Tensor], weight: float, moved: Flag) -> None:
         """Average the new weights in.
 
         Args:
             state: of the optimizer; a parameter without an average there has not moved yet.
             params: all of the optimizer, also those without a gradient in this step.
             weight: `c`.
-            moved: whether this was a step, 0-d bool.
+            moved: whether this was a step.
         """
-        self.steps = self.steps.to(moved.device, scalar_dtype(moved))
+        self.steps = of_kind(self.steps, moved)
         self.steps += moved
-        share = (1 / (weight * self.steps.clamp(min=1))).clamp(max=1)
+        share = clamp(1 / (weight * clamp(self.steps, 1.0)), high=1.0)
         pairs = [
             (parallel.local(state[p]["average"]), parallel.local(p))
             for p in params
             if "average" in state.get(p, {})
         ]
-        if not host_knows(share):
-            share = torch.where(moved, share, 0)
+        if isinstance(share, Tensor):
+            share = share * moved
             for m, x in pairs:
                 m.lerp_(x.to(m.dtype), share.to(m.device, m.dtype))
         elif moved:
             same = [(m, x) for m, x in pairs if m.dtype == x.dtype]
             if same:
-                torch._foreach_lerp_([m for m, _ in same], [x for _, x in same], float(share))
+                torch._foreach_lerp_([m for m, _ in same], [x for _, x in same], share)
             for m, x in pairs:
                 if m.dtype != x.dtype:
-                    m.lerp_(x.to(m.dtype), float(share))
+                    m.lerp_(x.to(m.dtype), share)
 
     def put_out(self, state: State, params: Iterable[Tensor]) -> None:
         """Put the averages into the model, bit for bit; do nothing if they are there already."""
@@ -125,7 +125,7 @@ class Average:
     def load(self, groups: Iterable[Mapping[str, Any]]) -> None:
         """Continue from the groups of a state; weights and averages are loaded where they were."""
         for group in groups:
-            self.steps = torch.full_like(self.steps, group[_STEPS])
+            self.steps = float(group[_STEPS])
             self.out = group[_OUT]
         self._versions.clear()
 
@@ -184,11 +184,6 @@ def check_fast(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]
                     f"of shape {tuple(p.shape)}: save it after train(), or load it into the state "
                     "of an optimizer that is in eval mode too"
                 )
-
-
-def scalar_dtype(like: Tensor) -> torch.dtype:
-    """Return the dtype for scalars on the device of a tensor: float64, if the device has it."""
-    return torch.float32 if like.device.type == "mps" else torch.float64
 
 
 def _dtype_of(p: Tensor) -> torch.dtype:

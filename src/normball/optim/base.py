@@ -10,18 +10,20 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_within, apart, host_knows, step_where_
+from normball._numeric import all_within, apart, step_where_
+from normball._scalar import Flag, Scalar, every, flag, number, tensor, where, wide
 from normball.optim import capture, metrics, validate
 from normball.optim.average import Average
-from normball.optim.blocks import Bundle, Roster
-from normball.optim.estimate import Estimates, Estimator
+from normball.optim.buckets import Bucket, Roster
+from normball.optim.estimate import Estimate, Estimator
 from normball.optim.geometry import Geometry
 from normball.optim.grouped import Remembered
 from normball.optim.saved import Saved
 from normball.optim.settings import Group, Settings
+from normball.optim.sharded import settle
 from normball.optim.start import enter_ball
-from normball.optim.terms import ByRows, Known, Term, scalar, settle
 from normball.optim.totals import totals
+from normball.optim.update import Update
 from normball.optim.watch import Watch
 
 
@@ -90,8 +92,8 @@ class NormBallOptimizer(Saved):
         self._check_stages()
 
     @abstractmethod
-    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
-        """Return the share of the longest step in [0, 1], 0-d.
+    def _factor(self, size: Scalar, corner: Scalar | None) -> Scalar:
+        """Return the share of the longest step in [0, 1].
 
         `size` is the global dual norm, or the global gap when constrained. `corner` is the global
         `max_l ||w_l||_l / r_l`, given only where `_needs_corner`.
@@ -106,11 +108,11 @@ class NormBallOptimizer(Saved):
         """Whether the length of a step depends on all layers together."""
         return True
 
-    def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Tensor) -> None:
+    def _look(self, buckets: list[Bucket], grads: list[Tensor], finite: Flag) -> None:
         """Read the new gradients, before anything is changed."""
 
-    def _took(self, factor: Tensor, finite: Tensor) -> None:
-        """Read which share of the longest step is taken, and whether it is not skipped; 0-d."""
+    def _took(self, factor: Scalar, finite: Flag) -> None:
+        """Read which share of the longest step is taken, and whether it is not skipped."""
 
     # -- the step ------------------------------------------------------------------------------
 
@@ -145,7 +147,7 @@ class NormBallOptimizer(Saved):
         try:
             if not torch.compiler.is_compiling():
                 self._watch.look(roster, self._params, staged, self._record, self._sums_up)
-            if roster.blocks or staged:
+            if roster.params or staged:
                 if capture.recording():
                     inside = self._known.inside if self._constrained else None
                     started = self._record.started
@@ -167,32 +169,32 @@ class NormBallOptimizer(Saved):
 
     def _advance(self, roster: Roster) -> None:
         """Take the step: estimate, minimiser, dual norm, one factor for all layers, new weights."""
-        blocks, bundles, constrained = roster.blocks, roster.bundles, self._constrained
-        grads = [bundle.join([block.grad for block in bundle.blocks]) for bundle in bundles]
+        params, buckets, constrained = roster.params, roster.buckets, self._constrained
+        grads = [bucket.join([param.grad for param in bucket.params]) for bucket in buckets]
         finite = self._all_finite(roster, grads)
-        self._estimator.rest(bundles, grads, constrained)
-        self._look(bundles, grads, finite)
+        self._estimator.rest(buckets, grads, constrained)
+        self._look(buckets, grads, finite)
         if constrained:
-            enter_ball(self._geometry, blocks, self._known.inside, finite, self.state)
+            enter_ball(self._geometry, params, self._known.inside, finite, self.state)
 
         free = apart(grads) if self._reuse_grad else [False] * len(grads)
-        free = [own and not bundle.stacked for own, bundle in zip(free, bundles, strict=True)]
+        free = [own and not bucket.stacked for own, bucket in zip(free, buckets, strict=True)]
         rooms = [grad if own else None for grad, own in zip(grads, free, strict=True)]
-        estimates = self._estimator.take_in(self.state, bundles, grads, free, finite)
+        estimates = self._estimator.take_in(self.state, buckets, grads, free, finite)
         del grads
         if self._average is not None:
-            self._average.begin(self.state, [block.owner for block in blocks])
-        terms = self._minimise(bundles, estimates, rooms, finite)
-        corners = self._geometry.corners(bundles, terms) if self._needs_corner else None
+            self._average.begin(self.state, [param.tensor for param in params])
+        updates = self._minimise(buckets, estimates, rooms, finite)
+        corners = self._geometry.corners(buckets, updates) if self._needs_corner else None
         groups = len(self.param_groups)
-        total = totals(bundles, terms, corners, groups, constrained, self._stages, self._zero())
+        total = totals(buckets, updates, corners, groups, constrained, self._stages, self._zero())
         factor = self._factor(total.size, total.corner)
 
         # Weights that are already NaN give a gap of NaN: a step would only spread it.
-        finite = finite & total.size.isnan().logical_not()
-        factor = torch.where(finite, factor, 0)
+        finite = finite & (total.size == total.size)
+        factor = where(finite, factor, 0.0)
         self._took(factor, finite)
-        self._move(bundles, terms, factor, finite)
+        self._move(buckets, updates, factor, finite)
         # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
         # step to create the state.
         moved = finite & (total.dual != 0)
@@ -202,50 +204,45 @@ class NormBallOptimizer(Saved):
             weight = self.param_groups[0]["average"]
             self._average.take_in(self.state, self._params(), weight, moved)
 
-    def _all_finite(self, roster: Roster, grads: list[Tensor]) -> Tensor:
-        """Return whether the step is taken, 0-d: gradients and numbers are sound on all ranks."""
-        zero = self._zero()
-        if grads or zero is None:
-            finite = all_within(grads, self._estimator.limit(roster.bundles))
-        else:
-            finite = zero == 0
+    def _all_finite(self, roster: Roster, grads: list[Tensor]) -> Flag:
+        """Return whether the step is taken: gradients and numbers are sound on all ranks."""
         sound = self._settings.sound(self.param_groups)
-        if sound is not None:
-            finite = finite & sound.to(finite.device)
+        finite = every([all_within(grads, roster.limit) if grads else True, sound])
         if roster.sharded or self._stages is not None:
-            finite = parallel.agree(finite)
+            device = (grads[0] if grads else next(self._params())).device
+            return flag(parallel.agree(tensor(finite, torch.zeros((), device=device))))
         return finite
 
     def _minimise(
-        self, bundles: list[Bundle], estimates: Estimates, rooms: list[Tensor | None],
-        finite: Tensor,
-    ) -> list[Term]:  # fmt: skip
-        """Return the minimiser and the dual norm of every bundle, summed over ranks.
+        self, buckets: list[Bucket], estimates: list[Estimate], rooms: list[Tensor | None],
+        finite: Flag,
+    ) -> list[Update]:  # fmt: skip
+        """Return the minimiser and the dual norm of every bucket, summed over ranks.
 
         The minimisers are kept until the global number is known, in `rooms` where there is one.
         Where steps need no global number, each is taken at once.
         """
-        found: dict[int, Term] = {}
+        found: dict[int, Update] = {}
         at_once = not self._sums_up and not self._constrained
         corner = self._needs_corner
-        for i, term in self._geometry.terms(bundles, estimates, self._constrained, corner):
-            estimates.forget(i)
+        for i, update in self._geometry.updates(buckets, estimates, self._constrained, corner):
+            estimates[i].forget()
             room = rooms[i]
-            if at_once and isinstance(term, Known):
-                self._move(bundles[i : i + 1], [term], term.dual.new_ones(()), finite)
-                term.forget()
-            elif room is not None and not isinstance(term, ByRows) and term.update is not room:
-                term.update = room.copy_(term.update)
-            found[i] = term
-        terms = [found[i] for i in range(len(bundles))]
-        settle(terms, corner)
-        return terms
+            if at_once and update.ready and update.held:
+                self._move(buckets[i : i + 1], [update], 1.0, finite)
+                update.forget()
+            elif room is not None and update.held and update.lmo is not room:
+                update.lmo = room.copy_(update.lmo)
+            found[i] = update
+        updates = [found[i] for i in range(len(buckets))]
+        settle(updates, corner)
+        return updates
 
     def _zero(self) -> Tensor | None:
         """Return 0 where stages of a pipeline add up their numbers: one may have no gradient."""
         if self._stages is None:
             return None
-        return scalar(torch.zeros((), device=next(self._params()).device))
+        return wide(torch.zeros((), device=next(self._params()).device))
 
     def _collect(self) -> Roster:
         self._check_groups()
@@ -255,50 +252,59 @@ class NormBallOptimizer(Saved):
             self._check_members()
             names = [n for i, group in enumerate(self.param_groups) for n in self._names(i, group)]
             roster = Roster(names, self.param_groups)
-            for block in roster.blocks:
-                block.counted = all(block.owner is not copy for copy in self._copies)
+            for param in roster.params:
+                param.counted = all(param.tensor is not copy for copy in self._copies)
             roster.enter(self.param_groups, self._settings.longest)
-            roster.bundles = self._geometry.bundles(roster.blocks, self._reuse_grad)
-            self._estimator.fit(self.state, roster.blocks)
+            roster.buckets = self._geometry.buckets(roster.params, self._reuse_grad)
+            self._estimator.fit(self.state, roster.params)
+            roster.set_dtypes(self._estimator.dtype_of)
             if self._average is not None:
                 self._average.fit(self.state, self._params())
-        if roster.blocks and self._constrained:
+        if roster.params and self._constrained:
             self._geometry.check_complete(roster.missing)
         self._known.roster = roster
         return roster
 
     def _move(
-        self, bundles: list[Bundle], terms: list[Term], factor: Tensor, finite: Tensor
+        self, buckets: list[Bucket], updates: list[Update], factor: Scalar, finite: Flag
     ) -> None:
-        if host_knows(finite) and not finite:
+        if finite is False:
             return
-        for bundle, term in zip(bundles, terms, strict=True):
-            for part, update in term.steps(bundle):
-                self._move_one(part, update, factor, finite)
+        for bucket, update in zip(buckets, updates, strict=True):
+            for part, lmo in update.steps(bucket):
+                self._move_one(part, lmo, factor, finite)
 
-    def _move_one(self, bundle: Bundle, update: Tensor, factor: Tensor, finite: Tensor) -> None:
-        first, longest = bundle.first, bundle.first.longest
-        if isinstance(longest, Tensor):
-            longest = longest.to(factor.device, factor.dtype)
-        length = longest * factor if self._constrained else longest * first.radius * factor
-        if bundle.active is None or not self._constrained:
-            rows = list(update.unbind()) if bundle.stacked else [update]
-            if step_where_(bundle.params, rows, length, finite, to=self._constrained):
+    def _move_one(self, bucket: Bucket, lmo: Tensor, factor: Scalar, finite: Flag) -> None:
+        first, to = bucket.first, self._constrained
+        longest = number(first.group.longest)
+        if isinstance(longest, Tensor) and isinstance(factor, Tensor):
+            longest = longest.to(factor.device)
+        length = longest * factor if to else longest * first.group.radius * factor
+        plain = lmo.dtype == first.shard.dtype and lmo.dtype.itemsize >= 4
+        if plain and (bucket.active is None or not to):
+            rows, params = bucket.rows_of(lmo), bucket.shards
+            if step_where_(params, rows, length, finite, to=to):
                 return
-        dtype = torch.promote_types(first.param.dtype, update.dtype)
+            if not isinstance(finite, Tensor) and not isinstance(length, Tensor):
+                if to:
+                    torch._foreach_lerp_(params, rows, length)
+                else:
+                    torch._foreach_add_(params, rows, alpha=length)
+                return
+        dtype = torch.promote_types(first.shard.dtype, lmo.dtype)
         dtype = torch.float32 if dtype.itemsize < 4 else dtype
-        old = bundle.join(bundle.params)
-        x, update = old.to(dtype), update.to(dtype)
-        into: Tensor | None = old if host_knows(finite) and old.dtype == dtype else update
+        old = bucket.join(bucket.shards)
+        x, lmo = old.to(dtype), lmo.to(dtype)
+        into: Tensor | None = old if finite is True and old.dtype == dtype else lmo
         if torch.compiler.is_compiling():
             into = None  # a compiler takes contiguous memory only
-        length = length.to(x.device, dtype)
-        if self._constrained:
-            share = length if bundle.active is None else length * bundle.active
-            new = torch.lerp(x, update, share, out=into)
+        length = tensor(length, x)
+        if to:
+            share = length if bucket.active is None else length * bucket.active
+            new = torch.lerp(x, lmo, share, out=into)
         else:
-            new = torch.addcmul(x, update, length, out=into)
-        bundle.keep_(new.to(old.dtype), old, finite)
+            new = torch.addcmul(x, lmo, length, out=into)
+        bucket.keep_(new.to(old.dtype), old, finite)
 
     def metrics(self) -> dict[str, Tensor]:
         """Return the metrics of the steps so far, as tensors on the device, without waiting for it.

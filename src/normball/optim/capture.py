@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball.optim.blocks import Bundle, Roster
+from normball.optim.buckets import Bucket, Roster
 from normball.optim.settings import Group, Settings
 
 
@@ -62,8 +62,8 @@ def check_now(
             "this step is being captured in a CUDA graph: build the optimizer with "
             "capturable=True, so that the graph sees later values of lr and rho"
         )
-    known = all(inside is None or block.owner in inside for block in roster.blocks)
-    if not (started and known and all(_has_state(bundle, state) for bundle in roster.bundles)):
+    known = all(inside is None or param.tensor in inside for param in roster.params)
+    if not (started and known and all(_has_state(bucket, state) for bucket in roster.buckets)):
         raise RuntimeError(
             "some parameters have not taken a step with this state yet: take one with the same "
             "gradients before capturing, since it makes the momentum, and reads the norm of a "
@@ -71,14 +71,14 @@ def check_now(
         )
 
 
-def _has_state(bundle: Bundle, state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
+def _has_state(bucket: Bucket, state: Mapping[Tensor, Mapping[str, Tensor]]) -> bool:
     """Tell whether the momenta exist, in the memory where the step will read them."""
-    if bundle.first.alpha == 1:
+    if bucket.group.alpha == 1:
         return True
-    rows = [state.get(block.owner, {}).get("momentum") for block in bundle.blocks]
-    if not bundle.stacked:
+    rows = [state.get(param.tensor, {}).get("momentum") for param in bucket.params]
+    if not bucket.stacked:
         return rows[0] is not None
-    return len(bundle.rows) == len(rows) and all(map(is_, rows, bundle.rows))
+    return len(bucket.rows) == len(rows) and all(map(is_, rows, bucket.rows))
 
 
 def check_numbers(groups: Sequence[Group]) -> None:

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import steps
+from normball._scalar import Flag, Scalar, largest, number
 from normball.norms import Norm
 from normball.optim.base import NormBallOptimizer
-from normball.optim.blocks import Bundle
+from normball.optim.buckets import Bucket
 from normball.optim.geometry import Layers
 from normball.optim.keys import explained
 from normball.optim.settings import CURVATURE, Group, Settings, layers
-from normball.optim.terms import scalar
 from normball.optim.threshold import MeasuredThreshold, slopes, split_state
 
 if TYPE_CHECKING:
@@ -212,15 +212,12 @@ class ClippedScion(NormBallOptimizer):
                 "alpha < 1, or a number for rho"
             )
 
-    def _longest(self) -> float | Tensor:
+    def _longest(self) -> Scalar:
         """Return the largest `lr`."""
         lrs = [group["lr"] for group in self.param_groups]
-        if not any(isinstance(lr, Tensor) for lr in lrs):
-            return float(max(lrs))
-        device = next(lr.device for lr in lrs if isinstance(lr, Tensor))
-        return torch.stack([scalar(torch.as_tensor(lr, device=device)) for lr in lrs]).amax()
+        return largest([number(lr.reshape(()) if isinstance(lr, Tensor) else lr) for lr in lrs])
 
-    def _look(self, bundles: list[Bundle], grads: list[Tensor], finite: Tensor) -> None:
+    def _look(self, buckets: list[Bucket], grads: list[Tensor], finite: Flag) -> None:
         threshold = self._measuring
         if threshold is None:
             return
@@ -228,19 +225,21 @@ class ClippedScion(NormBallOptimizer):
             self._check_momentum(group["alpha"])
         if not threshold.due:
             return
-        momenta = self._estimator.last(self.state, bundles)
-        pairs = slopes(self._geometry, bundles, momenta, grads, self._constrained)
+        momenta = self._estimator.last(self.state, buckets)
+        pairs = slopes(self._geometry, buckets, momenta, grads, self._constrained)
         if self._estimator.maximize:
             pairs = [(before, -after) for before, after in pairs]
-        lr, stages = self._longest(), self._stages
-        threshold.look(bundles, pairs, lr, self._constrained, finite, stages)
+        constrained, stages, zero = self._constrained, self._stages, self._zero()
+        threshold.look(buckets, pairs, self._longest(), constrained, finite, stages, zero)
 
-    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
-        rho, threshold = self.param_groups[0]["rho"], self._measuring
+    def _factor(self, size: Scalar, corner: Scalar | None) -> Scalar:
+        threshold = self._measuring
         if threshold is not None:
             rho = threshold.choose(size, corner, self._longest())
             for group in self.param_groups:
-                group["rho"] = rho
+                group["rho"] = threshold.rho
+        else:
+            rho = number(self.param_groups[0]["rho"])
         if not self._constrained:
             return steps.ggnc(size, 1.0, rho)
         if corner is not None:
@@ -248,7 +247,7 @@ class ClippedScion(NormBallOptimizer):
         # The 4 beta^2 = 4 of the product's unit ball is folded into rho.
         return steps.short_step_2(size, 1.0, rho / 4)
 
-    def _took(self, factor: Tensor, finite: Tensor) -> None:
+    def _took(self, factor: Scalar, finite: Flag) -> None:
         threshold = self._measuring
         if threshold is not None:
             threshold.took(factor, self._longest(), finite)

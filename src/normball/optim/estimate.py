@@ -1,16 +1,17 @@
 """The gradient estimate: the momentum, the look-ahead, and parts that a step skips."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normball import parallel
-from normball._numeric import choose_, concrete, host_knows, pieces, step_where_
+from normball._numeric import choose_, concrete, host_knows, in_dtype, pieces, step_where_
+from normball._scalar import Flag
 from normball.optim import packed, validate
-from normball.optim.blocks import Block, Bundle
+from normball.optim.buckets import Bucket, Param
 from normball.optim.rounding import Dither, bits, rounded
 
 State = Mapping[Tensor, dict[str, Any]]
@@ -94,133 +95,119 @@ class Estimator:
             here.copy_(_unpacked(part, here.shape, here.dtype))
         return out
 
-    def limit(self, bundles: Sequence[Bundle]) -> float:
-        """Return the largest gradient entry whose difference to a momentum cannot overflow."""
-        dtypes = {self.dtype_of(bundle.first.param) for bundle in bundles}
-        return min(torch.finfo(dtype).max for dtype in dtypes) / 2
-
-    def fit(self, state: State, blocks: Sequence[Block]) -> None:
+    def fit(self, state: State, params: Sequence[Param]) -> None:
         """Move momenta to the dtype and device of their parameters, which may have changed.
 
         Raises:
             ValueError: the shape of a parameter has changed, or it is sharded in a way that 8 bits
                 do not allow. Nothing is changed.
         """
-        for block in blocks:
-            self.check_layout(block.name, block.owner)
-        known = [(block, _kept(state, block)) for block in blocks]
-        kept = [(block, momentum) for block, momentum in known if momentum is not None]
-        for block, momentum in kept:
-            validate.check_shape(block.name, block.owner, block.norm)
-            p = block.owner
+        for param in params:
+            self.check_layout(param.name, param.tensor)
+        known = [(param, _kept(state, param)) for param in params]
+        kept = [(param, momentum) for param, momentum in known if momentum is not None]
+        for param, momentum in kept:
+            validate.check_shape(param.name, param.tensor, param.group.norm)
+            p = param.tensor
             if momentum.shape != (packed.shape_of(p.shape) if self.packs(p) else p.shape):
                 raise ValueError(
-                    f"{block.name} has the shape {tuple(p.shape)}, its momentum "
+                    f"{param.name} has the shape {tuple(p.shape)}, its momentum "
                     f"{tuple(momentum.shape)}: after changing its shape, build a new optimizer"
                 )
-        for block, momentum in kept:
-            p = block.owner
+        for param, momentum in kept:
+            p = param.tensor
             dtype = torch.int8 if self.packs(p) else self.dtype_of(p)
             state[p]["momentum"] = momentum.to(p.device, dtype)
 
-    def rest(self, bundles: Sequence[Bundle], grads: Sequence[Tensor], constrained: bool) -> None:
-        """Set in every bundle which of its parts have a gradient, the same on all ranks.
+    def rest(self, buckets: Sequence[Bucket], grads: Sequence[Tensor], constrained: bool) -> None:
+        """Set in every bucket which of its parts have a gradient, the same on all ranks.
 
         Without momentum, and if not constrained, a part with an estimate of 0 does not move anyway.
         """
-        shared: list[tuple[Bundle, Tensor, tuple[slice, ...], parallel.Members]] = []
-        for bundle, g in zip(bundles, grads, strict=True):
-            bundle.active = None
-            dim = self._dim(bundle)
-            if dim is None or (bundle.first.alpha == 1 and not constrained):
+        shared: list[tuple[Bucket, Tensor, tuple[slice, ...], parallel.Members]] = []
+        for bucket, g in zip(buckets, grads, strict=True):
+            bucket.active = None
+            dim = bucket.parts_along if self.lazy else None
+            if dim is None or (bucket.group.alpha == 1 and not constrained):
                 continue
-            cut = parallel.cut_of(bundle.first.owner)
+            cut = parallel.cut_of(bucket.first.tensor)
             if cut is None or (cut.boxes and cut.dims <= {dim}):
-                bundle.active = _active(g, (0, dim + 1) if bundle.stacked else (dim,))
+                bucket.active = _active(g, (0, dim + 1) if bucket.stacked else (dim,))
             elif not cut.boxes:
-                whole = bundle.whole(g)
-                bundle.active = bundle.part(_found(whole, (dim,)).expand_as(whole))
+                whole = bucket.whole(g)
+                bucket.active = bucket.part(_found(whole, (dim,)).expand_as(whole))
             else:
                 # A rank holds only a piece of each part.
                 sizes = [1] * g.ndim
-                sizes[dim] = bundle.first.owner.shape[dim]
+                sizes[dim] = bucket.first.tensor.shape[dim]
                 here = g.new_zeros(sizes, dtype=torch.float64)
                 place = tuple(cut.slices[i] if i == dim else slice(None) for i in range(g.ndim))
                 here[place] = _found(g, (dim,)).double()
-                shared.append((bundle, here, place, cut.holders))
+                shared.append((bucket, here, place, cut.holders))
         totals = parallel.add_up([s[1] for s in shared], [s[3] for s in shared])
-        for (bundle, _, place, _), total in zip(shared, totals, strict=True):
-            bundle.active = total[place] > 0
-
-    def _dim(self, bundle: Bundle) -> int | None:
-        """Return the dimension along which the parts of a parameter have a ball each, if any."""
-        if not self.lazy:
-            return None
-        norm, shape = bundle.first.norm, bundle.first.owner.shape
-        lines = norm.lines(shape)
-        free = norm.free(shape) if lines is None else frozenset(range(len(shape))) - lines[0]
-        return min(free) if free and len(shape) > 1 else None
+        for (bucket, _, place, _), total in zip(shared, totals, strict=True):
+            bucket.active = total[place] > 0
 
     def take_in(
-        self, state: State, bundles: Sequence[Bundle], grads: Sequence[Tensor],
-        free: Sequence[bool], finite: Tensor,
-    ) -> "Estimates":  # fmt: skip
+        self, state: State, buckets: Sequence[Bucket], grads: Sequence[Tensor],
+        free: Sequence[bool], finite: Flag,
+    ) -> list["Estimate"]:  # fmt: skip
         """Advance every momentum where all is finite, and return the estimates.
 
         Args:
             state: of the optimizer.
-            bundles: those of this step.
+            buckets: those of this step.
             grads: of each, joined.
             free: whether the memory of a gradient may be overwritten.
-            finite: whether the step is taken, 0-d bool.
+            finite: whether the step is taken.
         """
         found = []
-        for bundle, grad, own in zip(bundles, grads, free, strict=True):
-            g, alpha = grad, bundle.first.alpha
+        for bucket, grad, own in zip(buckets, grads, free, strict=True):
+            g, alpha = grad, bucket.group.alpha
             if self.maximize:
                 g = g.neg_() if own else -g
-            dtype = self.dtype_of(bundle.first.param)
-            bundle.room = g if own and g.dtype == dtype else None
+            dtype = bucket.dtype
+            bucket.room = g if own and g.dtype == dtype else None
             # With alpha = 1 a momentum is kept only if there is one already.
-            if alpha == 1 and all(_kept(state, block) is None for block in bundle.blocks):
-                bundle.room = None
-                found.append(_Estimate(bundle, None, g.to(dtype), finite))
+            if alpha == 1 and all(_kept(state, param) is None for param in bucket.params):
+                bucket.room = None
+                found.append(Estimate(bucket, None, g.to(dtype), finite))
                 continue
-            d = self.momentum(state, bundle)
+            d = self.momentum(state, bucket)
             ahead = self.nesterov and alpha < 1
-            if self._rounds(bundle):
-                self._advance_rounded(bundle, d, g, finite)
+            if self._rounds(bucket):
+                self._advance_rounded(bucket, d, g, finite)
             else:
-                _advance(bundle, d, g.to(dtype), finite, None if ahead else bundle.room)
+                _advance(bucket, d, in_dtype(g, dtype), finite, None if ahead else bucket.room)
             # A gradient negated in new memory is not kept: it is negated again when it is read.
             kept, turned = (g, False) if own else (grad, self.maximize)
-            found.append(_Estimate(bundle, d, kept if ahead else None, finite, bundle.room, turned))
-        return Estimates(found)
+            found.append(Estimate(bucket, d, kept if ahead else None, finite, bucket.room, turned))
+        return found
 
-    def took(self, moved: Tensor) -> None:
-        """Count a step for the rounding, if it moved the weights: `moved` is 0-d bool."""
+    def took(self, moved: Flag) -> None:
+        """Count a step for the rounding, if it moved the weights."""
         if self.dither is not None:
             self.dither.took(moved)
 
-    def _rounds(self, bundle: Bundle) -> bool:
-        return self.dither is not None and self.dtype_of(bundle.first.param) == torch.bfloat16
+    def _rounds(self, bucket: Bucket) -> bool:
+        return self.dither is not None and bucket.dtype == torch.bfloat16
 
-    def _advance_rounded(self, bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor) -> None:
+    def _advance_rounded(self, bucket: Bucket, d: Tensor, g: Tensor, finite: Flag) -> None:
         """Advance a momentum in float32 and store it rounded, a piece of memory after the other."""
         assert self.dither is not None
-        if host_knows(finite) and not finite:
+        if finite is False:
             return
-        packs, active = self.packs(bundle.first.param), bundle.active
-        factors = self.dither.factors(bundle)
+        packs, active = self.packs(bucket.first.shard), bucket.active
+        factors = self.dither.factors(bucket)
         if g.ndim == 0:
             d, g = d.view(1), g.view(1)
         for rows in pieces(g):
             old, new = d[rows], g[rows].float()
             if packs:
-                before = _unpacked(old, new.shape, torch.float32, bundle.stacked)
+                before = _unpacked(old, new.shape, torch.float32, bucket.stacked)
             else:
                 before = old.float()
-            weight: float | Tensor = bundle.first.alpha
+            weight: float | Tensor = bucket.group.alpha
             moves = None
             if active is not None:
                 moves = active[rows] if len(active) > 1 else active
@@ -228,7 +215,7 @@ class Estimator:
             new = torch.lerp(before, new, weight)
             random = bits(factors, rows)
             if packs:
-                rest = 1 + bundle.stacked
+                rest = 1 + bucket.stacked
                 result = packed.pack(new.flatten(rest), random.flatten(rest))
                 # A block has one exponent: where parts are not rows, it is rounded as a whole.
                 if moves is not None and moves.shape[rest:].numel() == 1:
@@ -237,116 +224,107 @@ class Estimator:
                 result = rounded(new, random)
             choose_(old, finite, result, old)
 
-    def momentum(self, state: State, bundle: Bundle) -> Tensor:
-        """Return the momentum of a bundle, which shares the memory of the state."""
-        rows = [state[block.owner].get("momentum") for block in bundle.blocks]
-        if bundle.stack is not None and all(a is b for a, b in zip(rows, bundle.rows, strict=True)):
-            return bundle.stack
-        for block, row in zip(bundle.blocks, rows, strict=True):
+    def momentum(self, state: State, bucket: Bucket) -> Tensor:
+        """Return the momentum of a bucket, which shares the memory of the state."""
+        rows = [state[param.tensor].get("momentum") for param in bucket.params]
+        if bucket.stack is not None and all(a is b for a, b in zip(rows, bucket.rows, strict=True)):
+            return bucket.stack
+        for param, row in zip(bucket.params, rows, strict=True):
             if row is None:
-                state[block.owner]["momentum"] = self.zeros(block.owner)
-        momenta = [state[block.owner]["momentum"] for block in bundle.blocks]
-        if not bundle.stacked:
+                state[param.tensor]["momentum"] = self.zeros(param.tensor)
+        momenta = [state[param.tensor]["momentum"] for param in bucket.params]
+        if not bucket.stacked:
             return parallel.local(momenta[0])
-        bundle.stack = torch.stack(momenta)
-        bundle.rows = [_on_its_own(row) for row in bundle.stack.unbind()]
-        for block, row in zip(bundle.blocks, bundle.rows, strict=True):
-            state[block.owner]["momentum"] = row
-        return bundle.stack
+        bucket.stack = torch.stack(momenta)
+        bucket.rows = [_on_its_own(row) for row in bucket.stack.unbind()]
+        for param, row in zip(bucket.params, bucket.rows, strict=True):
+            state[param.tensor]["momentum"] = row
+        return bucket.stack
 
-    def last(self, state: State, bundles: Sequence[Bundle]) -> "Estimates":
+    def last(self, state: State, buckets: Sequence[Bucket]) -> list["Estimate"]:
         """Return the momenta before this step, 0 where a part rests in it.
 
         They give the direction of the last step: the exact one, or with `nesterov`, whose estimate
         is not kept, that of the momentum.
         """
-        unknown = torch.zeros((), dtype=torch.bool)
-        return Estimates([_Estimate(b, self.momentum(state, b), None, unknown) for b in bundles])
+        return [Estimate(b, self.momentum(state, b), None, True) for b in buckets]
 
 
 @dataclass
-class _Estimate:
-    """What the estimate of one bundle is made from: `g` alone, `d` alone, or both to look ahead.
+class Estimate:
+    """The estimate of one bucket, computed when it is read, so that only one is in memory.
 
-    `room` is the memory of the gradient, if it may be written to; `turned` takes `-g` for `g`.
+    It is made from `g` alone, `d` alone, or both to look ahead. `room` is the memory of the
+    gradient, if it may be written to; `turned` takes `-g` for `g`.
     """
 
-    bundle: Bundle
+    bucket: Bucket
     d: Tensor | None
     g: Tensor | None
-    finite: Tensor
+    finite: Flag
     room: Tensor | None = None
     turned: bool = False
     _kept: Tensor | None = None
-    """The estimate, after it was written into the gradient's memory."""
+    """The value, after it was written into the gradient's memory."""
+
+    def forget(self) -> None:
+        """Free what the estimate is made from, a copy of gradients if they are stacked."""
+        self.d = self.g = None
 
     def value(self) -> Tensor:
         """Return the estimate; its memory may be that of the momentum, or `room`.
 
-        `bundle.fresh` is set if it is in new memory, which the update can then reuse.
+        `bucket.fresh` is set if it is in new memory, which the update can then reuse.
         """
-        bundle, d, g = self.bundle, self.d, self.g
-        bundle.fresh = False
+        bucket, d, g = self.bucket, self.d, self.g
+        bucket.fresh = False
         if self._kept is not None:
             return self._kept
         if d is None:
             assert g is not None
             return g
-        known = host_knows(self.finite)
         kept = d
         if d.dtype == torch.int8:
-            shape = bundle.first.param.shape
-            shape = torch.Size((len(d), *shape)) if bundle.stacked else shape
-            d = _unpacked(d, shape, torch.bfloat16, bundle.stacked)
-        e = d if g is None or (known and not self.finite) else self._ahead(d, g, known)
-        if bundle.active is not None:
-            e = torch.mul(e, bundle.active.to(e.dtype), out=self.room if e is kept else e)
+            shape = bucket.first.shard.shape
+            shape = torch.Size((len(d), *shape)) if bucket.stacked else shape
+            d = _unpacked(d, shape, torch.bfloat16, bucket.stacked)
+        e = d if g is None or self.finite is False else self._ahead(d, g)
+        if bucket.active is not None:
+            e = torch.mul(e, bucket.active.to(e.dtype), out=self.room if e is kept else e)
         if e is self.room:
             self._kept = e
         else:
-            bundle.fresh = e is not kept
+            bucket.fresh = e is not kept
         return e
 
     def rows(self, rows: slice) -> Tensor:
         """Return some rows of the estimate of a single parameter, from their rows alone."""
         d, g = (None if x is None else x[rows] for x in (self.d, self.g))
-        return _Estimate(self.bundle.some_rows(rows), d, g, self.finite, None, self.turned).value()
+        return Estimate(self.bucket.some_rows(rows), d, g, self.finite, None, self.turned).value()
 
-    def _ahead(self, d: Tensor, g: Tensor, known: bool) -> Tensor:
+    def _ahead(self, d: Tensor, g: Tensor) -> Tensor:
         """Return `(1 - alpha) d + alpha g`, or `d` where not all is finite, not in its memory."""
-        new = g.to(d.dtype)
+        new = in_dtype(g, d.dtype)
         if self.turned:
             new = -new if new is g else new.neg_()
         room = new if self.room is None and new is not g else self.room
-        e = torch.lerp(d, new, self.bundle.first.alpha, out=room)
-        return e if known else torch.where(self.finite.to(d.device), e, d, out=e)
+        e = torch.lerp(d, new, self.bucket.group.alpha, out=room)
+        if isinstance(self.finite, Tensor):
+            torch.where(self.finite.to(d.device), e, d, out=e)
+        return e
 
 
-class Estimates(Sequence[Tensor]):
-    """One estimate for every bundle, computed when it is read, so that only one is in memory."""
+class Values(Sequence[Tensor]):
+    """The estimates as tensors, each computed when it is read, so that only one is in memory."""
 
-    def __init__(self, parts: Sequence[_Estimate]) -> None:
-        self._parts = list(parts)
-
-    def forget(self, index: int) -> None:
-        """Free what an estimate is made from, a copy of gradients if they are stacked."""
-        part = self._parts[index]
-        part.d = part.g = None
-
-    def by_rows(self, index: int) -> Callable[[slice], Tensor]:
-        """Return what computes some rows of an estimate, also after `forget`."""
-        return replace(self._parts[index]).rows
+    def __init__(self, estimates: Sequence[Estimate]) -> None:
+        self._estimates = estimates
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._estimates)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Estimates(self._parts[index])
-        return self._parts[index].value()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (part.value() for part in self._parts)
+        return self._estimates[index].value()
 
 
 def _on_its_own(row: Tensor) -> Tensor:
@@ -356,13 +334,13 @@ def _on_its_own(row: Tensor) -> Tensor:
     return torch.from_dlpack(row)  # type: ignore[attr-defined]
 
 
-def _advance(bundle: Bundle, d: Tensor, g: Tensor, finite: Tensor, room: Tensor | None) -> None:
+def _advance(bucket: Bucket, d: Tensor, g: Tensor, finite: Flag, room: Tensor | None) -> None:
     """Write the new momentum where all is finite and the part does not rest; may use `room`."""
-    alpha = bundle.first.alpha
-    if bundle.active is None and step_where_([d], [g], alpha, finite, to=True):
+    alpha = bucket.group.alpha
+    if bucket.active is None and step_where_([d], [g], alpha, finite, to=True):
         return
-    weight = alpha if bundle.active is None else alpha * bundle.active.to(d.dtype)
-    if not host_knows(finite):
+    weight = alpha if bucket.active is None else alpha * bucket.active.to(d.dtype)
+    if isinstance(finite, Tensor):
         torch.where(finite.to(d.device), torch.lerp(d, g, weight, out=room), d, out=d)
     elif finite:
         d.lerp_(g, weight)
@@ -373,8 +351,8 @@ def _unpacked(d: Tensor, shape: torch.Size, dtype: torch.dtype, stacked: bool = 
     return packed.unpack(d, shape[1 + stacked :].numel(), dtype).reshape(shape)
 
 
-def _kept(state: State, block: Block) -> Tensor | None:
-    momentum: Tensor | None = state.get(block.owner, {}).get("momentum")
+def _kept(state: State, param: Param) -> Tensor | None:
+    momentum: Tensor | None = state.get(param.tensor, {}).get("momentum")
     return momentum
 
 

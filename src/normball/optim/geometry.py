@@ -2,21 +2,24 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from normball import parallel
 from normball._numeric import as_working, inner, saturate
+from normball._scalar import Scalar
 from normball.norms import Norm, Sign, VectorNorm
-from normball.optim import terms
-from normball.optim.blocks import Block, Bundle, bundles_of
-from normball.optim.estimate import Estimates
-from normball.optim.terms import Owned, Pool, Pooled, Term, scalar
+from normball.optim import sharded
+from normball.optim.buckets import Bucket, Param, buckets_of
+from normball.optim.estimate import Estimate, Values
+from normball.optim.sharded import Owned, Pooled
+from normball.optim.update import ByRows, Update
 
 
 class Geometry(ABC):
-    """A norm over all blocks together, and its minimiser."""
+    """A norm over all parameters together, and its minimiser."""
 
     split = False
     """Whether ranks that hold the same parameters divide the costly minimisers among them."""
@@ -24,47 +27,47 @@ class Geometry(ABC):
     """The dtype in which ranks exchange matrices; None for their own."""
 
     @abstractmethod
-    def bundles(self, blocks: Sequence[Block], tight: bool) -> list[Bundle]:
-        """Return the blocks in the bundles that a step works on; `tight` if memory matters most."""
+    def buckets(self, params: Sequence[Param], tight: bool) -> list[Bucket]:
+        """Return the buckets that a step works on; `tight` if memory matters most."""
 
     @abstractmethod
     def minimise(
-        self, bundles: Sequence[Bundle], estimates: Sequence[Tensor]
+        self, buckets: Sequence[Bucket], estimates: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield for every bundle its part of the minimiser over the unit ball, new tensors.
+        """Yield for every bucket its part of the minimiser over the unit ball, new tensors.
 
-        Each comes with the bundle's part of the dual norm, 0-d. The sum of these parts, each
+        Each comes with the bucket's part of the dual norm, 0-d. The sum of these parts, each
         multiplied by its radius, is the dual norm of the whole.
         """
 
     @abstractmethod
-    def terms(
+    def updates(
         self,
-        bundles: Sequence[Bundle],
-        estimates: Sequence[Tensor],
+        buckets: Sequence[Bucket],
+        estimates: Sequence[Estimate],
         constrained: bool,
         corner: bool,
-    ) -> Iterator[tuple[int, Term]]:
-        """Yield the number of every bundle once, and its term.
+    ) -> Iterator[tuple[int, Update]]:
+        """Yield the number of every bucket once, and its update.
 
         Args:
-            bundles: those of this step.
-            estimates: `d` of each, this rank's parts.
-            constrained: whether to multiply updates by their radius, and compute `<d, x>` too.
-            corner: whether to compute the corner of a term, if `corners` reads it from there.
+            buckets: those of this step.
+            estimates: of each, this rank's parts.
+            constrained: whether to multiply minimisers by their radius, and compute `<d, x>` too.
+            corner: whether to compute the corner of an update, if `corners` reads it from there.
         """
 
     @abstractmethod
-    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:
-        """Return the values of `||x - update|| / radius`, over all ranks, 0-d each."""
+    def corners(self, buckets: Sequence[Bucket], updates: Sequence[Update]) -> list[Scalar]:
+        """Return the values of `||x - update|| / radius`, over all ranks."""
 
     @abstractmethod
-    def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
-        """Return the largest norm of points divided by its radius, 0-d: one per bundle or ball."""
+    def ratios(self, buckets: Sequence[Bucket], points: Iterable[Tensor]) -> list[Tensor]:
+        """Return the largest norm of points divided by its radius, 0-d: one per bucket or ball."""
 
     @abstractmethod
-    def balls(self, blocks: Sequence[Block]) -> list[Sequence[Block]]:
-        """Return which blocks share a ball, in the order of `ratios` of single blocks."""
+    def balls(self, params: Sequence[Param]) -> list[Sequence[Param]]:
+        """Return which parameters share a ball, in the order of `ratios` of single parameters."""
 
     def check_count(self, count: int) -> None:  # noqa: B027 (layers: as many as there are)
         """Raise ValueError if the norm cannot take that many parameters."""
@@ -77,7 +80,7 @@ class Geometry(ABC):
 
 
 class Layers(Geometry):
-    """The product norm: every block has its own norm and ball, and the dual norms add up.
+    """The product norm: every parameter has its own norm and ball, and the dual norms add up.
 
     With `split`, ranks that hold the same parameters, or copies of the same shards, divide the
     costly minimisers among them.
@@ -90,141 +93,145 @@ class Layers(Geometry):
         self.split = split
         self.comm_dtype = comm_dtype
 
-    def bundles(self, blocks: Sequence[Block], tight: bool) -> list[Bundle]:
-        """Return bundles: small equal layers together, large ones alone."""
-        return bundles_of(blocks, tight)
+    def buckets(self, params: Sequence[Param], tight: bool) -> list[Bucket]:
+        """Return buckets: small equal layers together, large ones alone."""
+        return buckets_of(params, tight)
 
     def minimise(
-        self, bundles: Sequence[Bundle], estimates: Sequence[Tensor]
+        self, buckets: Sequence[Bucket], estimates: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield `lmo_l(d_l)` and `||d_l||_l*`, one bundle after the other."""
-        for bundle, d in zip(bundles, estimates, strict=True):
-            norm = bundle.first.norm
-            yield norm.stacked_lmo_and_dual(d) if bundle.stacked else norm.lmo_and_dual(d)
+        """Yield `lmo_l(d_l)` and `||d_l||_l*`, one bucket after the other."""
+        for bucket, d in zip(buckets, estimates, strict=True):
+            norm = bucket.group.norm
+            yield norm.stacked_lmo_and_dual(d) if bucket.stacked else norm.lmo_and_dual(d)
 
-    def terms(
+    def updates(
         self,
-        bundles: Sequence[Bundle],
-        estimates: Sequence[Tensor],
+        buckets: Sequence[Bucket],
+        estimates: Sequence[Estimate],
         constrained: bool,
         corner: bool,
-    ) -> Iterator[tuple[int, Term]]:
+    ) -> Iterator[tuple[int, Update]]:
         """Yield the layers that each rank computes for itself, then those of the owners.
 
         Large layers come first: their workspace is then not beside the updates of all others.
         """
         owned: list[Owned] = []
-        sizes = [bundle.first.owner.numel() * len(bundle.blocks) for bundle in bundles]
-        for number in sorted(range(len(bundles)), key=sizes.__getitem__, reverse=True):
-            bundle = bundles[number]
+        sizes = [bucket.size for bucket in buckets]
+        for number in sorted(range(len(buckets)), key=sizes.__getitem__, reverse=True):
+            bucket = buckets[number]
             # In its own call, so that no estimate stays in memory while the next is computed.
-            found = None if constrained else self._by_rows(number, bundle, estimates)
+            estimate = estimates[number]
+            found = None if constrained else self._by_rows(bucket, estimate)
             if found is None:
-                found = self._term(number, bundle, estimates[number], constrained, corner, owned)
+                found = self._one(number, bucket, estimate.value(), constrained, corner, owned)
             if found is not None:
                 yield number, found
-        yield from terms.divided(owned, constrained, corner, self.comm_dtype)
+        yield from sharded.divided(owned, constrained, corner, self.comm_dtype)
 
     @staticmethod
-    def _by_rows(number: int, bundle: Bundle, estimates: Sequence[Tensor]) -> Term | None:
-        """Return the term of a layer that needs no memory for its update; None for the others."""
-        first = bundle.first
-        if bundle.stacked or first.sharded or bundle.room is not None:
+    def _by_rows(bucket: Bucket, estimate: Estimate) -> Update | None:
+        """Return the update of a layer that needs no memory for its update; None for the others."""
+        if bucket.stacked or bucket.first.sharded or bucket.room is not None:
             return None
-        if not isinstance(estimates, Estimates) or not terms.ByRows.fits(first.norm, first.param):
+        if not bucket.by_rows:
             return None
-        return terms.ByRows(bundle, estimates.by_rows(number))
+        return ByRows(bucket, replace(estimate).rows)  # a copy, which nothing frees
 
-    def _term(
+    def _one(
         self,
         number: int,
-        bundle: Bundle,
+        bucket: Bucket,
         d: Tensor,
         constrained: bool,
         corner: bool,
         owned: list[Owned],
-    ) -> Term | None:
-        """Return the term of a bundle; None if an owner computes it, which is added to `owned`."""
-        first = bundle.first
-        norm, shape = first.norm, first.owner.shape
-        radius = first.radius if constrained else 1.0
-        x = bundle.join(bundle.params).to(d.dtype) if constrained else None
-        if corner and x is not None and bundle.active is not None:
-            x = x * bundle.active  # a part that rests does not move to the corner
-        cut = parallel.cut_of(first.owner)
+    ) -> Update | None:
+        """Return the update of a bucket; None if an owner computes it, then it is in `owned`."""
+        first = bucket.first
+        norm, shape = first.group.norm, first.tensor.shape
+        radius = first.group.radius if constrained else 1.0
+        x = bucket.join(bucket.shards).to(d.dtype) if constrained else None
+        if corner and x is not None and bucket.active is not None:
+            x = x * bucket.active  # a part that rests does not move to the corner
+        if not first.sharded and not self.split:
+            return self._whole(bucket, d, x, radius, corner)
+        cut = parallel.cut_of(first.tensor)
         if cut is not None and cut.boxes:
             lines = norm.lines(shape)
             if not cut.dims & lines[0] if lines else cut.dims <= norm.free(shape):
-                return terms.of_piece(norm, cut, shape, d, x, radius, corner)
+                return sharded.of_piece(norm, cut, shape, d, x, radius, corner)
             if lines:
-                return terms.Lines(norm, cut, shape, d, x, radius, corner)
+                return sharded.Lines(norm, cut, shape, d, x, radius, corner)
             if self.split:
-                cut = parallel.of_all_copies(cut, first.owner)
-            owned.append((number, bundle, cut, d, x))
+                cut = parallel.of_all_copies(cut, first.tensor)
+            owned.append((number, bucket, cut, d, x))
             return None
-        if cut is None and self.split and not bundle.stacked and norm.lines(shape) is None:
+        if cut is None and self.split and not bucket.stacked and norm.lines(shape) is None:
             cut = parallel.everyone(shape)
             if cut is not None:
-                owned.append((number, bundle, cut, d, x))
+                owned.append((number, bucket, cut, d, x))
                 return None
-        return self._whole(bundle, bundle.whole(d), x, radius, corner)
+        return self._whole(bucket, bucket.whole(d), x, radius, corner)
 
     def _whole(
-        self, bundle: Bundle, d: Tensor, x: Tensor | None, radius: float, corner: bool
-    ) -> Term:
-        """Return the term of a layer of which this rank holds all, or gathers all."""
-        norm, room = bundle.first.norm, bundle.room
-        room = d if room is None and bundle.fresh and not bundle.stacked else room
+        self, bucket: Bucket, d: Tensor, x: Tensor | None, radius: float, corner: bool
+    ) -> Update:
+        """Return the update of a layer of which this rank holds all, or gathers all."""
+        norm, room = bucket.group.norm, bucket.room
+        room = d if room is None and bucket.fresh and not bucket.stacked else room
         product = ratio = None
         if x is not None:
-            x = bundle.whole(x)
+            x = bucket.whole(x)
             product = inner(as_working(d), as_working(x))
-        saves = type(norm).lmo_and_dual_into is not Norm.lmo_and_dual_into
-        if room is not None and room.shape == d.shape and saves:
+        saves = room is not None and type(norm).lmo_and_dual_into is not Norm.lmo_and_dual_into
+        if bucket.stacked:
+            lmo, dual = norm.stacked_lmo_and_dual(d)
+        elif room is not None and saves and room.shape == d.shape:
             lmo, dual = norm.lmo_and_dual_into(d, room)
         else:
-            ((lmo, dual),) = self.minimise([bundle], [d])
+            lmo, dual = norm.lmo_and_dual(d)
         parts = None
-        if bundle.groups is not None:
+        if bucket.groups is not None:
             parts = (as_working(d) * lmo).reshape(len(d), -1).sum(1)
         if x is not None:
             lmo.mul_(radius)
-            ratio = self.ratios([bundle], [x - lmo])[0] if corner else None
-        return terms.Known(bundle.part(lmo), dual, product, ratio, parts)
+            ratio = self.ratios([bucket], [x - lmo])[0] if corner else None
+        return Update(bucket.part(lmo), dual, product, ratio, parts)
 
-    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:  # noqa: ARG002
+    def corners(self, buckets: Sequence[Bucket], updates: Sequence[Update]) -> list[Scalar]:  # noqa: ARG002
         """Return the corner of every layer."""
-        return [term.corner for term in terms if term.corner is not None]
+        return [update.corner for update in updates if update.corner is not None]
 
-    def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
-        """Return `||w_l||_l / r_l`, the largest of every bundle."""
+    def ratios(self, buckets: Sequence[Bucket], points: Iterable[Tensor]) -> list[Tensor]:
+        """Return `||w_l||_l / r_l`, the largest of every bucket."""
         ratios = []
-        for bundle, x in zip(bundles, points, strict=True):
-            norm, radius = bundle.first.norm, bundle.first.radius
-            ratios.append((norm.stacked_norm(x) if bundle.stacked else norm.norm(x)) / radius)
+        for bucket, x in zip(buckets, points, strict=True):
+            norm, radius = bucket.group.norm, bucket.group.radius
+            ratios.append((norm.stacked_norm(x) if bucket.stacked else norm.norm(x)) / radius)
         return ratios
 
-    def balls(self, blocks: Sequence[Block]) -> list[Sequence[Block]]:
-        """Return every block on its own."""
-        return [[block] for block in blocks]
+    def balls(self, params: Sequence[Param]) -> list[Sequence[Param]]:
+        """Return every parameter on its own."""
+        return [[param] for param in params]
 
 
 class Joint(Geometry):
-    """One norm over the concatenation of all blocks, or over a single matrix."""
+    """One norm over the concatenation of all parameters, or over a single matrix."""
 
     def __init__(self, norm: Norm) -> None:
         self.norm = norm
 
-    def bundles(self, blocks: Sequence[Block], tight: bool) -> list[Bundle]:  # noqa: ARG002
-        """Return every block alone; the norm works on all of them together."""
-        return [Bundle([block]) for block in blocks]
+    def buckets(self, params: Sequence[Param], tight: bool) -> list[Bucket]:  # noqa: ARG002
+        """Return every parameter alone; the norm works on all of them together."""
+        return [Bucket([param]) for param in params]
 
     def minimise(
         self,
-        bundles: Sequence[Bundle],  # noqa: ARG002
+        buckets: Sequence[Bucket],  # noqa: ARG002
         estimates: Sequence[Tensor],
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the blocks of `lmo(d)`, and `-<d_l, lmo_l>`, whose sum is the dual norm."""
+        """Yield the parameters of `lmo(d)`, and `-<d_l, lmo_l>`, whose sum is the dual norm."""
         if not isinstance(self.norm, VectorNorm):
             yield from (self.norm.lmo_and_dual(d) for d in estimates)
             return
@@ -232,83 +239,82 @@ class Joint(Geometry):
         if len(estimates) == 1:
             yield lmos[0], dual
             return
-        for d, lmo in zip(estimates, lmos, strict=True):
-            yield lmo, saturate(-inner(as_working(d), as_working(lmo)))
+        for i, lmo in enumerate(lmos):
+            yield lmo, saturate(-inner(as_working(estimates[i]), as_working(lmo)))
 
-    def terms(
+    def updates(
         self,
-        bundles: Sequence[Bundle],
-        estimates: Sequence[Tensor],
+        buckets: Sequence[Bucket],
+        estimates: Sequence[Estimate],
         constrained: bool,
         corner: bool,
-    ) -> Iterator[tuple[int, Term]]:
-        """Yield the blocks one after the other.
+    ) -> Iterator[tuple[int, Update]]:
+        """Yield the parameters one after the other.
 
-        Sharded blocks under a Euclidean norm or a box stay where they are, and so does a single
+        Sharded parameters under a Euclidean norm or a box stay where they are, and so does a single
         tensor; under another vector norm they are gathered on every rank.
         """
-        if self._apart(bundles):
-            yield from Layers().terms(bundles, estimates, constrained, corner)
+        if self._apart(buckets):
+            yield from Layers().updates(buckets, estimates, constrained, corner)
             return
-        pool = self._pool(bundles)
-        if pool is not None:
-            for number, (bundle, d) in enumerate(zip(bundles, estimates, strict=True)):
-                cut = parallel.cut_of(bundle.first.owner)
+        gain, pool = self._gain(buckets), list[Tensor]()
+        if gain is not None:
+            for number, (bucket, estimate) in enumerate(zip(buckets, estimates, strict=True)):
+                d = estimate.value()
+                cut = parallel.cut_of(bucket.first.tensor)
                 holders = cut.holders if cut is not None else parallel.everybody()
                 reports = cut.first if cut is not None else holders.here == 0
-                x = bundle.first.param.to(d.dtype) if constrained else None
-                radius = bundle.first.radius if constrained else 1.0
-                yield number, Pooled(pool, holders, reports, d, x, radius)
+                x = bucket.first.shard.to(d.dtype) if constrained else None
+                radius = bucket.group.radius if constrained else 1.0
+                yield number, Pooled(gain, pool, holders, reports, d, x, radius)
             return
-        wholes = estimates
-        if self._cut(bundles):
-            wholes = [b.whole(d) for b, d in zip(bundles, estimates, strict=True)]
-        for number, (lmo, dual) in enumerate(self.minimise(bundles, wholes)):
-            bundle, product = bundles[number], None
+        wholes: Sequence[Tensor] = Values(estimates)
+        if self._cut(buckets):
+            wholes = [b.whole(d) for b, d in zip(buckets, wholes, strict=True)]
+        for number, (lmo, dual) in enumerate(self.minimise(buckets, wholes)):
+            bucket, product = buckets[number], None
             if constrained:
-                lmo.mul_(bundle.first.radius)
+                lmo.mul_(bucket.group.radius)
                 d = wholes[number]
-                x = bundle.whole(bundle.join(bundle.params)).to(d.dtype)
+                x = bucket.whole(bucket.join(bucket.shards)).to(d.dtype)
                 product = inner(as_working(d), as_working(x))
-            yield number, terms.Known(bundle.part(lmo), dual, product)
+            yield number, Update(bucket.part(lmo), dual, product)
 
-    def _apart(self, bundles: Sequence[Bundle]) -> bool:
-        """Tell whether a block is sharded, and blocks have own balls or there is only one."""
+    def _apart(self, buckets: Sequence[Bucket]) -> bool:
+        """Tell whether one is sharded, and parameters have own balls or there is only one."""
         alone = not isinstance(self.norm, VectorNorm) or isinstance(self.norm, Sign)
-        return alone and self._cut(bundles)
+        return alone and self._cut(buckets)
 
-    def _pool(self, bundles: Sequence[Bundle]) -> Pool | None:
-        """Return the sum of squares for sharded blocks; None if squares do not give the norm."""
-        size = sum(bundle.first.owner.numel() for bundle in bundles)
-        lines = self.norm.lines(torch.Size([size])) if self._cut(bundles) else None
-        return Pool(lines[1]) if lines and lines[0] else None
+    def _gain(self, buckets: Sequence[Bucket]) -> float | None:
+        """Return the gain of sharded ones' common length; None if squares do not give the norm."""
+        size = sum(bucket.first.tensor.numel() for bucket in buckets)
+        lines = self.norm.lines(torch.Size([size])) if self._cut(buckets) else None
+        return lines[1] if lines and lines[0] else None
 
     @staticmethod
-    def _cut(bundles: Sequence[Bundle]) -> bool:
-        return any(parallel.cut_of(bundle.first.owner) is not None for bundle in bundles)
+    def _cut(buckets: Sequence[Bucket]) -> bool:
+        return any(parallel.cut_of(bucket.first.tensor) is not None for bucket in buckets)
 
-    def corners(self, bundles: Sequence[Bundle], terms: Sequence[Term]) -> list[Tensor]:
-        """Return the corner of all blocks together."""
-        if self._cut(bundles) and terms[0].corner is not None:
-            return [term.corner for term in terms if term.corner is not None]
-        return self.ratios(
-            bundles,
-            (
-                b.whole(b.join(b.params).to(t.update.dtype) - t.update)
-                for b, t in zip(bundles, terms, strict=True)
-            ),
+    def corners(self, buckets: Sequence[Bucket], updates: Sequence[Update]) -> list[Scalar]:
+        """Return the corner of all parameters together."""
+        if self._cut(buckets) and updates[0].corner is not None:
+            return [update.corner for update in updates if update.corner is not None]
+        points = (
+            b.whole(b.join(b.shards).to(t.lmo.dtype) - t.lmo)
+            for b, t in zip(buckets, updates, strict=True)
         )
+        return list(self.ratios(buckets, points))
 
-    def ratios(self, bundles: Sequence[Bundle], points: Iterable[Tensor]) -> list[Tensor]:
-        """Return `||w|| / beta` of all blocks together."""
+    def ratios(self, buckets: Sequence[Bucket], points: Iterable[Tensor]) -> list[Tensor]:
+        """Return `||w|| / beta` of all parameters together."""
         parts = list(points)
         if isinstance(self.norm, VectorNorm):
-            return [self.norm.joint_norm(parts) / bundles[0].first.radius]
-        return [self.norm.norm(parts[0]) / bundles[0].first.radius]
+            return [self.norm.joint_norm(parts) / buckets[0].group.radius]
+        return [self.norm.norm(parts[0]) / buckets[0].group.radius]
 
-    def balls(self, blocks: Sequence[Block]) -> list[Sequence[Block]]:
-        """Return all blocks as one."""
-        return [blocks]
+    def balls(self, params: Sequence[Param]) -> list[Sequence[Param]]:
+        """Return all parameters as one."""
+        return [params]
 
     def check_count(self, count: int) -> None:
         """Raise ValueError for several parameters with a norm that takes a single tensor."""
@@ -339,9 +345,3 @@ class Joint(Geometry):
                 f"ball of {self.norm}: give every parameter a gradient (zero if need be), or take "
                 "it out of the optimizer"
             )
-
-
-def gather(scalars: Sequence[Tensor]) -> Tensor:
-    """Return 0-d tensors of any device as one vector on the device of the first."""
-    device = scalars[0].device
-    return scalar(torch.stack([x.to(device) for x in scalars]))

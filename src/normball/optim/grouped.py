@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from normball import parallel
 from normball.norms import Norm
 from normball.optim import capture, validate
-from normball.optim.blocks import Roster
+from normball.optim.buckets import Roster
 from normball.optim.geometry import Geometry
 from normball.optim.settings import Group, Settings
 

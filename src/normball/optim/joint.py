@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import steps
+from normball._scalar import Scalar, number
 from normball.norms import Norm
 from normball.optim import validate
 from normball.optim.base import NormBallOptimizer
@@ -112,8 +112,8 @@ class GGNC(_JointOptimizer):
         }
         super().__init__(params, gamma, rho, norm, alpha, 1.0, False, capturable, options)
 
-    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:  # noqa: ARG002
-        return steps.ggnc(size, 1.0, self.param_groups[0]["rho"])
+    def _factor(self, size: Scalar, corner: Scalar | None) -> Scalar:  # noqa: ARG002
+        return steps.ggnc(size, 1.0, number(self.param_groups[0]["rho"]))
 
 
 class S3CG(_JointOptimizer):
@@ -196,8 +196,9 @@ class S3CG(_JointOptimizer):
     def _needs_corner(self) -> bool:
         return self._variant == 1
 
-    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:
-        rho, beta = self.param_groups[0]["rho"], self.param_groups[0]["radius"]
+    def _factor(self, size: Scalar, corner: Scalar | None) -> Scalar:
+        group = self.param_groups[0]
+        rho, beta = number(group["rho"]), float(group["radius"])
         if corner is None:
             return steps.short_step_2(size, 1.0, rho, beta)
         return steps.short_step_1(size, corner * beta, 1.0, rho)

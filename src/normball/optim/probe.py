@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from normball import parallel
 from normball._numeric import as_working, saturate, split_scale
+from normball._scalar import wide
 from normball.optim.base import NormBallOptimizer
-from normball.optim.blocks import Block, Bundle
-from normball.optim.terms import scalar
+from normball.optim.buckets import Bucket, Param
 
 
 @dataclass(frozen=True)
@@ -136,16 +136,16 @@ class SmoothnessProbe:
             self.optimizer.step()
             return loss
         roster = self.optimizer._collect()
-        blocks, bundles = roster.blocks, roster.bundles
-        if not blocks:
+        params, buckets = roster.params, roster.buckets
+        if not params:
             raise ValueError("the closure left no gradient: it must call backward on its loss")
-        if any(parallel.is_sharded(block.owner) for block in blocks):
+        if any(parallel.is_sharded(param.tensor) for param in params):
             raise TypeError(
                 "the probe measures parameters that are whole on every rank, not shards"
             )
-        params = [block.param for block in blocks]
-        old = [x.detach().clone() for x in params]
-        gradients = [block.grad.clone() for block in blocks]
+        shards = [param.shard for param in params]
+        old = [x.detach().clone() for x in shards]
+        gradients = [param.grad.clone() for param in params]
         after = _random_state()
         self.optimizer.step()
         buffers = [] if self._model is None else list(self._model.buffers())
@@ -155,40 +155,40 @@ class SmoothnessProbe:
             closure()
         _set_random_state(after)
         with torch.no_grad():
-            moves = [x - start for x, start in zip(params, old, strict=True)]
+            moves = [x - start for x, start in zip(shards, old, strict=True)]
             turns = [
-                g if x.grad is None else x.grad - g for x, g in zip(params, gradients, strict=True)
+                g if x.grad is None else x.grad - g for x, g in zip(shards, gradients, strict=True)
             ]
-            self._keep(blocks, bundles, gradients, turns, moves)
+            self._keep(params, buckets, gradients, turns, moves)
             for buffer, value in zip(buffers, kept, strict=True):
                 buffer.copy_(value)
-            for x, gradient in zip(params, gradients, strict=True):
+            for x, gradient in zip(shards, gradients, strict=True):
                 x.grad = gradient
         return loss
 
     def _keep(
         self,
-        blocks: Sequence[Block],
-        bundles: Sequence[Bundle],
+        params: Sequence[Param],
+        buckets: Sequence[Bucket],
         gradients: Sequence[Tensor],
         turns: Sequence[Tensor],
         moves: Sequence[Tensor],
     ) -> None:
         """Keep the dual norms and L of one step: over all layers, every group, every parameter."""
-        places = {id(block): place for place, block in enumerate(blocks)}
-        rows = [[places[id(block)] for block in bundle.blocks] for bundle in bundles]
-        # From the order of the bundles to that of the blocks.
+        places = {id(param): place for place, param in enumerate(params)}
+        rows = [[places[id(param)] for param in bucket.params] for bucket in buckets]
+        # From the order of the buckets to that of the parameters.
         order = torch.tensor([place for row in rows for place in row]).argsort()
 
         def joined(tensors: Sequence[Tensor]) -> list[Tensor]:
-            return [b.join([tensors[i] for i in row]) for b, row in zip(bundles, rows, strict=True)]
+            return [b.join([tensors[i] for i in row]) for b, row in zip(buckets, rows, strict=True)]
 
-        dual = self._duals(bundles, joined(gradients))
+        dual = self._duals(buckets, joined(gradients))
         order = order.to(dual.device)
-        dual, turn = dual[order], self._duals(bundles, joined(turns))[order]
-        length = self._lengths(bundles, joined(moves)).expand_as(dual)[order]
-        # One line for all layers and one for each group: the blocks that belong to it.
-        groups = torch.tensor([block.group for block in blocks], device=dual.device)
+        dual, turn = dual[order], self._duals(buckets, joined(turns))[order]
+        length = self._lengths(buckets, joined(moves)).expand_as(dual)[order]
+        # One line for all layers and one for each group: the parameters that belong to it.
+        groups = torch.tensor([param.group.index for param in params], device=dual.device)
         numbers = torch.arange(-1, len(self.optimizer.param_groups), device=dual.device)
         member = (groups == numbers[:, None]) | (numbers[:, None] < 0)
         sums, changes, longest = (torch.where(member, x, 0) for x in (dual, turn, length))
@@ -197,33 +197,33 @@ class SmoothnessProbe:
                 step=self._steps - 1,
                 dual=sums.sum(1),
                 smoothness=changes.sum(1) / longest.amax(1),
-                names=[block.name for block in blocks],
+                names=[param.name for param in params],
                 layers=torch.stack([dual, turn / length]),
             )
         )
 
-    def _duals(self, bundles: Sequence[Bundle], tensors: Sequence[Tensor]) -> Tensor:
-        """Return the dual norm of every block times its radius, bundle by bundle, shape `(n,)`."""
-        tensors = [as_working(d) if b.stacked else d for b, d in zip(bundles, tensors, strict=True)]
+    def _duals(self, buckets: Sequence[Bucket], tensors: Sequence[Tensor]) -> Tensor:
+        """Return the dual norm of each parameter times its radius, by bucket, shape `(n,)`."""
+        tensors = [as_working(d) if b.stacked else d for b, d in zip(buckets, tensors, strict=True)]
         found = []
-        parts = self.optimizer._geometry.minimise(bundles, tensors)
-        for bundle, d, (lmo, dual) in zip(bundles, tensors, parts, strict=True):
-            if bundle.stacked:  # the dual norm found is the sum over the stack
+        parts = self.optimizer._geometry.minimise(buckets, tensors)
+        for bucket, d, (lmo, dual) in zip(buckets, tensors, parts, strict=True):
+            if bucket.stacked:  # the dual norm found is the sum over the stack
                 unit, scale = split_scale(d.reshape(len(d), -1), 1)
                 dual = saturate(-(unit * lmo.reshape(len(d), -1)).sum(1) * scale.squeeze(1))
-            found.append(bundle.first.radius * scalar(dual).reshape(-1))
+            found.append(bucket.group.radius * wide(dual).reshape(-1))
         return _on_one_device(found)
 
-    def _lengths(self, bundles: Sequence[Bundle], tensors: Sequence[Tensor]) -> Tensor:
-        """Return the norm of every block over its radius, `(n,)`; `(1,)` if all share one ball."""
-        if not any(bundle.stacked for bundle in bundles):
-            ratios = self.optimizer._geometry.ratios(bundles, tensors)
-            return _on_one_device([scalar(ratio).reshape(1) for ratio in ratios])
+    def _lengths(self, buckets: Sequence[Bucket], tensors: Sequence[Tensor]) -> Tensor:
+        """Return the norm of each parameter over its radius, `(n,)`; `(1,)` for one ball."""
+        if not any(bucket.stacked for bucket in buckets):
+            ratios = self.optimizer._geometry.ratios(buckets, tensors)
+            return _on_one_device([wide(ratio).reshape(1) for ratio in ratios])
         found = []
-        for bundle, w in zip(bundles, tensors, strict=True):
-            norm, radius = bundle.first.norm.norm, bundle.first.radius
-            length = torch.vmap(norm)(w) if bundle.stacked else norm(w)
-            found.append(scalar(length).reshape(-1) / radius)
+        for bucket, w in zip(buckets, tensors, strict=True):
+            norm, radius = bucket.group.norm.norm, bucket.group.radius
+            length = torch.vmap(norm)(w) if bucket.stacked else norm(w)
+            found.append(wide(length).reshape(-1) / radius)
         return _on_one_device(found)
 
     def samples(self) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball.optim.blocks import Block, Bundle
+from normball._scalar import Flag
+from normball.optim.buckets import Bucket, Param
 
 _MASK = 2**32 - 1
 
@@ -29,23 +30,23 @@ class Dither:
         self.steps = torch.zeros((), dtype=torch.int64)
         """How many steps moved the weights; a skipped one draws no bits."""
 
-    def took(self, moved: Tensor) -> None:
-        """Count a step, if it moved the weights: `moved` is 0-d bool."""
-        self.steps = self.steps.to(moved.device)
+    def took(self, moved: Flag) -> None:
+        """Count a step, if it moved the weights."""
+        self.steps = self.steps.to(moved.device if isinstance(moved, Tensor) else "cpu")
         self.steps += moved
 
-    def factors(self, bundle: Bundle) -> list[Tensor]:
+    def factors(self, bucket: Bucket) -> list[Tensor]:
         """Return the numbers of this step, int32, one tensor for every dimension of a parameter.
 
-        They broadcast to the shape of the bundle's tensor, of this rank's part if it is sharded.
+        They broadcast to the shape of the bucket's tensor, of this rank's part if it is sharded.
         """
-        if bundle.seeds is None:
-            bundle.seeds = torch.stack([_seeds(block) for block in bundle.blocks])
-        key = _mix(self.steps.to(bundle.seeds.device) + 1)
+        if bucket.seeds is None:
+            bucket.seeds = torch.stack([_seeds(param) for param in bucket.params])
+        key = _mix(self.steps.to(bucket.seeds.device) + 1)
         # All bits of an int64 beyond the 32nd are 0; the conversion keeps the lower 32.
-        numbers = _mix(bundle.seeds ^ key).bitwise_or_(1).to(torch.int32)
-        numbers = numbers if bundle.stacked else numbers[0]
-        sizes = list(bundle.first.param.shape)
+        numbers = _mix(bucket.seeds ^ key).bitwise_or_(1).to(torch.int32)
+        numbers = numbers if bucket.stacked else numbers[0]
+        sizes = list(bucket.first.shard.shape)
         if not sizes:
             return [numbers.reshape(-1)]
         lead, ones = numbers.shape[:-1], [1] * len(sizes)
@@ -84,10 +85,10 @@ def rounded(x: Tensor, random: Tensor) -> Tensor:
     return total.view(torch.float32).to(torch.bfloat16)
 
 
-def _seeds(block: Block) -> Tensor:
+def _seeds(param: Param) -> Tensor:
     """Return a number for every index of every dimension, those of this rank, one after another."""
-    whole, here = block.owner.shape, block.param
-    cut = parallel.cut_of(block.owner)
+    whole, here = param.tensor.shape, param.shard
+    cut = parallel.cut_of(param.tensor)
     lows = [s.start for s in cut.slices] if cut is not None and cut.boxes else [0] * len(whole)
     first, places = 1, []
     for low, size, part in zip(lows, whole, here.shape, strict=True):
@@ -95,7 +96,7 @@ def _seeds(block: Block) -> Tensor:
         first += size
     if not places:
         places.append(torch.ones(1, dtype=torch.int64, device=here.device))
-    return _mix(torch.cat(places)) ^ _number_of(block.name)
+    return _mix(torch.cat(places)) ^ _number_of(param.name)
 
 
 def _number_of(name: str) -> int:

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from normball._scalar import Scalar
 from normball.norms import Norm
 from normball.optim.base import NormBallOptimizer
 from normball.optim.geometry import Layers
@@ -135,5 +135,5 @@ class Scion(NormBallOptimizer):
     def _sums_up(self) -> bool:
         return False
 
-    def _factor(self, size: Tensor, corner: Tensor | None) -> Tensor:  # noqa: ARG002
-        return torch.ones_like(size)
+    def _factor(self, size: Scalar, corner: Scalar | None) -> Scalar:  # noqa: ARG002
+        return torch.ones_like(size) if isinstance(size, torch.Tensor) else 1.0

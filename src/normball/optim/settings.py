@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from normball import parallel
 from normball._numeric import has_value
+from normball._scalar import Flag, every, finite, known
 from normball.norms import ByShape, Norm
 from normball.optim import keys, validate
 
@@ -149,28 +150,32 @@ class Settings:
                     "set the same value in every group"
                 )
 
-    def sound(self, groups: Sequence[Group]) -> Tensor | None:
-        """Tell whether the numbers in tensors are in range, 0-d bool; None if none is a tensor.
+    def sound(self, groups: Sequence[Group]) -> Flag:
+        """Tell whether the numbers in tensors are in range.
 
         Nothing waits for their device. A step does nothing where this is false.
         """
-        checks = []
-        tensors = [[v for v in map(g.get, _ON_DEVICE) if isinstance(v, Tensor)] for g in groups]
-        # Each tensor once, in however many groups it is.
-        different = {tuple(map(id, held)): g for held, g in zip(tensors, groups, strict=True)}
-        for group in different.values():
-            lr, rho = _flat(group["lr"]), _flat(group.get("rho"))
-            longest = self._product(group)
-            if isinstance(lr, Tensor):
-                slack = _ROUNDINGS * torch.finfo(lr.dtype).eps
-                checks.append((lr >= -slack) & torch.isfinite(lr))
-            if isinstance(rho, Tensor):
-                checks.append((rho > 0) & torch.isfinite(rho))
-            if self.constrained and isinstance(longest, Tensor):
-                checks.append(longest <= 1 + _ROUNDINGS * torch.finfo(longest.dtype).eps)
-        if not checks:
-            return None
-        return torch.stack([check.to(checks[0].device) for check in checks]).all()
+        checks: list[Flag] = []
+        seen: list[tuple[Any, Any]] = []
+        for group in groups:
+            lr, rho = (v if isinstance(v, Tensor) else None for v in map(group.get, _ON_DEVICE))
+            if lr is None and rho is None:
+                continue
+            # Each tensor once, in however many groups it is.
+            if any(lr is old and rho is other for old, other in seen):
+                continue
+            seen.append((lr, rho))
+            longest = self._product(group) if self.constrained else None
+            if lr is not None:
+                slack, value = _ROUNDINGS * torch.finfo(lr.dtype).eps, known(_flat(lr))
+                checks.append((value >= -slack) & finite(value))
+            if rho is not None:
+                value = known(_flat(rho))
+                checks.append((value > 0) & finite(value))
+            if isinstance(longest, Tensor):
+                slack = _ROUNDINGS * torch.finfo(longest.dtype).eps
+                checks.append(known(longest) <= 1 + slack)
+        return every(checks)
 
     def _to_tensors(self, group: Group, others: Sequence[Group]) -> None:
         """Store the numbers that a schedule changes as tensors on the parameters' device."""
@@ -225,7 +230,7 @@ def layers(norm: Norm | None, radius: float | None) -> Group:
 
 def _flat(value: Any) -> Any:
     """Return a number, or a tensor of one entry as a 0-d tensor in the same memory."""
-    return value.reshape(()) if isinstance(value, Tensor) else value
+    return value.reshape(()) if isinstance(value, Tensor) and value.ndim else value
 
 
 def _with_names(group: Group) -> Group:

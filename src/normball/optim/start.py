@@ -10,9 +10,10 @@ from torch import Tensor
 
 from normball import parallel
 from normball._numeric import has_value
-from normball.optim.blocks import Block, Bundle
+from normball._scalar import Flag, tensor, together, wide
+from normball.optim.buckets import Bucket, Param
 from normball.optim.estimate import State
-from normball.optim.geometry import Geometry, gather
+from normball.optim.geometry import Geometry
 from normball.optim.settings import ENTERED
 
 # How far above its radius a measured norm can be by rounding alone.
@@ -21,9 +22,9 @@ _SLACK = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 def enter_ball(
     geometry: Geometry,
-    blocks: Sequence[Block],
+    params: Sequence[Param],
     inside: dict[Tensor, float],
-    finite: Tensor,
+    finite: Flag,
     state: State,
 ) -> None:
     """Scale parameters that start outside their ball onto it, with a warning.
@@ -34,57 +35,58 @@ def enter_ball(
 
     Args:
         geometry: says which parameters share a ball.
-        blocks: those of this step.
+        params: those of this step.
         inside: the radius of every parameter known to be in its ball; updated here.
-        finite: whether the step is taken, 0-d bool.
+        finite: whether the step is taken.
         state: of the optimizer.
     """
-    for b in blocks:
-        if b.radius > inside.get(b.owner, math.inf):
-            inside[b.owner] = b.radius  # a point in a ball is also in a larger ball
-    if all(inside.get(b.owner) == b.radius for b in blocks) or not has_value(blocks[0].param):
+    for b in params:
+        if b.group.radius > inside.get(b.tensor, math.inf):
+            inside[b.tensor] = b.group.radius  # a point in a ball is also in a larger ball
+    if all(inside.get(b.tensor) == b.group.radius for b in params) or not has_value(
+        params[0].shard
+    ):
         return
     # A step of length 0 moves nothing, not even into the ball.
     balls = [
         ball
-        for ball in geometry.balls(blocks)
-        if any(inside.get(b.owner) != b.radius and b.longest for b in ball)
+        for ball in geometry.balls(params)
+        if any(inside.get(b.tensor) != b.group.radius and b.group.longest for b in ball)
     ]
     if not balls:
         return
-    parts = [block for ball in balls for block in ball]
-    averages = {b.owner: state.get(b.owner, {}).get("average") for b in parts}
+    parts = [param for ball in balls for param in ball]
+    averages = {b.tensor: state.get(b.tensor, {}).get("average") for b in parts}
     means = {p: parallel.local(m) for p, m in averages.items() if m is not None}
-    sets = [[b.param for b in parts]]
+    sets = [[b.shard for b in parts]]
     if means:
-        sets.append([means.get(b.owner, b.param) for b in parts])
-    bundles = [Bundle([block]) for block in parts]
-    ratios = [
-        gather(geometry.ratios(bundles, map(parallel.whole, points, (b.owner for b in parts))))
-        for points in sets
-    ]
-    *values, taken = torch.cat([*ratios, finite.to(ratios[0]).reshape(1)]).tolist()
+        sets.append([means.get(b.tensor, b.shard) for b in parts])
+    buckets = [Bucket([param]) for param in parts]
+    owners = [b.tensor for b in parts]
+    wholes = [map(parallel.whole, points, owners) for points in sets]
+    ratios = [wide(together(geometry.ratios(buckets, points))) for points in wholes]
+    *values, taken = torch.cat([*ratios, tensor(finite, ratios[0]).reshape(1)]).tolist()
     if not taken:
         return
     for ball, ratio in zip(balls, values[len(balls) :], strict=False):
         if ratio > _limit(ball[0]):
-            for block in ball:
-                if block.owner in means:
-                    means[block.owner].div_(ratio)
+            for param in ball:
+                if param.tensor in means:
+                    means[param.tensor].div_(ratio)
     for ball, ratio in zip(balls, values[: len(balls)], strict=True):
-        first = ball[0]
+        first, radius = ball[0], ball[0].group.radius
         if ratio > _limit(first):
-            for block in ball:
-                block.param.div_(ratio)
-            what = f"{first.name} of shape {tuple(first.owner.shape)} starts outside its ball"
+            for param in ball:
+                param.shard.div_(ratio)
+            what = f"{first.name} of shape {tuple(first.tensor.shape)} starts outside its ball"
             if len(ball) > 1:
                 what = f"the start ({len(ball)} parameters together) is outside the ball"
             warnings.warn(
-                f"{what}: norm {ratio * first.radius:.4g}, radius {first.radius:.4g}. It was "
-                "scaled onto the ball; initialise it inside, or take a larger radius",
+                f"{what}: norm {ratio * radius:.4g}, radius {radius:.4g}. It was scaled onto the "
+                "ball; initialise it inside, or take a larger radius",
                 stacklevel=6,
             )
-    inside.update((block.owner, block.radius) for block in parts)
+    inside.update((param.tensor, param.group.radius) for param in parts)
 
 
 def save_entered(
@@ -116,5 +118,5 @@ def load_entered(
                 inside[p] = radius
 
 
-def _limit(block: Block) -> float:
-    return 1 + _SLACK.get(block.param.dtype, 2e-2)
+def _limit(param: Param) -> float:
+    return 1 + _SLACK.get(param.shard.dtype, 2e-2)

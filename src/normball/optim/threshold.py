@@ -9,10 +9,28 @@ from torch import Tensor
 
 from normball import parallel
 from normball._numeric import as_working, inner
-from normball.optim.blocks import Bundle
+from normball._scalar import (
+    Flag,
+    Scalar,
+    clamp,
+    exp,
+    finite,
+    least,
+    most,
+    number,
+    of_kind,
+    ratio,
+    sqrt,
+    together,
+    total,
+    where,
+)
+from normball.optim.buckets import Bucket
+from normball.optim.estimate import Estimate
 from normball.optim.geometry import Geometry
-from normball.optim.terms import Known, Term, scalar, settle
+from normball.optim.sharded import settle
 from normball.optim.totals import add_up
+from normball.optim.update import Update
 
 # A look measures one step in `_EVERY`, and each of the first `_START` steps.
 _EVERY, _START = 5, 20
@@ -64,17 +82,18 @@ class MeasuredThreshold:
     If constrained, `u` is the vector `w` to the corner, `t` is the share of it that was taken, and
     the slopes are gaps; in variant 1 `t` is multiplied by `||w||^2`.
 
-    `rho` is the last threshold, 0-d, which the groups of the optimizer share. The measurements stay
-    on the device in `stats`, in float64 if the device has it: the share taken by the last step, the
-    same times `||w||^2`, the number `k`, the averages of the change of slope and of the length, the
-    number of looks, `L`, and the step size `gamma`.
+    `rho` is the last threshold, 0-d, which the groups of the optimizer share. The measurements are
+    the numbers in `stats`, on a GPU in tensors that stay there: the share taken by the last step,
+    the same times `||w||^2`, the number `k`, the averages of the change of slope and of the length,
+    the number of looks, `L`, and the step size `gamma`.
     """
 
     def __init__(self) -> None:
         self.rho = torch.ones((), dtype=torch.float64)
         self.steps = 0
-        self._stats = torch.zeros(_FIGURES, dtype=torch.float64)
-        self._size = self._square = self.rho
+        self._stats: list[Scalar] = [torch.zeros((), dtype=torch.float64) for _ in range(_FIGURES)]
+        self._size: Scalar = 1.0
+        self._square: Scalar = 1.0
 
     @property
     def due(self) -> bool:
@@ -83,58 +102,64 @@ class MeasuredThreshold:
 
     def look(
         self,
-        bundles: Sequence[Bundle],
-        pairs: Sequence[tuple[Tensor, Tensor]],
-        lr: float | Tensor,
+        buckets: Sequence[Bucket],
+        pairs: Sequence[tuple[Scalar, Scalar]],
+        lr: Scalar,
         constrained: bool,
-        finite: Tensor,
+        taken: Flag,
         stages: parallel.Stages | None,
+        zero: Tensor | None,
     ) -> None:
         """Add the change of slope along the last step to the averages, unless it is not usable.
 
         Args:
-            bundles: those of this step.
-            pairs: the slopes `<d, u>` and `<g', u>` of each, 0-d.
+            buckets: those of this step.
+            pairs: the slopes `<d, u>` and `<g', u>` of each.
             lr: the largest one of the groups.
             constrained: whether the step went towards the minimiser.
-            finite: whether all gradients are, 0-d bool.
+            taken: whether the step is.
             stages: where ranks hold different parameters.
+            zero: 0-d, which gives dtype and device where there are stages.
         """
-        like = pairs[0][0] if pairs else self._size
         turns, slopes = [], []
-        self._stats = self._stats.to(like)
-        share, _, count, *_ = self._stats.unbind()
-        for bundle, (before, after) in zip(bundles, pairs, strict=True):
+        self._settle(pairs[0][0] if pairs else self._size)
+        share, _, count, *_ = self._stats
+        for bucket, (before, after) in zip(buckets, pairs, strict=True):
             # Groups with a smaller lr moved less.
-            weight = _share(bundle.first.longest, lr)
+            weight = _share(bucket.group.longest, lr)
             if constrained:
                 # After the step, 1 - share of the way to the corner is left.
-                weight = weight / (1 - share * weight).clamp(min=torch.finfo(share.dtype).eps)
-            part = 1 - (1 - bundle.first.alpha) ** count
-            slopes.append(weight * before / part)
-            turns.append(weight * (before / part - after))
-        turn, slope = add_up(bundles, [turns, slopes], stages, like)
-        self._take_in(turn, slope, finite)
+                weight = weight / clamp(1 - share * weight, _eps(share))
+            start = ratio(before, 1 - (1 - bucket.group.alpha) ** count)
+            slopes.append(weight * start)
+            turns.append(weight * (start - after))
+        turn, slope = add_up(buckets, [turns, slopes], stages, zero)
+        self._take_in(turn, slope, taken)
 
-    def _take_in(self, turn: Tensor, slope: Tensor, finite: Tensor) -> None:
-        _, length, _, turned, moved, count, level, gamma = self._stats.unbind()
-        sound = finite.to(turn.device) & torch.isfinite(turn) & (length > 0) & (slope > 0)
-        weight = (1 - 1 / (count + 1)).clamp(max=_WEIGHT)
-        turned = torch.lerp(turn, turned, weight)
-        moved = torch.lerp(length, moved, weight)
-        latest = torch.maximum(turned, _LEAST * slope) / moved
-        latest = torch.where(count < _START, latest, _TRIM * latest)
-        pace = (_HASTE / (count - _START + 1)).clamp(min=_PACE)
-        fall = torch.where(count < _SETTLED, (1 - _QUANTILE) * pace, _DRIFT / count)
-        lower = torch.maximum(latest, level * (-fall).exp())
-        later = torch.where(latest < level, lower, level * math.exp(_QUANTILE * _PACE))
-        level = torch.where(count < _START, latest, later)
-        gamma = torch.minimum(1 / level, _GROWTH * gamma)
-        new = torch.stack([turned, moved, count + 1, level, gamma])
-        self._stats[3:] = torch.where(sound, new, self._stats[3:])
+    def _settle(self, like: Scalar) -> None:
+        """Make the measurements numbers of the kind of `like`."""
+        self._stats = [of_kind(x, like) for x in self._stats]
 
-    def choose(self, size: Tensor, corner: Tensor | None, lr: float | Tensor) -> Tensor:
-        """Return `rho`, 0-d.
+    def _take_in(self, turn: Scalar, slope: Scalar, taken: Flag) -> None:
+        _, length, _, turned, moved, count, level, gamma = self._stats
+        sound = taken & finite(turn) & (length > 0) & (slope > 0)
+        weight = clamp(1 - 1 / (count + 1), high=_WEIGHT)
+        turned = turn + weight * (turned - turn)
+        moved = length + weight * (moved - length)
+        latest = ratio(most(turned, _LEAST * slope), moved)
+        latest = where(count < _START, latest, _TRIM * latest)
+        pace = clamp(ratio(_HASTE, count - _START + 1), _PACE)
+        fall = where(count < _SETTLED, (1 - _QUANTILE) * pace, ratio(_DRIFT, count))
+        lower = most(latest, level * exp(-fall))
+        later = where(latest < level, lower, level * math.exp(_QUANTILE * _PACE))
+        level = where(count < _START, latest, later)
+        gamma = least(ratio(1.0, level), _GROWTH * gamma)
+        new = [turned, moved, count + 1, level, gamma]
+        kept = [where(sound, a, b) for a, b in zip(new, self._stats[3:], strict=True)]
+        self._stats = [*self._stats[:3], *kept]
+
+    def choose(self, size: Scalar, corner: Scalar | None, lr: Scalar) -> Scalar:
+        """Return `rho`.
 
         Args:
             size: the dual norm of the estimate, or the gap.
@@ -142,21 +167,22 @@ class MeasuredThreshold:
             lr: the largest one of the groups.
         """
         self._size = size
-        self._square = torch.ones_like(size) if corner is None else corner.to(size).square()
-        self._stats = self._stats.to(size)
+        self._square = 1.0 if corner is None else corner * corner
+        self._settle(size)
         count, gamma = self._stats[2] + 1, self._stats[7]
-        most = (_LEVEL / count).clamp(max=1).sqrt()
-        least = most * (count / _RISE).clamp(max=1) / _SPREAD
+        longest = sqrt(clamp(_LEVEL / count, high=1.0))
+        shortest = longest * clamp(count / _RISE, high=1.0) / _SPREAD
         # The step is `unit / rho` times `lr`.
-        unit = size / torch.where(self._square == 0, 1, self._square)
-        rho = torch.where(gamma > 0, lr / gamma, torch.inf)
-        rho = torch.minimum(torch.maximum(rho, unit / most), unit / least)
+        unit = size / where(self._square == 0, 1.0, self._square)
+        rho = where(gamma > 0, ratio(lr, gamma), math.inf)
+        rho = least(most(rho, unit / longest), unit / shortest)
         limits = torch.finfo(torch.float32)
-        self.rho = rho.nan_to_num(nan=limits.max).clamp(limits.tiny, limits.max)
-        return self.rho
+        rho = clamp(where(rho == rho, rho, limits.max), limits.tiny, limits.max)
+        self.rho = torch.full((), rho, dtype=torch.float64) if isinstance(rho, float) else rho
+        return rho
 
-    def took(self, factor: Tensor, lr: float | Tensor, finite: Tensor) -> None:
-        """Record a step: its share of the longest step, 0-d, and whether it was not skipped.
+    def took(self, factor: Scalar, lr: Scalar, taken: Flag) -> None:
+        """Record a step: its share of the longest step, and whether it was not skipped.
 
         A step with a dual norm (or gap) of 0 does not change `stats`. Checkpoint tools take such a
         step to create the state.
@@ -164,22 +190,23 @@ class MeasuredThreshold:
         self.steps += 1
         share = factor * lr
         length = share * self._square
-        counted = finite & (self._size != 0)
+        counted = taken & (self._size != 0)
         moved = counted & (length > 0)
-        last = torch.where(moved, torch.stack([share, length]), self._stats[:2])
-        begun = torch.where(moved, length / self._size, 0)
-        self._stats[:2] = last
-        self._stats[2] += counted
-        self._stats[7] = torch.where(self._stats[7] > 0, self._stats[7], begun)
+        before, last, count, *averages, gamma = self._stats
+        begun = where(moved, ratio(length, self._size), 0.0)
+        self._stats = [
+            where(moved, share, before), where(moved, length, last), count + counted, *averages,
+            where(gamma > 0, gamma, begun),
+        ]  # fmt: skip
 
     def figures(self) -> list[float]:
         """Return the number of steps, and `stats`, for a checkpoint."""
-        return [float(self.steps), *self._stats.tolist()]
+        return [float(self.steps), *map(float, self._stats)]
 
     def restore(self, figures: Sequence[float]) -> None:
         """Continue from the `figures` of a checkpoint."""
         self.steps = int(figures[0])
-        self._stats = torch.tensor(figures[1:], dtype=self._stats.dtype)
+        self._stats = [*figures[1:]]
 
 
 def split_state(state_dict: dict[str, Any], measuring: bool) -> tuple[dict[str, Any], list[float]]:
@@ -217,12 +244,12 @@ def split_state(state_dict: dict[str, Any], measuring: bool) -> tuple[dict[str, 
 
 def slopes(
     geometry: Geometry,
-    bundles: Sequence[Bundle],
-    momenta: Sequence[Tensor],
+    buckets: Sequence[Bucket],
+    momenta: Sequence[Estimate],
     grads: Sequence[Tensor],
     constrained: bool,
-) -> list[tuple[Tensor, Tensor]]:
-    """Return for every bundle the slopes `<d, u>` and `<g, u>` along the last step, 0-d, negated.
+) -> list[tuple[Scalar, Scalar]]:
+    """Return for every bucket the slopes `<d, u>` and `<g, u>` along the last step, negated.
 
     `u` is the minimiser for `momenta`, times the radius; if constrained, the vector to that point
     from the parameters. The minimisers are computed again, so that none has to be kept from one
@@ -230,63 +257,70 @@ def slopes(
 
     Args:
         geometry: computes the minimisers.
-        bundles: those of this step.
-        momenta: `d` of the last step.
+        buckets: those of this step.
+        momenta: estimates of the last step.
         grads: those of this step.
         constrained: whether the step went towards the minimiser.
     """
-    terms: dict[int, Term] = {}
-    found: dict[int, Tensor] = {}
-    for i, term in geometry.terms(bundles, momenta, False, False):
-        if isinstance(term, Known):
-            found[i] = _products(bundles[i], grads[i], term, momenta[i] if constrained else None)
-            del term.update
-        terms[i] = term
-    ordered = [terms[i] for i in range(len(bundles))]
+    updates: dict[int, Update] = {}
+    found: dict[int, Sequence[Scalar]] = {}
+
+    for i, update in geometry.updates(buckets, momenta, False, False):
+        updates[i] = update
+        if update.ready:
+            found[i] = _products(buckets[i], grads[i], update, momenta[i], constrained)
+            if update.held:
+                update.forget()
+    ordered = [updates[i] for i in range(len(buckets))]
     settle(ordered, False)
-    for i, term in enumerate(ordered):
+    for i, update in enumerate(ordered):
         if i not in found:
-            found[i] = _products(bundles[i], grads[i], term, momenta[i] if constrained else None)
+            found[i] = _products(buckets[i], grads[i], update, momenta[i], constrained)
     cuts: dict[int, parallel.Cut] = {}
-    for i, bundle in enumerate(bundles):
-        cut = parallel.cut_of(bundle.first.owner)
+    for i, bucket in enumerate(buckets):
+        cut = parallel.cut_of(bucket.first.tensor)
         if cut is not None:
             cuts[i] = cut
-    totals = parallel.add_up([found[i] for i in cuts], [cut.holders for cut in cuts.values()])
-    found |= zip(cuts, totals, strict=True)
-    return list(_slopes(bundles, ordered, found))
+    shares = [together(found[i]) * float(cut.first) for i, cut in cuts.items()]
+    sums = parallel.add_up(shares, [cut.holders for cut in cuts.values()])
+    found |= {i: [*map(number, sums_of.unbind())] for i, sums_of in zip(cuts, sums, strict=True)}
+    return list(_slopes(buckets, ordered, found))
 
 
-def _products(bundle: Bundle, grad: Tensor, term: Term, momentum: Tensor | None) -> Tensor:
-    """Return `-r <g, u>`, and with a momentum `<d, x>` and `<g, x>`; 0 where others count them."""
+def _products(
+    bucket: Bucket, grad: Tensor, update: Update, momentum: Estimate, constrained: bool
+) -> Sequence[Scalar]:
+    """Return `-r <g, u>`, and if constrained `<d, x>` and `<g, x>`, of this rank's parts."""
     along = [
-        _product(grad if part is bundle else part.first.grad, update)
-        for part, update in term.steps(bundle)
+        _product(grad if part is bucket else part.first.grad, lmo)
+        for part, lmo in update.steps(bucket)
     ]
-    values = [-bundle.first.radius * torch.stack(along).sum()]
-    if momentum is not None:
-        x = bundle.join(bundle.params)
-        values += [_product(momentum, x), _product(grad, x)]
-    cut = parallel.cut_of(bundle.first.owner)
-    here = 0.0 if cut is not None and not cut.first else 1.0
-    return here * torch.stack(values)
+    values = [-bucket.group.radius * total(along)]
+    if constrained:
+        x = bucket.join(bucket.shards)
+        values += [_product(momentum.value(), x), _product(grad, x)]
+    return values
 
 
 def _slopes(
-    bundles: Sequence[Bundle], terms: Sequence[Term], found: dict[int, Tensor]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for i, (bundle, term) in enumerate(zip(bundles, terms, strict=True)):
-        after, *weights = found[i].unbind()
-        before = bundle.first.radius * term.dual
+    buckets: Sequence[Bucket], updates: Sequence[Update], found: dict[int, Sequence[Scalar]]
+) -> Iterator[tuple[Scalar, Scalar]]:
+    for i, (bucket, update) in enumerate(zip(buckets, updates, strict=True)):
+        after, *weights = found[i]
+        before = bucket.group.radius * update.dual
         yield (before + weights[0], after + weights[1]) if weights else (before, after)
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def _product(a: Tensor, b: Tensor) -> Scalar:
     dtype = torch.promote_types(a.dtype, b.dtype)
-    return scalar(inner(as_working(a.to(dtype)), as_working(b.to(dtype))))
+    return number(inner(as_working(a.to(dtype)), as_working(b.to(dtype))))
 
 
-def _share(longest: float | Tensor, lr: float | Tensor) -> float | Tensor:
+def _share(longest: Scalar, lr: Scalar) -> Scalar:
     if isinstance(lr, Tensor):
         return torch.as_tensor(longest, device=lr.device) / lr
-    return longest / lr if lr else 1.0
+    return number(longest) / lr if lr else 1.0
+
+
+def _eps(x: Scalar) -> float:
+    return torch.finfo(x.dtype if isinstance(x, Tensor) else torch.float64).eps

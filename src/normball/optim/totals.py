@@ -7,28 +7,28 @@ import torch
 from torch import Tensor
 
 from normball import parallel
-from normball.optim.blocks import Bundle
-from normball.optim.geometry import gather
-from normball.optim.terms import Term
+from normball._scalar import Scalar, known, largest, number, tensor, total
+from normball.optim.buckets import Bucket
+from normball.optim.update import Update
 
 
 class Totals(NamedTuple):
-    """The numbers of all layers together, 0-d; but `per_group` has one entry per group.
+    """The numbers of all layers together; `per_group` has one for every group, of this rank.
 
-    `per_group` is that of this rank. `size` is what the threshold is compared with: the gap of a
-    constrained step, else the dual norm.
+    `size` is what the threshold is compared with: the gap of a constrained step, else the dual
+    norm.
     """
 
-    per_group: Tensor
-    dual: Tensor
-    size: Tensor
-    corner: Tensor | None
+    per_group: Sequence[Scalar]
+    dual: Scalar
+    size: Scalar
+    corner: Scalar | None
 
 
 def totals(
-    bundles: Sequence[Bundle],
-    terms: Sequence[Term],
-    corners: Sequence[Tensor] | None,
+    buckets: Sequence[Bucket],
+    updates: Sequence[Update],
+    corners: Sequence[Scalar] | None,
     groups: int,
     constrained: bool,
     stages: parallel.Stages | None,
@@ -37,78 +37,80 @@ def totals(
     """Return the dual norm, the size that the threshold is compared with, and the largest corner.
 
     Args:
-        bundles: those of this step.
-        terms: of each, settled.
+        buckets: those of this step.
+        updates: of each, settled.
         corners: the corners, of which the largest is returned; None if it is not needed.
         groups: number of parameter groups.
-        constrained: whether the terms have products.
+        constrained: whether the updates have products.
         stages: where ranks hold different parameters.
         zero: 0-d, the value for a stage without a layer.
     """
     # In 64 bit, because there the product of two finite 32-bit numbers is finite.
-    duals = [b.first.radius * t.dual for b, t in zip(bundles, terms, strict=True)]
-    products = [(t.product, dual) for t, dual in zip(terms, duals, strict=True)]
+    duals: list[Scalar] = [b.group.radius * t.dual for b, t in zip(buckets, updates, strict=True)]
+    products = [(t.product, dual) for t, dual in zip(updates, duals, strict=True)]
     gaps = [product + dual for product, dual in products if product is not None]
-    per_group = _per_group(bundles, terms, duals, groups, zero)
-    corner = gather(corners).amax() if corners else None
+    per_group = _per_group(buckets, updates, duals, groups)
+    corner = largest([number(corner) for corner in corners]) if corners else None
     if stages is None:
-        dual = per_group.sum()
-        return Totals(per_group, dual, gather(gaps).sum() if constrained else dual, corner)
+        dual = total(per_group)
+        return Totals(per_group, dual, total(gaps) if constrained else dual, corner)
     assert zero is not None
-    dual, *more = add_up(bundles, [duals, gaps] if constrained else [duals], stages, zero)
+    dual, *more = add_up(buckets, [duals, gaps] if constrained else [duals], stages, zero)
     if corners is not None:
-        corner = parallel.largest(zero if corner is None else corner)
+        corner = known(parallel.largest(tensor(0.0 if corner is None else corner, zero)))
     return Totals(per_group, dual, more[0] if more else dual, corner)
 
 
 def add_up(
-    bundles: Sequence[Bundle],
-    rows: Sequence[Sequence[Tensor]],
+    buckets: Sequence[Bucket],
+    rows: Sequence[Sequence[Scalar]],
     stages: parallel.Stages | None,
-    like: Tensor,
-) -> list[Tensor]:
-    """Return the sum of each row over all layers of all ranks, 0-d.
+    zero: Tensor | None,
+) -> list[Scalar]:
+    """Return the sum of each row over all layers of all ranks.
 
     Args:
-        bundles: those of this step.
-        rows: each of one 0-d number for every bundle.
+        buckets: those of this step.
+        rows: each of one number for every bucket.
         stages: where ranks hold different parameters.
-        like: 0-d, which gives dtype and device.
+        zero: 0-d, which gives dtype and device where there are stages.
     """
     if stages is None:
-        return [sum(row, torch.zeros_like(like)) for row in rows]
-    counted = [bundle.first.counted for bundle in bundles]
-    owners = [b.first.owner for b, kept in zip(bundles, counted, strict=True) if kept]
-    kept = [[v for v, kept in zip(row, counted, strict=True) if kept] for row in rows]
-    return stages.sums(kept, owners, like)
+        return [total(row) for row in rows]
+    assert zero is not None
+    counted = [bucket.first.counted for bucket in buckets]
+    owners = [b.first.tensor for b, kept in zip(buckets, counted, strict=True) if kept]
+    kept = [[tensor(v, zero) for v, k in zip(row, counted, strict=True) if k] for row in rows]
+    return [known(value) for value in stages.sums(kept, owners, zero)]
 
 
 def _per_group(
-    bundles: Sequence[Bundle],
-    terms: Sequence[Term],
-    duals: Sequence[Tensor],
+    buckets: Sequence[Bucket],
+    updates: Sequence[Update],
+    duals: Sequence[Scalar],
     groups: int,
-    zero: Tensor | None,
-) -> Tensor:
-    first = duals[0] if duals else zero
-    assert first is not None
-    nothing = torch.zeros_like(first)
-    sums = [nothing] * groups
+) -> Sequence[Scalar]:
+    sums: list[list[Scalar]] = [[] for _ in range(groups)]
     shared = []
-    for bundle, term, dual in zip(bundles, terms, duals, strict=True):
-        if bundle.groups is None:
-            group = bundle.first.group
-            sums[group] = sums[group] + dual.to(first.device)
+    for bucket, update, dual in zip(buckets, updates, duals, strict=True):
+        if update.parts is None:
+            sums[bucket.group.index].append(dual)
+        elif isinstance(dual, Tensor):
+            assert bucket.groups is not None
+            shared.append((bucket.groups, dual * _shares(update.parts)))
         else:
-            shared.append((bundle.groups.to(first.device), _shares(term, dual).to(first.device)))
-    found = gather(sums)
+            for param, share in zip(bucket.params, _shares(update.parts).tolist(), strict=True):
+                sums[param.group.index].append(dual * share)
+    found = [total(row) for row in sums]
+    if not shared:
+        return found
+    vector = torch.stack([tensor(x, shared[0][1]) for x in found])
     for index, shares in shared:
-        found = found.index_add(0, index, shares)
-    return found
+        vector = vector.index_add(0, index.to(vector.device), shares.to(vector.device))
+    return vector.unbind()
 
 
-def _shares(term: Term, dual: Tensor) -> Tensor:
-    """Divide the dual norm of a bundle among its blocks, in proportion to `<d, update>`."""
-    assert term.parts is not None
-    total = term.parts.sum()
-    return dual * torch.where(total == 0, 0, term.parts / total)
+def _shares(parts: Tensor) -> Tensor:
+    """Divide a dual norm among the parameters of a bucket, in proportion to `<d, lmo>`."""
+    whole = parts.sum()
+    return torch.where(whole == 0, 0, parts / whole)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from normball._numeric import concrete, host_knows
-from normball.optim.blocks import Roster
+from normball.optim.buckets import Roster
 from normball.optim.capture import recording
 from normball.optim.metrics import Record
 
@@ -50,7 +50,7 @@ class Watch:
             joint: whether the length of a step depends on all layers together.
         """
         self._calls += 1
-        if not roster.blocks and not staged:
+        if not roster.params and not staged:
             self._say(
                 "none",
                 "no parameter of this optimizer has a gradient, so its steps change nothing. Was "
@@ -72,9 +72,9 @@ class Watch:
         counts = record.counts
         if tens & (tens - 1) == 0:
             self._look_outside(params())
-            whole = roster.blocks and not roster.sharded and not staged
+            whole = roster.params and not roster.sharded and not staged
             if joint and whole:
-                marks = _marks([block.grad for block in roster.blocks])
+                marks = _marks([param.grad for param in roster.params])
                 counts = torch.cat([counts, marks.to(counts)])
         self._look_at_counts(counts)
 

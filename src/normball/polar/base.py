@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from normball._numeric import as_working, host_knows, peak, saturate, split_scale
+from normball._numeric import as_working, host_knows, in_dtype, peak, saturate, split_scale
+from normball._scalar import Scalar, known
 
 # Squares of such entries, and of those a hundred million times smaller, neither overflow nor
 # underflow. Scaling to a largest entry of 1 would gain nothing, and cost two passes and a copy.
@@ -61,15 +62,17 @@ class Polar(ABC):
             return self._one_by_one(x, work)
         if x.numel() == 0:
             return x.clone(), work.new_zeros(x.shape[:-2])
-        known = work.ndim == 2 and host_knows(work)
-        if self._any_scale or (known and _LOW <= peak(work) <= _HIGH):
-            unit, scale = work, work.new_ones(1, 1)
+        readable = work.ndim == 2 and host_knows(work)
+        moderate = readable and _LOW <= peak(work).item() <= _HIGH
+        tall = x.shape[-2] > x.shape[-1]
+        if moderate or self._any_scale:
+            factor, nuclear = self._wide(work.mT if tall else work)
         else:
             unit, scale = split_scale(work, (-2, -1))
-        tall = x.shape[-2] > x.shape[-1]
-        factor, nuclear = self._wide(unit.mT if tall else unit)
-        nuclear = saturate(nuclear * scale.squeeze((-2, -1)))
-        return (factor.mT if tall else factor).to(x.dtype), nuclear
+            factor, nuclear = self._wide(unit.mT if tall else unit)
+            nuclear = nuclear * scale.squeeze((-2, -1))
+        factor = in_dtype(factor.mT if tall else factor, x.dtype)
+        return factor, nuclear if moderate else saturate(nuclear)
 
     def _one_by_one(self, x: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:
         factor, nuclear = x.new_empty(x.shape), work.new_empty(x.shape[:-2])
@@ -98,6 +101,11 @@ class Polar(ABC):
         Its largest entry is 0, NaN or about 1, so that no square over- or underflows, unless the
         class takes any scale.
         """
+
+
+def per_matrix(x: Tensor) -> Scalar:
+    """Return numbers of shape `(...)`, one for each matrix, such that they scale `(..., m, n)`."""
+    return known(x) if x.ndim == 0 else x.unsqueeze(-1).unsqueeze(-1)
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

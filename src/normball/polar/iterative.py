@@ -7,8 +7,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from normball.polar.base import Polar, dot
-from normball.polar.products import add_to_diagonal, gram, symmetric
+from normball._scalar import Scalar, sqrt, where
+from normball.polar.base import Polar, dot, per_matrix
+from normball.polar.products import (
+    add_product,
+    add_to_diagonal,
+    gram,
+    symmetric,
+    symmetric_sum,
+)
 
 Quintic = tuple[float, float, float]
 """The coefficients `(a, b, c)` of `p(s) = a s + b s^3 + c s^5`."""
@@ -260,44 +267,52 @@ def _iterate(x: Tensor, odds: tuple[Odd, ...], *, tight: bool) -> tuple[Tensor, 
     `length` is the Frobenius norm, or the Schatten 8-norm if `tight`.
     """
     small, square, length = _measure(x, tight)
+    y: Tensor
     if _in_gram_form(x.shape[-2], x.shape[-1], odds):
         y = _root(small, square, odds).div_(length) @ x
     else:
-        y = _polynomial(small, square, odds[0]).div_(length) @ x
+        y = x / length
+        y = add_product(y, _polynomial(small, square, odds[0]), y, beta=odds[0][0])
         for odd in odds[1:]:
-            small = gram(y)
-            y = _polynomial(small, symmetric(small, small), odd) @ y
+            y = add_product(y, _polynomial(gram(y), None, odd), y, beta=odd[0])
     return y, dot(x, y)
 
 
-def _measure(x: Tensor, tight: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _measure(x: Tensor, tight: bool) -> tuple[Tensor, Tensor, Scalar]:
     """Return `G = y y^T` and `G^2`, of shape `(..., m, m)`, and `length` for `y = x / length`.
 
     The Schatten 8-norm is the root of `|| (x x^T)^2 ||_F`: like the Frobenius norm never below the
     largest singular value, but for a Gaussian matrix 1.4 times that instead of `sqrt(m) / 2` times.
     """
     small = gram(x)
-    trace = small.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True).unsqueeze(-1)
-    length = torch.where(trace == 0, 1, trace).sqrt()
-    small.div_(length * length)
+    trace = per_matrix(small.diagonal(dim1=-2, dim2=-1).sum(-1))
+    trace = where(trace == 0, 1.0, trace)
+    length = sqrt(trace)
+    small.div_(trace)
     square = symmetric(small, small)
     if tight:
-        top = torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True).sqrt()
-        top = torch.where(top == 0, 1, top)
+        top = sqrt(per_matrix(torch.linalg.vector_norm(square, dim=(-2, -1))))
+        top = where(top == 0, 1.0, top)
         small.div_(top)
         square.div_(top * top)
-        length = length * top.sqrt()
+        length = length * sqrt(top)
     return small, square, length
 
 
-def _polynomial(small: Tensor, square: Tensor, odd: Odd) -> Tensor:
-    """Return `a I + b small + c square + ...`, of shape `(..., m, m)`; `square` is overwritten."""
-    a, b, c, *more = odd
+def _polynomial(small: Tensor, square: Tensor | None, odd: Odd) -> Tensor:
+    """Return `b small + c square + ...`, of shape `(..., m, m)`: all but `a I`.
+
+    `square` is the square of `small`, which is computed here if it is None.
+    """
+    _, b, c, *more = odd
     if not more:
-        return add_to_diagonal(square.mul_(c).add_(small, alpha=b), a)
+        if square is None:
+            return symmetric_sum(small, small, small, beta=b, alpha=c)
+        return torch.add(small, square, alpha=c / b).mul_(b)
     d, e = more
-    inner = add_to_diagonal(torch.add(square * e, small, alpha=d), c)
-    return add_to_diagonal(symmetric(square, inner).add_(small, alpha=b), a)
+    square = symmetric(small, small) if square is None else square
+    low = torch.add(small, square, alpha=c / b)
+    return symmetric_sum(low, square, torch.add(small, square, alpha=e / d), beta=b, alpha=d)
 
 
 def _root(small: Tensor, square: Tensor, odds: tuple[Odd, ...]) -> Tensor:
@@ -307,10 +322,10 @@ def _root(small: Tensor, square: Tensor, odds: tuple[Odd, ...]) -> Tensor:
     So the next step corrects rounding in `R`, and only the rounding of `small` is magnified. `R` is
     close to symmetric, but must not be symmetrised: it would then not fit the `G` it comes from.
     """
-    root = _polynomial(small, square, odds[0])
+    root = add_to_diagonal(_polynomial(small, square, odds[0]), odds[0][0])
     for odd in odds[1:]:
         now = symmetric(root.mT, small @ root)
-        root = root @ _polynomial(now, symmetric(now, now), odd)
+        root = add_product(root, root, _polynomial(now, None, odd), beta=odd[0])
     return root.mT
 
 

@@ -37,6 +37,30 @@ def symmetric(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
+def symmetric_sum(
+    c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1.0, alpha: float = 1.0
+) -> Tensor:
+    """Return `beta c + alpha a b`, all of shape `(..., m, m)`, where it is symmetric.
+
+    One call for one small matrix; there calls are the cost.
+    """
+    m = a.shape[-1]
+    if a.ndim == 2 and m >= _SMALLEST and a.device.type == "cpu":
+        return symmetric(a, b).mul_(alpha).add_(c, alpha=beta)
+    return add_product(c, a, b, beta=beta, alpha=alpha)
+
+
+def add_product(
+    c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1.0, alpha: float = 1.0
+) -> Tensor:
+    """Return `beta c + alpha a b`, of shapes `(..., m, n)`, `(..., m, k)` and `(..., k, n)`."""
+    if a.ndim == 2:
+        return torch.addmm(c, a, b, beta=beta, alpha=alpha)
+    if a.ndim == 3:
+        return torch.baddbmm(c, a, b, beta=beta, alpha=alpha)
+    return (a @ b).mul_(alpha).add_(c, alpha=beta)
+
+
 def add_to_diagonal(x: Tensor, value: Tensor | float) -> Tensor:
     """Add `value`, a number or of shape `(..., 1)`, to the diagonal of `x` in place; return `x`."""
     x.diagonal(dim1=-2, dim2=-1).add_(value)
