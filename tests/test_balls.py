@@ -106,6 +106,8 @@ def test_project_scales_what_is_outside_and_nothing_else():
     report = project_(optimizer)
     assert {c.name for c in report if c.done == "scaled"} == {"2.weight", "4.bias"}
     sigma = torch.linalg.svdvals(before["2.weight"])[0]
+    change = next(c for c in report if c.name == "2.weight")
+    assert (change.before, change.after) == (pytest.approx(float(sigma) / 5), pytest.approx(1))
     assert torch.allclose(net[2].weight, before["2.weight"] * 5 / sigma)
     assert torch.allclose(net[4].bias, torch.tensor(1.0, dtype=torch.float64))
     for name, p in net.named_parameters():
