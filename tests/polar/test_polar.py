@@ -11,6 +11,7 @@ from normball.polar import (
     NewtonSchulz,
     Nonic,
     PolarExpress,
+    iterative,
     products,
 )
 from normball.polar.products import gram, symmetric
@@ -314,11 +315,26 @@ def test_the_gram_form_is_the_iteration(spread):
         assert float(torch.linalg.matrix_norm(error, 2)) < 2e-2
 
 
+@pytest.mark.parametrize("polar", [NewtonSchulz(1), PolarExpress(1, 0.5), Nonic(1, 0.5)], ids=str)
+def test_one_step_is_one_polynomial(polar):
+    """Of the identity, whose singular values are `1 / length`, of the two norms that bound them."""
+    if isinstance(polar, NewtonSchulz):
+        odd, s = iterative.MUON, 3.0**-0.5
+    else:
+        odd, s = polar._odds[0], 3.0 ** (-1 / 8)
+    expected = sum(c * s ** (2 * i + 1) for i, c in enumerate(odd))
+    factor, nuclear = polar(torch.eye(3, dtype=torch.float64))
+    assert torch.allclose(factor, expected * torch.eye(3, dtype=torch.float64), atol=1e-14)
+    assert float(nuclear) == pytest.approx(3 * expected, rel=1e-14)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="steps=0"):
         NewtonSchulz(steps=0)
     with pytest.raises(ValueError, match="steps=0"):
         Nonic(steps=0)
+    with pytest.raises(ValueError, match="steps=0"):
+        PolarExpress(steps=0)
     with pytest.raises(ValueError, match=r"lower=0 must lie in .* default is 0\.004"):
         Nonic(lower=0)
     with pytest.raises(ValueError, match=r"steps=2\.5"):
