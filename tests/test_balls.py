@@ -56,6 +56,44 @@ def test_init_is_repeatable_and_can_start_the_output_at_zero():
     assert not nets[0][4].weight.any()
 
 
+def test_rows_of_a_table_that_are_zero_stay_zero_and_all_others_get_length_one():
+    table = nn.Embedding(5, 4, padding_idx=2)
+    with torch.no_grad():
+        table.weight[3] = -1.0
+    init_(table)
+    lengths = table.weight.detach().norm(dim=1) / 2  # sqrt(4): the root mean square
+    assert torch.allclose(lengths, torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0]))
+
+
+def test_a_matrix_that_is_zero_stays_zero_only_as_half_of_a_low_rank_pair():
+    pair = nn.ModuleDict({"lora_A": nn.Linear(4, 2, bias=False)})
+    pair["lora_B"] = nn.Linear(2, 4, bias=False)
+    net = nn.ModuleDict({"pair": pair, "hidden": nn.Linear(4, 4), "head": nn.Linear(4, 3)}).double()
+    nn.init.zeros_(pair["lora_B"].weight)
+    nn.init.zeros_(net["hidden"].weight)
+    done = {change.name: change.done for change in init_(net)}
+    assert done["pair.lora_B.weight"] == "kept at zero"
+    assert not pair["lora_B"].weight.any()
+    assert done["pair.lora_A.weight"] == done["hidden.weight"] == "on the sphere"
+    assert torch.linalg.svdvals(net["hidden"].weight.detach()).min() > 0
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 2, 3)], ids=str)
+def test_only_vectors_count_as_gains_and_biases(shape):
+    weight = nn.Parameter(torch.zeros(shape))
+    init_([{"params": [("bias", weight)], "norm": RMS(), "radius": 3.0}])
+    assert float(weight.detach().square().mean().sqrt()) == pytest.approx(3)
+
+
+def test_what_is_frozen_is_passed_over():
+    net = model()
+    net[2].requires_grad_(False)
+    frozen = net[2].weight.detach().clone()
+    free = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert {change.name for change in init_(net)} == free
+    assert torch.equal(net[2].weight, frozen)
+
+
 def test_project_scales_what_is_outside_and_nothing_else():
     net = model()
     optimizer = ClippedScion(param_groups(net), 0.1, rho=1.0, constrained=True)
@@ -67,6 +105,8 @@ def test_project_scales_what_is_outside_and_nothing_else():
     report = project_(optimizer)
     assert {c.name for c in report if c.done == "scaled"} == {"2.weight", "4.bias"}
     sigma = torch.linalg.svdvals(before["2.weight"])[0]
+    change = next(c for c in report if c.name == "2.weight")
+    assert (change.before, change.after) == (pytest.approx(float(sigma) / 5), pytest.approx(1))
     assert torch.allclose(net[2].weight, before["2.weight"] * 5 / sigma)
     assert torch.allclose(net[4].bias, torch.tensor(1.0, dtype=torch.float64))
     for name, p in net.named_parameters():

@@ -1,18 +1,17 @@
 """The built site in headless Chromium, at two widths and in both colour schemes."""
 
-import functools
-import http.server
 import json
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 
 import pytest
+
+from tests.served import served
 
 ROOT = Path(__file__).parent.parent
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -49,11 +48,6 @@ walk();
 </script></body>"""
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
@@ -67,12 +61,8 @@ def address(site: Path) -> Iterator[str]:
     pages = sorted(str(page.relative_to(site)) for page in site.rglob("*.html"))
     pages.remove("404.html")
     (site / "walk.html").write_text(WALK % (json.dumps(pages), json.dumps(WIDTHS)), "utf-8")
-    handler = functools.partial(Quiet, directory=str(site))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/walk.html"
-    server.shutdown()
-    server.server_close()
+    with served(site) as root:
+        yield f"{root}/walk.html"
 
 
 @pytest.mark.slow

@@ -197,6 +197,11 @@ class Masked(nn.Module):
         return self.head(self.patch(x) + self.position_embeddings.weight)
 
 
+def mlp() -> nn.Module:
+    """An input, a hidden and an output layer, and gains."""
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 2))
+
+
 class Symmetric(nn.Module):
     def forward(self, x):
         return x.triu() + x.triu(1).mT

@@ -20,16 +20,12 @@ from normball.norms import (
     SpectralConv,
     Transposed,
 )
-from tests.groups.models import Language, Recurrent, Vision
+from tests.groups.models import Language, Recurrent, Vision, mlp
 
 
 def rows_of(model: nn.Module, overrides=None, **radii):
     plan = param_groups(model, overrides=overrides, **radii)
     return {row.name: (row.role, row.norm, row.radius) for row in plan.rows}
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 2))
 
 
 class Held(nn.Module):

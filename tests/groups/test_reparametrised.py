@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from normball import ClippedScion, Scion, init_, param_groups
-from normball.norms import RMS, Column, Euclidean, Members, Spectral
+from normball import ClippedScion, Scion, param_groups
+from normball.norms import RMS, Euclidean, Members, Spectral
+from tests.groups.models import Symmetric
 
 
 def steps(model, optimizer, count, width):
@@ -42,10 +43,6 @@ def test_an_orthogonal_layer_stays_orthogonal_and_trains(shape, way, trivial):
 
 @pytest.mark.parametrize("make", ["weight_norm", "spectral_norm", "own"])
 def test_other_parametrisations_keep_the_place_of_their_weight(make):
-    class Symmetric(nn.Module):
-        def forward(self, x):
-            return x.triu() + x.triu(1).mT
-
     layer = nn.Linear(4, 4, bias=False).double()
     if make == "own":
         parametrize.register_parametrization(layer, "weight", Symmetric())
@@ -99,30 +96,6 @@ def test_an_ensemble_of_another_model_is_refused():
         param_groups(nn.Linear(4, 3)).stacked(params)
     with pytest.raises(ValueError, match="unknown"):
         param_groups(nn.Sequential(nn.Linear(4, 2))).stacked(params)
-
-
-def test_rows_and_factors_that_start_at_zero_stay_there():
-    table = nn.Embedding(6, 4, padding_idx=2)
-    adapter = nn.ModuleDict({"lora_A": nn.Linear(4, 2, bias=False)})
-    adapter["lora_B"] = nn.Linear(2, 4, bias=False)
-    nn.init.zeros_(adapter["lora_B"].weight)
-    model = nn.ModuleDict({"table": table, "adapter": adapter, "head": nn.Linear(4, 3)})
-    done = {change.name: change.done for change in init_(model)}
-    assert not table.weight[2].any()
-    lengths = Column(transposed=True).norm(table.weight.detach()[3:4])
-    assert float(lengths) == pytest.approx(1.0, rel=1e-5)
-    assert done["adapter.lora_B.weight"] == "kept at zero"
-    assert not adapter["lora_B"].weight.any()
-    assert done["adapter.lora_A.weight"] == "on the sphere"
-
-
-def test_frozen_weights_keep_their_values():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    model[0].requires_grad_(False)
-    before = model[0].weight.clone()
-    names = sorted(change.name for change in init_(model))
-    assert names == ["1.bias", "1.weight"]
-    assert torch.equal(model[0].weight, before)
 
 
 @pytest.mark.parametrize("kind", ["LoHa", "LoKr", "OFT"])

@@ -8,10 +8,7 @@ from normball import ClippedScion
 from normball.groups import param_groups
 from normball.norms import Spectral
 from normball.polar import SVD, Auto, Nonic
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 2))
+from tests.groups.models import mlp
 
 
 def test_steps_of_their_own():

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from normball.cli import main
 from normball.lab.checkpoints import Checkpoints
 from normball.lab.errors import LabError
 from normball.lab.train import Trainer
+from tests.command import call
 from tests.lab.samples import config
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -24,12 +24,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "clipped-scion": {"optimizer": "clipped-scion", "schedule": "linear"},
     "constrained": {"optimizer": "clipped-scion", "constrained": True, "lr": 2.0**-8},
 }
-
-
-def call(words: list[str]) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    return int(end.value.code)
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -265,7 +259,7 @@ def test_a_changed_setting_is_refused_by_name_until_the_run_is_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert call(argv(out)) == 0
+    assert call(*argv(out)) == 0
     record = out / "rows.jsonl"
     row = record.read_bytes()
     record.unlink()  # as if it had been stopped before its end
@@ -276,20 +270,20 @@ def test_a_changed_setting_is_refused_by_name_until_the_run_is_finished(
         ({"seed": 3, "train-size": 290}, "--seed 0, not 3, --train-size 300, not 290"),
         ({"schedule": "linear"}, "--schedule constant, not linear"),
     ):
-        assert call(argv(out, **changed)) == 2
+        assert call(*argv(out, **changed)) == 2
         printed = capsys.readouterr()
         assert re.search(message, printed.err)
         assert (printed.err.count("\n"), printed.out) == (1, "")
     record.write_bytes(row)
-    assert call(argv(out, seed=3)) == 0
+    assert call(*argv(out, seed=3)) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^Beginning at the first epoch, .* --seed 0, not 3. It is kept", printed)
     assert record.read_bytes().startswith(row)
     assert record.read_bytes().count(b"\n") == 2
-    assert call(argv(out, epochs=3)) == 0
+    assert call(*argv(out, epochs=3)) == 0
     assert re.search(r"^Going on from .*, epoch 2 of 3\.\nepoch 3/3", capsys.readouterr().out)
-    assert call(argv(out, epochs=3, schedule="linear", seed=3)) == 0
-    assert call(argv(out, epochs=4, schedule="linear", seed=3)) == 0
+    assert call(*argv(out, epochs=3, schedule="linear", seed=3)) == 0
+    assert call(*argv(out, epochs=4, schedule="linear", seed=3)) == 0
     message = "--epochs 3, not 4, on which the step sizes of all its epochs depend"
     assert message in capsys.readouterr().out
     assert {file: file.read_bytes() for file in kept} == kept
@@ -310,7 +304,7 @@ def words(out: Path, epochs: int) -> list[str]:
 
 
 def train(out: Path, epochs: int) -> None:
-    assert call(words(out, epochs)) == 0
+    assert call(*words(out, epochs)) == 0
 
 
 def final_weights(out: Path, epochs: int) -> dict[str, Any]:

@@ -6,11 +6,8 @@ import io
 import socket
 import stat
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +18,18 @@ from normball.lab.data import cifar, fashion, load_cifar10, load_shakespeare
 from normball.lab.errors import LabError
 from normball.lab.fetch import fetch
 from tests.lab.conftest import cifar_rows, put_cifar_binary
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
+from tests.served import served
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that a server on this machine gives in the place of all published addresses."""
-    folder = tmp_path / "served"
+    folder = tmp_path / "published"
     folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    point_to(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-    yield folder
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(folder) as address:
+        point_to(monkeypatch, address)
+        yield folder
 
 
 @pytest.fixture
@@ -85,11 +73,11 @@ def fake_pip(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None
 
 
 def test_the_published_files_are_checked_and_put_in_their_places(
-    root: Path, served: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = {f"{name}.gz": gzip.compress(name.encode()) for name in fashion.FILES}
     for name, content in contents.items():
-        (served / name).write_bytes(content)
+        (published / name).write_bytes(content)
     known = {name: digest(content) for name, content in contents.items()}
     monkeypatch.setattr(fetching, "_FASHION_FILES", known)
     monkeypatch.setenv("PATH", "")  # no client is asked
@@ -99,7 +87,7 @@ def test_the_published_files_are_checked_and_put_in_their_places(
 
 
 def test_the_archive_of_cifar_becomes_the_folder_that_is_read(
-    root: Path, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_cifar_binary(tmp_path)
     packed = io.BytesIO()
@@ -110,7 +98,7 @@ def test_the_archive_of_cifar_becomes_the_folder_that_is_read(
         archive.addfile(odd, io.BytesIO(b"evil"))
     content = packed.getvalue()
     (name,) = cifar.ARCHIVE
-    (served / name).write_bytes(content)
+    (published / name).write_bytes(content)
     monkeypatch.setattr(cifar, "ARCHIVE", {name: digest(content)})
     assert len(fetch("cifar10")) == 6
     pixels, _ = cifar_rows(6, 0)
@@ -119,7 +107,7 @@ def test_the_archive_of_cifar_becomes_the_folder_that_is_read(
     assert not list(tmp_path.rglob("evil.bin"))
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("published")
 def test_where_the_address_has_nothing_the_package_is_taken(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,9 +121,9 @@ def test_where_the_address_has_nothing_the_package_is_taken(
     assert [path.name for path in root.iterdir()] == ["gpt2"]
 
 
-def test_another_file_at_the_address_is_refused(root: Path, served: Path) -> None:
+def test_another_file_at_the_address_is_refused(root: Path, published: Path) -> None:
     (name,) = cifar.ARCHIVE
-    (served / name).write_bytes(b"a page that says: log in first")
+    (published / name).write_bytes(b"a page that says: log in first")
     with pytest.raises(LabError, match=rf"{name} is another file than the one that is known"):
         fetch("cifar10")
     assert list(root.iterdir()) == []

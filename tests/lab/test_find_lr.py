@@ -4,24 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from normball.cli import main
 from normball.lab.errors import LabError
 from normball.lab.train import Trainer
+from tests.command import call
 from tests.lab.samples import config
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leaving:
-        main(["find-lr", "digits", "--out", str(tmp_path)])
-    assert leaving.value.code == 0
+    assert call("find-lr", "digits", "--out", str(tmp_path)) == 0
     printed = capsys.readouterr().out
     # The best step of the recorded grid is 2^-5.
     assert "about 2^-5" in printed
     assert (tmp_path / "find-lr.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "find-lr.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
-    with pytest.raises(SystemExit) as leaving:
-        main(["find-lr", "digits", "--optimizer", "adam"])
-    assert leaving.value.code == 2
+    assert call("find-lr", "digits", "--optimizer", "adam") == 2
     assert "adam takes no steps of a given length" in capsys.readouterr().err
 
 

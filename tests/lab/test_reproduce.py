@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from normball.cli import main
 from normball.lab.cells import make_cells, of
 from normball.lab.charts import CHARTS, draw
 from normball.lab.errors import LabError
@@ -22,6 +21,7 @@ from normball.lab.reproduce import (
     results_of,
 )
 from normball.lab.rows import ROWS, Row, open_folder, read_rows
+from tests.command import call
 from tests.lab.samples import RESULT, row
 
 PART = {
@@ -146,9 +146,7 @@ def results(folder: Path) -> dict[str, tuple]:
 @pytest.mark.slow  # a sweep of fewer runs is killed in tests/test_interrupts.py
 def test_a_sweep_that_is_killed_ends_with_the_rows_of_one_that_is_not(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    with pytest.raises(SystemExit) as end:
-        main([*SWEEP, "--jobs", "1", "--out", str(whole)])
-    assert end.value.code == 0
+    assert call(*SWEEP, "--jobs", "1", "--out", str(whole)) == 0
     command = [sys.executable, "-m", "normball.cli", *SWEEP, "--jobs", "2", "--out", str(torn)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -157,9 +155,7 @@ def test_a_sweep_that_is_killed_ends_with_the_rows_of_one_that_is_not(tmp_path: 
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert len(results(torn)) < 6
-    with pytest.raises(SystemExit) as end:
-        main([*SWEEP, "--jobs", "2", "--out", str(torn)])
-    assert end.value.code == 0
+    assert call(*SWEEP, "--jobs", "2", "--out", str(torn)) == 0
     assert results(torn) == results(whole)
     assert len(results(torn)) == 6
     assert (torn / "figure.png").exists()
@@ -173,17 +169,15 @@ def test_reproduce_ends_with_its_verdict(
         return read_experiment(name, scale, FIGURE)
 
     monkeypatch.setattr("normball.cli.commands.reproduce.load_experiment", load)
-    with pytest.raises(SystemExit) as end:
-        main(["reproduce", "fig5", "--out", str(tmp_path), "--jobs", "1"])
+    ended = call("reproduce", "fig5", "--out", str(tmp_path), "--jobs", "1")
     outcome = results_of(tmp_path)[0]["verdicts"][0]["outcome"]
-    assert end.value.code == (0 if outcome == "holds" else 1)
+    assert ended == (0 if outcome == "holds" else 1)
     printed = capsys.readouterr().out
     assert "Declared: Better." in printed
     assert outcome in printed
     assert len(read_rows(tmp_path / ROWS)) == 8
     before = (tmp_path / ROWS).read_bytes()
-    with pytest.raises(SystemExit):
-        main(["reproduce", "fig5", "--out", str(tmp_path)])
+    assert call("reproduce", "fig5", "--out", str(tmp_path)) == ended
     assert (tmp_path / ROWS).read_bytes() == before
 
 
@@ -219,9 +213,7 @@ def test_a_wrong_request_is_refused_by_name(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    assert end.value.code == 2
+    assert call(*words) == 2
     assert message in capsys.readouterr().err
 
 
@@ -239,9 +231,7 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
     (other / "README.md").write_bytes(b"# Notes <b> \xff")
     (other / "no-picture.png").mkdir()
     (other / "rows.jsonl").write_text('{"schema": "normball.bench/1"}\n')
-    with pytest.raises(SystemExit) as end:
-        main(["report", str(results_folder), "--out", str(tmp_path / "page.html")])
-    assert end.value.code == 0
+    assert call("report", str(results_folder), "--out", str(tmp_path / "page.html")) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     for text in ("A figure", "Better.", "undecided", "Notes &lt;b&gt;", "A box", "abc", "2^-5"):
         assert text in page
@@ -255,8 +245,7 @@ def test_the_report_holds_every_folder_and_needs_nothing_else(tmp_path: Path) ->
 def test_several_processes_train_the_run_of_one(tmp_path: Path) -> None:
     """Far below the threshold, where a sign that rounding turns over moves next to nothing."""
     words = ["train", "digits", "--optimizer", "clipped-scion", "--rho", "300", "--epochs", "2"]
-    with pytest.raises(SystemExit):
-        main([*words, "--out", str(tmp_path / "one")])
+    assert call(*words, "--out", str(tmp_path / "one")) == 0
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*run, "-m", "normball.cli", *words, "--out", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from normball.cli import main
 from normball.lab.errors import LabError
 from normball.lab.smoothness import fit_run, record
 from normball.lab.train import Trainer
 from normball.optim.probe import Fit
+from tests.command import call
 from tests.lab.samples import config
 
 
@@ -41,9 +41,7 @@ def test_too_little_to_fit() -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["smoothness", "digits", "--epochs", "3", "--every", "2", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit) as leaving:
-        main(argv)
-    assert leaving.value.code == 0
+    assert call(*argv) == 0
     printed = capsys.readouterr().out
     measured = json.loads((tmp_path / "smoothness.json").read_text(encoding="utf-8"))
     assert len(measured["samples"]["L"]) == 17  # every second of 3 x 11 steps
@@ -55,16 +53,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert all(name in printed for name in measured["layers"])
     assert (tmp_path / "smoothness.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "smoothness.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
-    with pytest.raises(SystemExit) as leaving:
-        main(["smoothness", "digits", "--every", "0"])
-    assert leaving.value.code == 2
+    assert call("smoothness", "digits", "--every", "0") == 2
     assert "--every must be 1 or more, got 0" in capsys.readouterr().err
-
-
-def call(*argv: str) -> int:
-    with pytest.raises(SystemExit) as leaving:
-        main(argv)
-    return int(leaving.value.code)
 
 
 @pytest.mark.parametrize("changed", [("--seed", "1"), ("--schedule", "linear"), ("--lr", "0.5")])

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normball.cli import main
 from normball.lab.claims import Claim
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
@@ -24,6 +23,7 @@ from normball.lab.sequential import LOOKS
 from normball.lab.sweep import Plan, make_plan, run_plan
 from normball.lab.until import FIRST_SEED, Standing, next_runs, stand
 from normball.lab.workers import Local
+from tests.command import call
 from tests.lab.samples import RESULT
 from tests.lab.test_reproduce import FIGURE, PART
 
@@ -166,9 +166,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def reproduce(folder: Path, *more: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(["reproduce", "fig5", "--until-decided", "--out", str(folder), *more])
-    return end.value.code
+    return call("reproduce", "fig5", "--until-decided", "--out", str(folder), *more)
 
 
 def test_cut_anywhere_the_command_ends_with_the_same_files(
@@ -235,9 +233,7 @@ def test_a_budget_ends_before_the_next_run(tmp_path: Path) -> None:
 def test_a_wrong_budget_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["reproduce", "fig5", "--out", str(tmp_path / "x"), *words])
-    assert end.value.code == 2
+    assert call("reproduce", "fig5", "--out", str(tmp_path / "x"), *words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 

@@ -1,7 +1,9 @@
 """A norm of one's own: `check_norm` finds what is wrong, checkpoints know it again."""
 
 import copy
+import hashlib
 import math
+import struct
 from dataclasses import dataclass
 
 import pytest
@@ -81,6 +83,10 @@ class Broken(Norm):
     def norm(self, w):
         if self.what == "norm":
             return w.square().sum()
+        if self.what == "triangle":  # with the minimiser of L1, whose ball is the hull of this one
+            return w.abs().sqrt().sum().square()
+        if self.what == "norm of zero":
+            return w.norm() + 1
         return w.norm() if self.what != "scale" else 2 * w.norm()
 
     def lmo_and_dual(self, d):
@@ -92,15 +98,34 @@ class Broken(Norm):
             return unit, length
         if self.what == "dual":
             return -unit, 1.1 * length
+        if self.what == "dual of zero":
+            return -unit, length + 1
+        if self.what == "shape":
+            return -unit, length.view(1)
         if self.what == "in place":
             return d.neg_().div_(torch.where(length == 0, 1, length)), length
+        if self.what in ("too small", "triangle"):
+            return L1().lmo_and_dual(d)
         return -unit, length
+
+    def lmo(self, d):
+        return super().lmo(d) * (-1 if self.what == "lmo" else 1)
+
+    def dual_norm(self, d):
+        return super().dual_norm(d) ** (2 if self.what == "dual_norm" else 1)
 
     def stacked_norm(self, w):
         return super().stacked_norm(w) if self.what != "stack" else w.norm()
 
+    def stacked_lmo_and_dual(self, d):
+        lmo, total = super().stacked_lmo_and_dual(d)
+        return lmo, total / (len(d) if self.what == "mean of a stack" else 1)
+
     def _onto_sphere(self, noise):
         return super()._onto_sphere(noise) if self.what != "sphere" else noise
+
+    def __deepcopy__(self, memo):
+        return Broken("another") if self.what == "copy" else self
 
 
 @pytest.mark.parametrize(
@@ -114,11 +139,27 @@ class Broken(Norm):
         ("in place", "leaves d as it is"),
         ("stack", "stacked_norm is the largest norm"),
         ("sphere", r"norm\(init_\(w, 3\)\) = 3"),
+        ("dual of zero", r"dual_norm\(0\) = 0"),
+        ("norm of zero", r"norm\(0\) = 0"),
+        ("shape", r"dual_norm\(0\) = 0 \(shapes\)"),
+        ("too small", r"\|<d, x>\| <= dual_norm\(d\) norm\(x\)"),
+        ("triangle", r"norm\(d \+ x\) <= norm\(d\) \+ norm\(x\)"),
+        ("lmo", r"<d, lmo\(-2 d\)> = dual_norm\(d\)"),
+        ("dual_norm", r"dual_norm\(-2 d\) = 2 dual_norm\(d\)"),
+        ("mean of a stack", "stacked_lmo_and_dual adds up the dual norms"),
+        ("copy", "a copy is equal, with the same hash"),
     ],
 )
 def test_a_broken_law_is_named(what, law):
     with pytest.raises(ValueError, match=f"{law}.* does not hold"):
         check_norm(Broken(what), (4,))
+
+
+def test_the_tolerance_is_relative_to_the_larger_side():
+    """1.1 and 1 differ by a tenth of 1 and by an eleventh of 1.1."""
+    check_norm(Broken("dual"), (4,), tol=1.01 / 11)
+    with pytest.raises(ValueError, match="dual_norm"):
+        check_norm(Broken("dual"), (4,), tol=0.99 / 11)
 
 
 def test_what_is_no_norm():
@@ -138,6 +179,11 @@ def test_equality_is_that_of_the_attributes():
     other = large.clone()
     other[2500] = 2.0  # where repr() of a tensor would show dots
     assert Weighted(large) != Weighted(other)
+
+
+def test_a_tensor_is_named_by_its_values_as_checkpoints_of_all_versions_do():
+    digest = hashlib.sha256(struct.pack("<3f", 1.0, 2.0, 0.5)).hexdigest()[:16]
+    assert repr(Weighted(WEIGHTS)) == f"Weighted(a=<tensor (3,), torch.float32, {digest}>)"
 
 
 def test_a_run_with_a_norm_of_ones_own_resumes():

@@ -21,6 +21,7 @@ from normball.norms import (
     SpectralConv,
     Transposed,
 )
+from normball.polar import SVD, Eigh
 from tests.norms.laws import LAWS
 
 NORMS = [law.subject for law in LAWS] + [
@@ -88,6 +89,15 @@ def test_flops_grow_as_the_factor_does():
     three = 3 * flops(torch.Size((64, 64)))
     assert Blocks(Spectral(), 3).flops(torch.Size((192, 64))) == three
     assert Members(Spectral()).flops(torch.Size((3, 64, 64))) == three
+
+
+@pytest.mark.parametrize(
+    "norm", [Nuclear(), Schatten(3.0), Spectral(polar=SVD()), Spectral(polar=Eigh())], ids=str
+)
+def test_only_decompositions_wait_for_a_device(norm):
+    for waits, of in ((True, norm), (False, Spectral()), (False, Sign())):
+        for made in (of, Blocks(of, 2), Members(of), Transposed(of)):
+            assert made.synchronises is waits, made
 
 
 def test_which_norms_have_lines():

@@ -54,6 +54,14 @@ LAYERS = {
 }
 
 
+def ratios(model):
+    """Return the norm of every weight in units of its radius: at most 1 inside the ball."""
+    return {
+        n: LAYERS[n][1](p.detach().double().numpy()) / LAYERS[n][2]
+        for n, p in model.named_parameters()
+    }
+
+
 def seen(g, axis):
     """Return 1 for the parts along an axis whose gradient has an entry that is not 0; None: all."""
     if axis is None:

@@ -10,7 +10,7 @@ from normball import S3CG, ClippedScion, Scion, SmoothnessProbe, find_lr
 from normball.norms import RMS, Euclidean
 from tests.optim.network import averages, bits, build, groups, loss, same, train
 from tests.optim.optimizers import OPTIMIZERS
-from tests.optim.reference import LAYERS
+from tests.optim.reference import LAYERS, ratios
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
 AVERAGED = [row for row in OPTIMIZERS if "average" in row.options]
@@ -282,13 +282,6 @@ BALLS = {
     "variant 1": lambda p, **o: ClippedScion(p, rho=0.3, constrained=True, variant=1, **o),
     "variant 2": lambda p, **o: ClippedScion(p, rho=0.3, constrained=True, **o),
 }
-
-
-def ratios(model):
-    return {
-        n: LAYERS[n][1](p.detach().double().numpy()) / LAYERS[n][2]
-        for n, p in model.named_parameters()
-    }
 
 
 @pytest.mark.parametrize("make", BALLS)

@@ -11,15 +11,7 @@ from normball import ClippedScion, Scion
 from normball.balls import project_
 from normball.norms import RMS, Sign
 from tests.optim.network import build, groups, train
-from tests.optim.reference import LAYERS
-
-
-def ratios(model):
-    return {
-        n: LAYERS[n][1](p.detach().double().numpy()) / LAYERS[n][2]
-        for n, p in model.named_parameters()
-    }
-
+from tests.optim.reference import ratios
 
 METHODS = {
     "scion": lambda p, lr: Scion(p, lr, alpha=0.5, constrained=True),

@@ -8,7 +8,7 @@ from torch import nn
 
 from normball import S3CG, ClippedScion
 from normball.norms import Euclidean, Spectral
-from tests.optim.network import build, train
+from tests.optim.network import bits, build, same, train
 from tests.optim.optimizers import GIVEN
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
@@ -22,14 +22,6 @@ def double(value):
 def tensors_of(row):
     """Return the options of a row with its threshold as a tensor, if it has one."""
     return {"rho": double(row.options["rho"])} if "rho" in row.options else {}
-
-
-def bits(model):
-    return [p.detach().clone() for p in model.parameters()]
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @every
@@ -96,7 +88,7 @@ def test_schedulers_change_tensors_in_place(row, name, capturable):
             scheduler.step()
     assert all(group["lr"] is x for group, x in zip(ours.param_groups, held, strict=True))
     assert float(held[0]) == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12)
-    for a, b in zip(bits(model), bits(other), strict=True):
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
 
 

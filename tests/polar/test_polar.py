@@ -1,7 +1,5 @@
 """The accuracy that each factor states, measured against a float64 SVD."""
 
-import math
-
 import pytest
 import torch
 
@@ -14,7 +12,6 @@ from normball.polar import (
     Nonic,
     PolarExpress,
     iterative,
-    polar_express_coefficients,
     products,
 )
 from normball.polar.products import gram, symmetric
@@ -134,6 +131,36 @@ def test_the_choice_of_a_default(monkeypatch):
         assert name(single, "cuda", 5, 99, 16) == Nonic()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size", "cutoff"),
+    [
+        (torch.float32, 4, 16 * EPS32),
+        (torch.float32, 200, 2e-6),
+        (torch.float64, 4, 16 * EPS64),
+        (torch.float64, 200, 200 * EPS64),
+    ],
+)
+def test_svd_leaves_out_what_is_below_its_cutoff(dtype, size, cutoff):
+    """Of a diagonal matrix LAPACK finds the singular values to the last digit."""
+    for s, kept in ((0.98 * cutoff, 0), (1.02 * cutoff, 1)):
+        x = torch.zeros(4, size, dtype=dtype)
+        x[0, 0], x[1, 1] = 1, s
+        factor, nuclear = SVD()(x)
+        assert factor.diagonal()[:2].tolist() == pytest.approx([1, kept])
+        assert float(nuclear) == pytest.approx(1 + kept * s, rel=4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("shift", [1e-4, 0.5])
+def test_eigh_damps_singular_values_as_it_says(shift):
+    """To `s / sqrt(s^2 + shift)`, with 1 for the largest; the root of a diagonal is a diagonal."""
+    s = torch.tensor([1.0, 0.5, 0.02, 0.0], dtype=torch.float64)
+    expected = s / (s.square() + shift).sqrt()
+    factor, nuclear = Eigh(shift)(torch.diag(s).float())
+    rounding = 8 * EPS32 / shift**0.5
+    assert torch.allclose(factor.double(), torch.diag(expected), rtol=0, atol=rounding)
+    assert float(nuclear) == pytest.approx(float(s @ expected), rel=rounding)
+
+
 def test_newton_schulz_is_as_inaccurate_as_it_says():
     low, high, sigma = measure(NewtonSchulz(), torch.float32)
     assert -0.35 < low < -0.2
@@ -221,52 +248,6 @@ def test_rounding_noise_of_a_low_rank_matrix_decides_nothing(polar):
     assert float(torch.linalg.matrix_norm(fx - fy, 2)) < (1e-4 if polar == SVD() else limit)
 
 
-def test_coefficients_are_the_best_quintics():
-    """Each is optimal on its interval: the error takes its largest value four times, alternating.
-
-    And no nearby quintic does better on a fine grid.
-    """
-    low, high = 1e-3, 1.0
-    for quintic in polar_express_coefficients(7, 1e-3)[:-1]:
-        s = torch.linspace(low, high * 1.001, 200_001, dtype=torch.float64)
-
-        def error(c, s=s):
-            return float((1 - (c[0] * s + c[1] * s**3 + c[2] * s**5)).abs().max())
-
-        best = error(quintic)
-        for i in range(3):
-            for factor in (1 - 1e-4, 1 + 1e-4):
-                worse = list(quintic)
-                worse[i] *= factor
-                assert error(worse) > best
-        low, high = 1 - best, 1 + best
-
-
-@pytest.mark.parametrize("low", [1e-6, 1e-4, 4e-3, 0.1, 0.5, 0.9])
-@pytest.mark.parametrize("count", [3, 5])
-def test_the_best_polynomials_alternate(low, count):
-    """Chebyshev: one of n terms is best if its error is largest n + 1 times, with turning signs."""
-    odd, error = iterative._best_odd(count, low, 1.0)
-    s = torch.cat([torch.logspace(math.log10(low), 0, 100_001), torch.linspace(low, 1, 100_001)])
-    s = s.double().clamp(low, 1).sort().values
-    residual = 1 - sum(c * s ** (2 * i + 1) for i, c in enumerate(odd))
-    assert float(residual.abs().max()) == pytest.approx(error, rel=1e-6)
-    extreme = residual[residual.abs() > error * (1 - 1e-4)].sign()
-    assert int((extreme.diff() != 0).sum()) == count
-
-
-def test_a_vanishing_interval_has_the_flattest_polynomial():
-    for count in (3, 5):
-        odd, error = iterative._best_odd(count, 1 - 1e-9, 1 + 1e-9)
-        assert error == 0
-        s = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-        value = sum(c * s ** (2 * i + 1) for i, c in enumerate(odd))
-        assert float(value.detach()) == pytest.approx(1, abs=1e-12)
-        for _ in range(count - 1):
-            (value,) = torch.autograd.grad(value, s, create_graph=True)
-            assert float(value.detach()) == pytest.approx(0, abs=1e-8)
-
-
 def test_more_steps_are_more_accurate():
     errors = [-measure(PolarExpress(k, 1e-3), torch.float64)[0] for k in (4, 6, 8)]
     assert errors[0] > errors[1] > errors[2]
@@ -334,11 +315,26 @@ def test_the_gram_form_is_the_iteration(spread):
         assert float(torch.linalg.matrix_norm(error, 2)) < 2e-2
 
 
+@pytest.mark.parametrize("polar", [NewtonSchulz(1), PolarExpress(1, 0.5), Nonic(1, 0.5)], ids=str)
+def test_one_step_is_one_polynomial(polar):
+    """Of the identity, whose singular values are `1 / length`, of the two norms that bound them."""
+    if isinstance(polar, NewtonSchulz):
+        odd, s = iterative.MUON, 3.0**-0.5
+    else:
+        odd, s = polar._odds[0], 3.0 ** (-1 / 8)
+    expected = sum(c * s ** (2 * i + 1) for i, c in enumerate(odd))
+    factor, nuclear = polar(torch.eye(3, dtype=torch.float64))
+    assert torch.allclose(factor, expected * torch.eye(3, dtype=torch.float64), atol=1e-14)
+    assert float(nuclear) == pytest.approx(3 * expected, rel=1e-14)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="steps=0"):
         NewtonSchulz(steps=0)
     with pytest.raises(ValueError, match="steps=0"):
         Nonic(steps=0)
+    with pytest.raises(ValueError, match="steps=0"):
+        PolarExpress(steps=0)
     with pytest.raises(ValueError, match=r"lower=0 must lie in .* default is 0\.004"):
         Nonic(lower=0)
     with pytest.raises(ValueError, match=r"steps=2\.5"):
