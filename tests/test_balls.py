@@ -108,7 +108,7 @@ def test_project_scales_what_is_outside_and_nothing_else():
     change = next(c for c in report if c.name == "2.weight")
     assert (change.before, change.after) == (pytest.approx(float(sigma) / 5), pytest.approx(1))
     assert torch.allclose(net[2].weight, before["2.weight"] * 5 / sigma)
-    assert torch.allclose(net[4].bias, torch.tensor(1.0, dtype=torch.float64))
+    assert torch.allclose(net[4].bias, torch.tensor(0.25, dtype=torch.float64))
     for name, p in net.named_parameters():
         if name not in ("2.weight", "4.bias"):
             assert torch.equal(p, before[name])

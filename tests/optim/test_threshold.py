@@ -24,11 +24,11 @@ slack = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
 class Rule:
     """The rule in plain numbers; it keeps the last direction, which the optimizer does not."""
 
-    def __init__(self, lr, alpha):
-        self.lr, self.alpha = lr, alpha
+    def __init__(self, lr, alpha, constrained):
+        self.lr, self.alpha, self.constrained = lr, alpha, constrained
         self.steps = self.looks = 0
         self.gamma = None
-        self.turned = self.moved = 0.0
+        self.turned = self.moved = self.sloped = 0.0
 
     def look(self, d, g):
         if self.steps > 20 and self.steps % 5:
@@ -38,6 +38,7 @@ class Rule:
         weight = min(0.9, 1 - 1 / (self.looks + 1))
         self.turned = weight * self.turned + (1 - weight) * turn
         self.moved = weight * self.moved + (1 - weight) * self.length
+        self.sloped = weight * self.sloped + (1 - weight) * before
         latest = max(self.turned, 1e-3 * before) / self.moved
         if self.looks < 20:
             self.level = latest
@@ -52,7 +53,10 @@ class Rule:
 
     def rho(self, size):
         longest = min(1, (50 / (self.steps + 1)) ** 0.5)
-        shortest = longest / 4 * min(1, (self.steps + 1) / 5)
+        part = 0.25
+        if self.looks >= 20 and not self.constrained:
+            part = 0.25 * 2.8 ** np.clip((self.turned / self.sloped - 1.9) / 0.2, 0, 1)
+        shortest = longest * part * min(1, (self.steps + 1) / 5)
         wanted = np.inf if self.gamma is None else self.lr / self.gamma
         return np.clip(wanted, size / longest, size / shortest)
 
@@ -67,7 +71,7 @@ def follow(model, lr, alpha, variant, steps):
     """Return weights and thresholds of the rule along the gradients of `model`."""
     x = {n: p.detach().double().numpy().copy() for n, p in model.named_parameters()}
     d = {n: np.zeros_like(value) for n, value in x.items()}
-    rule, seen = Rule(lr, alpha), []
+    rule, seen = Rule(lr, alpha, variant is not None), []
     for step in range(steps):
         with torch.no_grad():
             for n, p in model.named_parameters():
@@ -111,6 +115,33 @@ def test_it_follows_its_formulas(kind):
     assert seen == pytest.approx(wanted, rel=1e-7)
     for name, p in model.named_parameters():
         assert p.detach().numpy() == pytest.approx(weights[name], abs=1e-8), name
+
+
+@pytest.mark.parametrize(
+    ("after", "part"), [(0.5, 0.25), (0.9, 0.25), (1.0, 0.25 * 2.8**0.5), (1.1, 0.7), (1.5, 0.7)]
+)
+def test_the_shortest_step_is_longer_where_the_slope_turns_round(after, part):
+    """Each look sees a slope of 1 turn into one of `after` the other way; between, it is small."""
+    x = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    group = {"params": [x], "norm": Sign(normalized=False)}
+    optimizer = ClippedScion([group], rho="auto", alpha=1 - 1e-9)
+    for step in range(1004):
+        x.grad = torch.tensor({4: 1.0, 0: -after}.get(step % 5, 0.01), dtype=torch.float64)
+        optimizer.step()
+    longest = (50 / 1004) ** 0.5
+    assert float(optimizer.metrics()["step_factor"]) == pytest.approx(part * longest, rel=1e-6)
+
+
+def test_a_state_without_the_mean_slope_loads():
+    model, other = build(), build()
+    old, new = (ClippedScion(groups(m), 0.05, rho="auto", alpha=0.3) for m in (model, other))
+    train(model, old, 30)
+    state = old.state_dict()
+    for group in state["param_groups"]:
+        del group["curvature"][6]
+    new.load_state_dict(state)
+    train(other, new, 5)
+    assert all(torch.isfinite(p).all() for p in other.parameters())
 
 
 @pytest.mark.parametrize("norm", [Euclidean(), Sign(normalized=False)])

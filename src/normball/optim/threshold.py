@@ -38,9 +38,12 @@ _EVERY, _START = 5, 20
 _GROWTH = 2.0
 # The longest step is `lr` for this many steps, then falls with the square root of their number.
 _LEVEL = 50
-# No step is shorter than the longest one divided by `_SPREAD`. In the first `_RISE` steps this
-# lower limit is smaller, and rises linearly.
-_SPREAD, _RISE = 4.0, 5
+# No step is shorter than this part of the longest one. In the first `_RISE` steps this lower limit
+# is smaller, and rises linearly.
+_SHORT, _RISE = 0.25, 5
+# After the start, where the change of slope is `_SWUNG` times the slope before a step, the part is
+# `_LONG`; at `_SWING` times it begins to rise.
+_LONG, _SWING, _SWUNG = 0.7, 1.9, 2.1
 # The weight of earlier looks in the running averages, which cover about ten looks.
 _WEIGHT = 0.9
 # `L` follows this quantile of the averages. Its logarithm changes by at most `_PACE` a look; in the
@@ -52,7 +55,7 @@ _SETTLED, _DRIFT = 40, 0.5
 _LEAST = 1e-3
 # After the start, the part of a measured curvature that counts as curvature.
 _TRIM = 0.5
-_FIGURES = 8
+_FIGURES = 9
 
 
 class MeasuredThreshold:
@@ -76,16 +79,19 @@ class MeasuredThreshold:
     long: a stochastic method needs such a decay if the length of the run is not known. And it is
     at least a quarter of that; over the first five steps this share rises from a twentieth. The
     lower limit is there because the directions of largest curvature are not those that have to be
-    learned, and because a step in a norm ball moves no layer far. Nothing of this is proved;
-    `docs/tuning.md` shows the results.
+    learned, and because a step in a norm ball moves no layer far. Where the slope after a step is
+    the opposite of the slope before, on average over ten looks, the weights swing across a valley,
+    which the average of the weights mends and shorter steps do not. There the lower limit is .7 of
+    the longest step, unless constrained. Nothing of this is proved; `docs/tuning.md` shows the
+    results.
 
     If constrained, `u` is the vector `w` to the corner, `t` is the share of it that was taken, and
     the slopes are gaps; in variant 1 `t` is multiplied by `||w||^2`.
 
     `rho` is the last threshold, 0-d, which the groups of the optimizer share. The measurements are
     the numbers in `stats`, on a GPU in tensors that stay there: the share taken by the last step,
-    the same times `||w||^2`, the number `k`, the averages of the change of slope and of the length,
-    the number of looks, `L`, and the step size `gamma`.
+    the same times `||w||^2`, the number `k`, the averages of the change of slope, of the length and,
+    unless constrained, of the slope, the number of looks, `L`, and the step size `gamma`.
     """
 
     def __init__(self) -> None:
@@ -134,18 +140,20 @@ class MeasuredThreshold:
             slopes.append(weight * start)
             turns.append(weight * (start - after))
         turn, slope = add_up(buckets, [turns, slopes], stages, zero)
-        self._take_in(turn, slope, taken)
+        self._take_in(turn, slope, constrained, taken)
 
     def _settle(self, like: Scalar) -> None:
         """Make the measurements numbers of the kind of `like`."""
         self._stats = [of_kind(x, like) for x in self._stats]
 
-    def _take_in(self, turn: Scalar, slope: Scalar, taken: Flag) -> None:
-        _, length, _, turned, moved, count, level, gamma = self._stats
+    def _take_in(self, turn: Scalar, slope: Scalar, constrained: bool, taken: Flag) -> None:
+        _, length, _, turned, moved, sloped, count, level, gamma = self._stats
         sound = taken & finite(turn) & (length > 0) & (slope > 0)
         weight = clamp(1 - 1 / (count + 1), high=_WEIGHT)
         turned = turn + weight * (turned - turn)
         moved = length + weight * (moved - length)
+        sloped = where(sloped == 0, slope, slope + weight * (sloped - slope))
+        sloped = 0.0 * sloped if constrained else sloped
         latest = ratio(most(turned, _LEAST * slope), moved)
         latest = where(count < _START, latest, _TRIM * latest)
         pace = clamp(ratio(_HASTE, count - _START + 1), _PACE)
@@ -154,7 +162,7 @@ class MeasuredThreshold:
         later = where(latest < level, lower, level * math.exp(_QUANTILE * _PACE))
         level = where(count < _START, latest, later)
         gamma = least(ratio(1.0, level), _GROWTH * gamma)
-        new = [turned, moved, count + 1, level, gamma]
+        new = [turned, moved, sloped, count + 1, level, gamma]
         kept = [where(sound, a, b) for a, b in zip(new, self._stats[3:], strict=True)]
         self._stats = [*self._stats[:3], *kept]
 
@@ -169,9 +177,12 @@ class MeasuredThreshold:
         self._size = size
         self._square = 1.0 if corner is None else corner * corner
         self._settle(size)
-        count, gamma = self._stats[2] + 1, self._stats[7]
-        longest = sqrt(clamp(_LEVEL / count, high=1.0))
-        shortest = longest * clamp(count / _RISE, high=1.0) / _SPREAD
+        _, _, steps, turned, _, sloped, looks, _, gamma = self._stats
+        longest = sqrt(clamp(_LEVEL / (steps + 1), high=1.0))
+        swing = where((looks < _START) | (sloped == 0), 0.0, ratio(turned, sloped))
+        rise = clamp((swing - _SWING) / (_SWUNG - _SWING), 0.0, 1.0)
+        part = _SHORT * exp(rise * math.log(_LONG / _SHORT))
+        shortest = longest * part * clamp((steps + 1) / _RISE, high=1.0)
         # The step is `unit / rho` times `lr`.
         unit = size / where(self._square == 0, 1.0, self._square)
         rho = where(gamma > 0, ratio(lr, gamma), math.inf)
@@ -229,6 +240,9 @@ def split_state(state_dict: dict[str, Any], measuring: bool) -> tuple[dict[str, 
     if not saved:
         return state_dict, []
     first = saved[0]
+    if isinstance(first, list) and len(first) == _FIGURES:  # saved before there was a mean slope
+        saved = [[*old[:6], 0.0, *old[6:]] for old in saved]
+        first = saved[0]
     same = len(saved) == len(groups) and all(other == first for other in saved)
     numbers = isinstance(first, list) and all(
         isinstance(x, float) and math.isfinite(x) and x >= 0 for x in first[:4] + first[5:]
