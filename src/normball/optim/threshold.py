@@ -90,8 +90,8 @@ class MeasuredThreshold:
 
     `rho` is the last threshold, 0-d, which the groups of the optimizer share. The measurements are
     the numbers in `stats`, on a GPU in tensors that stay there: the share taken by the last step,
-    the same times `||w||^2`, the number `k`, the averages of the change of slope, of the length and,
-    unless constrained, of the slope, the number of looks, `L`, and the step size `gamma`.
+    the same times `||w||^2`, the number `k`, the averages of the change of slope, of the length
+    and, unless constrained, of the slope, the number of looks, `L`, and the step size `gamma`.
     """
 
     def __init__(self) -> None:
