@@ -23,7 +23,7 @@ from tests.zoo.train import train
 def test_everything_is_placed_and_the_loss_falls(entry: Entry):
     outcome = train(entry, seed=0)
     assert outcome.unplaced == 0
-    assert outcome.fall >= (0.1 if entry.name == "LoRA" else 0.3)
+    assert outcome.fall >= (0.1 if entry.name == "LoRA" else 0.7)
     assert 0 < outcome.trained <= outcome.parameters
 
 

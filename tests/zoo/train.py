@@ -8,7 +8,7 @@ from torch import Tensor
 from normball import ClippedScion, param_groups
 from tests.zoo.models import Entry
 
-STEPS = 25
+STEPS = 50
 
 
 @dataclass(frozen=True)
