@@ -4,7 +4,9 @@ Bytes follow the formula of docs/distributed.md, which tests count on real ranks
 those of the factors, all products at full price, as a GPU computes them.
 """
 
+import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -95,19 +97,28 @@ def shared(shapes: list[tuple[int, int]], ranks: int) -> tuple[float, float, int
     return busiest, sum(costs), entries
 
 
-def muon(shapes: list[tuple[int, int]], ranks: int) -> tuple[float, int]:
-    """Return the operations and the entries sent by one rank with dion's Muon.
+def muon_flops(m: int, n: int, ranks: int = 1) -> float:
+    """Return the operations of five Newton-Schulz steps with Gram matrices of `m x m`.
+
+    If `ranks` share a matrix of `m x n`, each has `n / ranks` of the long dimension, and all
+    compute the product of Gram matrices.
+    """
+    return 5 * (4 * n * m**2 / ranks + 2 * m**3)
+
+
+def muon(shapes: list[tuple[int, int]], ranks: int) -> tuple[float, int, int]:
+    """Return the operations, the entries sent and the calls of one rank with dion's Muon.
 
     Batches of equal shapes, padded to the number of ranks, one matrix for each: five Newton-Schulz
-    steps, and a matrix sent out in parts and sent back.
+    steps, and a matrix sent out in parts and sent back. Source: microsoft/dion, `dion/muon.py`.
     """
-    flops, entries = 0.0, 0
+    flops, entries, calls = 0.0, 0, 0
     for shape in set(shapes):
-        m, n = min(shape), max(shape)
         batches = -(-shapes.count(shape) // ranks)
-        flops += batches * 5 * (4 * n * m**2 + 2 * m**3)
-        entries += batches * 2 * m * n
-    return flops, entries
+        flops += batches * muon_flops(min(shape), max(shape))
+        entries += batches * 2 * math.prod(shape)
+        calls += 2 * batches
+    return flops, entries, calls
 
 
 def row(name: str, gpus: int) -> str:
@@ -116,7 +127,7 @@ def row(name: str, gpus: int) -> str:
     matrices, shapes = sum(m * n for m, n in model.matrices()), model.matrices()
     busiest, total, owned = shared(shapes, gpus)
     away = (gpus - 1) / gpus  # the rest stays where it is
-    muon_work, muon_entries = muon(shapes, gpus)
+    muon_work, muon_entries, _ = muon(shapes, gpus)
     parameters = model.parameters() / gpus
     # Two matrices on their way and one at work, with buffers and the factor's own: as measured for
     # square ones on the CPU.
@@ -138,10 +149,26 @@ def spread_flops(shape: tuple[int, int], ranks: int, steps: int = 6) -> float:
     return float(m * m * (8 * n + (8 * steps - 12) * m)) / ranks
 
 
+def between(ranks: int, spread: int = 1) -> float:
+    """Return the bytes per second between `ranks`, each of `spread` GPUs.
+
+    The share that a rank keeps, 1 in `ranks`, costs nothing.
+    """
+    link = NODE_LINK if ranks * spread <= NODE else LINK
+    return link * ranks / (ranks - 1) if ranks > 1 else math.inf
+
+
+def latency(calls: int, ranks: int) -> float:
+    """Return the time of calls among `ranks` without their bytes."""
+    return calls * (CALL + PEER * ranks) if ranks > 1 else 0.0
+
+
 def seconds(
     shapes: list[tuple[int, int]], gpus: int, spread: int = 1, steps: int = 6
 ) -> tuple[float, float, float]:
     """Return the time of the busiest rank: its products, its exchange, and its calls.
+
+    An owner takes in its matrices, and then sends them out: twice as many bytes as it owns.
 
     With `spread` above 1 a matrix belongs to so many GPUs of one machine. They add up two Gram
     matrices, which a ring sends twice, and gather the `4 steps - 6` other `m x m` products.
@@ -151,13 +178,13 @@ def seconds(
     flops = max(sum(cost(shapes[i]) for i in share) for share in shares)
     owned = max(sum(math.prod(shapes[i]) for i in share) for share in shares) / spread
     matrices = max(map(len, shares))
-    exchange = 4 * (sum(map(math.prod, shapes)) / gpus + owned) / LINK
-    calls = 2 * matrices * (CALL + PEER * gpus)
+    exchange = 4 * 2 * owned / between(gpus)
+    calls = latency(2 * matrices, gpus)
     if spread > 1:
         products = 4 * steps - 6
         squares = max(sum(min(shapes[i]) ** 2 for i in share) for share in shares)
-        exchange += 4 * (2 * 2 + products) * squares * (spread - 1) / spread / NODE_LINK
-        calls += (2 + products) * matrices * (CALL + PEER * spread)
+        exchange += 4 * (2 * 2 + products) * squares / between(spread)
+        calls += latency((2 + products) * matrices, spread)
     return flops / RATE, exchange, calls
 
 
@@ -168,8 +195,100 @@ def time_row(name: str, gpus: int) -> str:
     return f"| {name} | {gpus} | " + " | ".join(f"{x:.3g}" for x in figures) + " |"
 
 
+def dion_seconds(model: Decoder, gpus: int) -> tuple[float, float, float]:
+    """Return the time of products, exchange in bf16, and calls with dion's Muon."""
+    flops, entries, calls = muon(model.matrices(), gpus)
+    return flops / RATE, 2 * entries / between(gpus), latency(calls, gpus)
+
+
+def torchtitan_seconds(
+    model: Decoder, gpus: int, layers: int = 2, slots: int = 2
+) -> tuple[float, float, float]:
+    """Return the time of products, exchange in fp32, and calls with torchtitan's `DistMuon`.
+
+    Every matrix of a bucket goes to the rank with the least work in the bucket, then in all. A
+    bucket has an all-to-all there and one back. At most `slots` buckets are under way: the next
+    begins when the matrices of the oldest are on their way back.
+
+    Source: torchtitan 0.3.0, `distributed/flex_shard/dist_muon.py` (owners, five steps) and
+    `_optimizer_reshard_runtime.py` (slots); two layers are a bucket in
+    `models/kimi_k2_7/config_registry.py`.
+    """
+    shapes = model.matrices()
+    size = layers * len(shapes) // model.layers
+    buckets = [shapes[i : i + size] for i in range(0, len(shapes), size)]
+    total, busy = [0.0] * gpus, [0.0] * gpus  # work of each rank, and when it is done with it
+    ends = [0.0] * slots  # of the buckets before the first
+    largest = 0
+    for bucket in buckets:
+        loads = [(0.0, total[rank], rank, 0) for rank in range(gpus)]
+        heapq.heapify(loads)
+        for shape in sorted(bucket, key=lambda s: -muon_flops(min(s), max(s))):
+            load, before, rank, entries = loads[0]
+            work = muon_flops(min(shape), max(shape))
+            heapq.heapreplace(loads, (load + work, before + work, rank, entries + math.prod(shape)))
+        for load, after, rank, _ in loads:
+            if load:
+                total[rank], busy[rank] = after, max(busy[rank], ends[-slots]) + load
+        ends.append(max(ends[-1], *(busy[rank] for load, _, rank, _ in loads if load)))
+        largest += max(entries for *_, entries in loads)
+    exchange = 4 * 2 * largest / between(gpus)
+    return ends[-1] / RATE, exchange, latency(2 * len(buckets), gpus)
+
+
+def megatron_seconds(
+    model: Decoder, gpus: int, spread: int = 1, mode: str = "duplicated"
+) -> tuple[float, float, float]:
+    """Return the time of products, exchange and calls with Megatron's layer-wise optimizer.
+
+    A team of `spread` GPUs (tensor parallelism) owns whole parameters, shared out by their entries;
+    q, k and v are one, gate and up another. Then one all-gather sends all updated weights to all
+    teams, in bf16 and without padding. Source: NVIDIA/Megatron-LM,
+    `megatron/core/optimizer/layer_wise_optimizer.py`, `megatron/core/transformer/mlp.py`.
+
+    In a team a matrix is cut along the dimension that is not the model's width. `duplicated`
+    gathers the matrix in fp32, and every rank does all the work. `distributed` sums Gram matrices
+    of the width in bf16, one for each of five steps, and one number before. Source:
+    NVIDIA-NeMo/Emerging-Optimizers, `emerging_optimizers/orthogonalized_optimizers/muon_utils.py`.
+    """
+    shapes, teams, d = model.matrices(), gpus // spread, model.width
+    size = len(shapes) // model.layers
+    layers = [shapes[i : i + size] for i in range(0, len(shapes), size)]
+    owned = [part for x in layers for part in (x[:3], x[3:4], x[4:6], x[6:])]
+    shares = share_out([sum(map(math.prod, part)) for part in owned], teams)
+
+    def most(cost: Callable[[tuple[int, int]], float]) -> float:
+        return max(sum(cost(shape) for i in share for shape in owned[i]) for share in shares)
+
+    matrices = round(most(lambda shape: 1))
+    if mode == "duplicated":
+        flops = most(lambda shape: muon_flops(min(shape), max(shape)))
+        inside, calls = 4 * most(math.prod), matrices
+    else:
+        flops = most(lambda shape: muon_flops(d, math.prod(shape) // d, spread))
+        inside, calls = 2 * 2 * 5 * matrices * d**2, 6 * matrices
+    weights = 2 * sum(map(math.prod, shapes)) / spread
+    exchange = weights / between(teams, spread) + inside / between(spread)
+    return flops / RATE, exchange, latency(1, teams) + latency(calls, spread)
+
+
+def peer_row(name: str, gpus: int) -> str:
+    """Return a line of the third table of docs/distributed.md, in milliseconds."""
+    model = MODELS[name]
+    ways = [
+        seconds(model.matrices(), gpus),
+        dion_seconds(model, gpus),
+        torchtitan_seconds(model, gpus),
+        megatron_seconds(model, gpus),
+        megatron_seconds(model, gpus, NODE),
+        megatron_seconds(model, gpus, NODE, "distributed"),
+    ]
+    cells = [" + ".join(f"{1000 * x:.3g}" for x in way) for way in ways]
+    return f"| {name} | {gpus} | " + " | ".join(cells) + " |"
+
+
 def main() -> None:
-    for line in (row, time_row):
+    for line in (row, time_row, peer_row):
         for name in MODELS:
             for gpus in GPUS:
                 print(line(name, gpus))

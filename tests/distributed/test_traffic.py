@@ -1,5 +1,6 @@
 """What a step sends, counted call by call and byte by byte, against docs/distributed.md."""
 
+import math
 from pathlib import Path
 from unittest import mock
 
@@ -229,6 +230,7 @@ def test_the_tables_of_the_page():
         for gpus in cost.GPUS:
             assert cost.row(name, gpus) in text
             assert cost.time_row(name, gpus) in text
+            assert cost.peer_row(name, gpus) in text
 
 
 def test_a_spread_matrix_pays_where_gpus_outnumber_matrices():
@@ -236,6 +238,100 @@ def test_a_spread_matrix_pays_where_gpus_outnumber_matrices():
         for gpus in cost.GPUS:
             alone, spread = (sum(cost.seconds(model.matrices(), gpus, k)) for k in (1, cost.NODE))
             assert (spread < alone) == (gpus == 4096), (name, gpus)
+            if (name, gpus) == ("70B", 4096):
+                assert (round(1000 * spread), round(1000 * alone)) == (46, 134)
+            if (name, gpus) == ("405B", 4096):
+                assert (round(1000 * spread), round(1000 * alone)) == (391, 829)
     # Eight GPUs do the work of one, which chooses the cheaper of two forms.
     for shape in [(4096, 4096), (4096, 11008)]:
         assert 8 * cost.spread_flops(shape, 8) >= cost.factor_flops(shape)
+
+
+def newton_schulz(shape):
+    """Five steps, two of their products with the long dimension, two operations for each term."""
+    m, n = sorted(shape)
+    return 5 * (2 * m * m * n + 2 * m * m * m + 2 * m * m * n)
+
+
+def test_a_peer_without_other_ranks_does_all_the_work_and_sends_nothing():
+    for model in cost.MODELS.values():
+        wanted = pytest.approx(sum(map(newton_schulz, model.matrices())) / cost.RATE)
+        for way in (cost.dion_seconds, cost.torchtitan_seconds, cost.megatron_seconds):
+            assert way(model, 1) == (wanted, 0, 0)
+
+
+def test_buckets_of_torchtitan():
+    """Where ranks abound, a bucket takes as long as its largest matrix, and two run at a time."""
+    for model in cost.MODELS.values():
+        largest = max(map(newton_schulz, model.matrices())) / cost.RATE
+        for layers, slots, turns in [(1, 1, 1), (2, 1, 2), (2, 2, 4)]:
+            work, _, calls = cost.torchtitan_seconds(model, 512, layers, slots)
+            assert work == pytest.approx(math.ceil(model.layers / turns) * largest)
+            each = cost.CALL + 512 * cost.PEER
+            assert calls == pytest.approx(2 * model.layers / layers * each)
+        # One bucket holds all: the matrices are shared out as ours are.
+        work, *_ = cost.torchtitan_seconds(model, 512, model.layers)
+        costs = [newton_schulz(shape) for shape in model.matrices()]
+        shares = [sum(costs[i] for i in share) for share in cost.share_out(costs, 512)]
+        assert work == pytest.approx(max(shares) / cost.RATE)
+
+
+def test_layers_of_megatron():
+    for model in cost.MODELS.values():
+        shapes, d = model.matrices(), model.width
+        entries = sum(m * n for m, n in shapes)
+        # On 4096 GPUs the gate and up of one layer are the work, and all weights come in.
+        work, exchange, _ = cost.megatron_seconds(model, 4096)
+        assert work == pytest.approx(2 * newton_schulz((d, model.hidden)) / cost.RATE)
+        assert exchange == pytest.approx(2 * entries * 4095 / 4096 / cost.LINK)
+        # In one team of eight every GPU does it all, or its part of the products with a long side.
+        work, exchange, _ = cost.megatron_seconds(model, 8, 8)
+        assert work == pytest.approx(sum(map(newton_schulz, shapes)) / cost.RATE)
+        assert exchange == pytest.approx(4 * entries * 7 / 8 / cost.NODE_LINK)
+        work, exchange, _ = cost.megatron_seconds(model, 8, 8, "distributed")
+        wanted = sum(5 * (4 * d * m * n / 8 + 2 * d**3) for m, n in shapes)
+        assert work == pytest.approx(wanted / cost.RATE)
+        # A ring adds up in twice 7 sends of an eighth.
+        assert exchange == pytest.approx(5 * len(shapes) * 2 * d * d * 14 / 8 / cost.NODE_LINK)
+
+
+def test_what_the_page_says_of_other_libraries():
+    def total(way, name, gpus, *options):
+        return 1000 * sum(way(cost.MODELS[name], gpus, *options))
+
+    def here(name, gpus):
+        return 1000 * sum(cost.seconds(cost.MODELS[name].matrices(), gpus))
+
+    slower = set()
+    for name in cost.MODELS:
+        for gpus in cost.GPUS:
+            dion, titan, megatron = (
+                total(way, name, gpus)
+                for way in (cost.dion_seconds, cost.torchtitan_seconds, cost.megatron_seconds)
+            )
+            teams = [
+                total(cost.megatron_seconds, name, gpus, 8, mode)
+                for mode in ("duplicated", "distributed")
+            ]
+            if here(name, gpus) > min(dion, titan, megatron, *teams):
+                slower.add((name, gpus))
+                assert name == "1B" or here(name, gpus) < 1.08 * dion
+    assert slower == {("7B", 8), ("7B", 64), ("1B", 4096)}
+    assert round(here("70B", 512)) == 128
+    assert round(total(cost.dion_seconds, "70B", 512)) == 309
+    assert round(total(cost.torchtitan_seconds, "70B", 512, 80)) == 149
+    model = cost.MODELS["70B"]
+    ways = (
+        cost.dion_seconds(model, 512),
+        cost.torchtitan_seconds(model, 512, 80),
+        cost.seconds(model.matrices(), 512),
+    )
+    assert [round(1000 * products) for products, *_ in ways] == [262, 110, 88]
+    for name, model in cost.MODELS.items():
+        work = cost.megatron_seconds(model, 4096, 8, "distributed")[0]
+        ways = (cost.dion_seconds, cost.torchtitan_seconds, cost.megatron_seconds)
+        assert work < min(way(model, 4096)[0] for way in ways), name
+        assert work < cost.seconds(model.matrices(), 4096)[0], name
+        for gpus in (512, 4096):
+            work, exchange, calls = cost.megatron_seconds(model, gpus)
+            assert exchange > work + calls, name
