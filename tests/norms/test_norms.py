@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from normball.norms import (
+    L1,
     RMS,
     ByShape,
     Column,
     Euclidean,
+    Lp,
+    Nuclear,
     Product,
     Row,
+    Schatten,
     Sign,
     Spectral,
     SpectralConv,
@@ -134,6 +138,14 @@ def test_spectral_refusals():
         Spectral("imput")
     with pytest.raises(TypeError, match=r"normball\.polar"):
         Spectral(polar="svd")
+
+
+@pytest.mark.parametrize("p", [1, float("inf"), float("nan")])
+def test_powers_at_their_limits_name_the_norm_to_use(p):
+    for norm, one, infinite in ((Lp, L1, Sign), (Schatten, Nuclear, Spectral)):
+        uses = rf"p={p} .* use {one.__name__}\(\) for p = 1 and {infinite.__name__}\("
+        with pytest.raises(ValueError, match=uses):
+            norm(p)
 
 
 def test_norms_are_values():
