@@ -18,7 +18,7 @@ from torch import Tensor
 
 from normball._scalar import clamp, where
 
-S = TypeVar("S", bound=float | Tensor)
+_Number = TypeVar("_Number", bound=float | Tensor)
 
 
 def sd(dual_norm: Tensor, gamma: float) -> Tensor:
@@ -45,7 +45,7 @@ def ucg(dual_norm: Tensor, lr: float) -> Tensor:
     return torch.full_like(dual_norm, lr)
 
 
-def ggnc(dual_norm: S, lr: float, rho: float | Tensor) -> S:
+def ggnc(dual_norm: _Number, lr: float, rho: float | Tensor) -> _Number:
     """Return `gamma min(rho, ||d||*)`: generalized gradient norm clipping (Algorithm 1).
 
     Steepest descent up to the threshold, conditional gradient above it; equivalently the minimiser
@@ -58,7 +58,7 @@ def ggnc(dual_norm: S, lr: float, rho: float | Tensor) -> S:
         tensor([0.2500, 0.5000, 0.5000])
     """
     share: Any = clamp(dual_norm / rho, high=1.0)
-    return cast(S, lr * share)
+    return cast(_Number, lr * share)
 
 
 def cg(gap: Tensor, gamma: float) -> Tensor:
@@ -73,7 +73,7 @@ def cg(gap: Tensor, gamma: float) -> Tensor:
     return torch.full_like(gap, gamma)
 
 
-def short_step_1(gap: S, w_norm: S, lr: float, rho: float | Tensor) -> S:
+def short_step_1(gap: _Number, w_norm: _Number, lr: float, rho: float | Tensor) -> _Number:
     """Return `gamma min(rho, gap / ||w||^2)`: the short step, variant 1 (Algorithm 2).
 
     With `gamma = 1/L` and `rho = L` it is Frank-Wolfe's deterministic short step. 0 where `gap` is
@@ -89,10 +89,10 @@ def short_step_1(gap: S, w_norm: S, lr: float, rho: float | Tensor) -> S:
     square: Any = w_norm * w_norm  # type: ignore[operator]
     reached = square == 0
     share: Any = where(reached, 0.0, gap / where(reached, 1.0, square))
-    return cast(S, lr * clamp(share / rho, 0.0, 1.0))
+    return cast(_Number, lr * clamp(share / rho, 0.0, 1.0))
 
 
-def short_step_2(gap: S, lr: float, rho: float | Tensor, beta: float = 1.0) -> S:
+def short_step_2(gap: _Number, lr: float, rho: float | Tensor, beta: float = 1.0) -> _Number:
     """Return `gamma min(rho, gap / (4 beta^2))`: the short step, variant 2 (Algorithm 2).
 
     `2 beta` bounds `||w||` inside the ball, so no norm is needed. 0 where `gap` is negative.
@@ -104,4 +104,4 @@ def short_step_2(gap: S, lr: float, rho: float | Tensor, beta: float = 1.0) -> S
         tensor([0.0000, 0.5000, 1.0000])
     """
     share: Any = clamp(gap / (4 * beta**2) / rho, 0.0, 1.0)
-    return cast(S, lr * share)
+    return cast(_Number, lr * share)
