@@ -181,7 +181,10 @@ class NormBallOptimizer(Saved):
         free = [own and not bucket.stacked for own, bucket in zip(free, buckets, strict=True)]
         rooms = [grad if own else None for grad, own in zip(grads, free, strict=True)]
         estimates = self._estimator.take_in(self.state, buckets, grads, free, finite)
-        del grads
+        # A compiler frees memory by itself. It compiles a function that is called from plain code,
+        # as this one is after the break of the first constrained step, only if it names torch.
+        if not torch.compiler.is_compiling():
+            del grads
         if self._average is not None:
             self._average.begin(self.state, [param.tensor for param in params])
         updates = self._minimise(buckets, estimates, rooms, finite)
