@@ -91,7 +91,7 @@ def check_number(
         TypeError: it is not a real number.
         ValueError: it is NaN, infinite or outside.
     """
-    if isinstance(value, Tensor | bool) or not isinstance(value, Real):
+    if isinstance(value, (Tensor, bool)) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} must be a plain number, not {type(value).__name__}")
     number = float(value)
     if not open_low and low - slack <= number < low:
