@@ -9,6 +9,7 @@ import torch
 
 from normball import ClippedScion
 from normball.norms import Euclidean, Sign
+from normball.theory.bounds import measured_lengths
 from tests.optim import reference
 from tests.optim.network import build, groups, loss, train
 from tests.optim.reference import LAYERS
@@ -190,11 +191,29 @@ def test_steps_lie_between_two_lengths(alpha, scale):
             before = x.detach().clone()
             x.grad = scale * (before if steep else torch.ones_like(before))
             optimizer.step()
-            longest = 0.1 * min(1.0, math.sqrt(50 / k))
-            length = float((x.detach() - before).norm())
-            assert length <= longest * (1 + 1e-12)
-            assert length >= longest / 4 * min(1.0, k / 5) * (1 - 1e-12)
+            shortest, longest = measured_lengths(k)
+            length = float((x.detach() - before).norm()) / 0.1
+            assert shortest * (1 - 1e-12) <= length <= longest * (1 + 1e-12)
         assert steep or length == pytest.approx(longest)
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+@pytest.mark.parametrize("slope", [lambda x: x - 3, lambda x: 5 * (x - 0.4)])
+def test_shares_lie_between_two_lengths(slope, variant):
+    """On an interval, where every step goes to one of the ends, along the momentum."""
+    x = torch.nn.Parameter(torch.tensor([-0.7], dtype=torch.float64))
+    group = {"params": [x], "norm": Euclidean()}
+    optimizer = ClippedScion([group], 0.2, constrained=True, variant=variant)
+    for k in range(1, 200):
+        before = x.item()
+        x.grad = slope(x.detach())
+        optimizer.step()
+        moved = x.item() - before
+        shortest, longest = measured_lengths(k)
+        share = abs(moved) / abs(before - math.copysign(1, moved)) / 0.2
+        # What is left to the end is known to the rounding of 1.
+        rounding = 1e-15 / abs(before - math.copysign(1, moved))
+        assert shortest * (1 - 1e-12) - rounding <= share <= longest * (1 + 1e-12) + rounding
 
 
 def test_a_number_in_every_group_ends_it():

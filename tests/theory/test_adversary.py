@@ -306,6 +306,33 @@ def average(numbers):
     return worst
 
 
+def measured(numbers, nesterov, boxed=False, flat=False):
+    """Steps of any length between the two limits, along an estimate from exact gradients."""
+    one, beta, L0, delta = in_box(numbers) if boxed else (case(numbers), None, 0.0, 0.0)
+    line, x, d, worst, low = one.lines[0], float(one.x0[0]), 0.0, 0.0, math.inf
+    alpha = 1 / (1 + math.exp(2 - numbers[-1]))
+    if boxed:
+        ell, L0, lr = 0.0, line.smoothness(0), 1 / (1 + math.exp(1 - 2 * one.rest[2]))
+        delta = float(line.value(x)) - line.infimum(beta) + one.rounding()
+    else:
+        ell = math.exp(3 * one.rest[1])
+        L0, lr = line.smoothness(ell), min(1.0, math.exp(one.rest[2])) * alpha / 8 / ell
+        delta = float(line.value(x)) - line.infimum() + one.rounding()
+    curved = 0.0 if flat else 1.0
+    for k in range(1, 4 * STEPS + 1):
+        slope = float(line.slope(x))
+        low = min(low, slope * x + beta * abs(slope) if boxed else abs(slope))
+        options = {"lr": lr, "alpha": alpha, "L0": curved * L0, "L1": ell, "beta": beta}
+        bound = bounds.measured_threshold(k, delta, nesterov=nesterov, **options)
+        worst = max(worst, (low - one.rounding_of_slope() * (beta or 1)) / bound)
+        d = (1 - alpha) * d + alpha * slope
+        e = (1 - alpha) * d + alpha * slope if nesterov else d
+        shortest, longest = bounds.measured_lengths(k)
+        t = lr * (shortest + (longest - shortest) / (1 + math.exp(-5 * numbers[k % STEPS])))
+        x -= t * (x + beta * np.sign(e) if boxed else np.sign(e))
+    return worst
+
+
 STATEMENTS = {
     "ggnc": ggnc,
     "ggnc descends": partial(ggnc, descent=True),
@@ -333,6 +360,9 @@ STATEMENTS = {
     "momentum": partial(momentum, nesterov=False),
     "momentum, looking ahead": partial(momentum, nesterov=True),
     "average": average,
+    "measured threshold": partial(measured, nesterov=True),
+    "measured threshold, plain momentum": partial(measured, nesterov=False),
+    "measured threshold in the box": partial(measured, nesterov=True, boxed=True),
 }
 
 
@@ -354,6 +384,7 @@ FALSE = {
     "Thm 4.3 as printed": partial(ggnc, bound=printed.ggnc),
     "Thm 4.7 as printed": partial(s3cg, method="s3cg-2", bound=printed.s3cg),
     "ggnc descends with twice the step": partial(ggnc, descent=True, factor=2.0),
+    "measured threshold without curvature": partial(measured, nesterov=True, flat=True),
 }
 
 

@@ -30,8 +30,9 @@ def test_figures_exist_and_are_small(path):
 
 
 def test_the_theory_stands_on_norms_and_steps_only():
-    folder = Path(bounds.__file__).parent
-    for file in folder.glob("*.py"):
+    folder = Path(bounds.__file__).parent.parent
+    assert folder.name == "theory"
+    for file in folder.rglob("*.py"):
         for module in re.findall(
             r"^\s*(?:from|import) (normball\S*)", file.read_text("utf-8"), re.M
         ):

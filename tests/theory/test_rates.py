@@ -42,6 +42,7 @@ def test_all_rates_in_two_processes(tmp_path):
         "constrained",
         "stochastic-ggnc",
         "stochastic-s3cg",
+        "measured-threshold",
         "constant-free",
     ):
         assert "<text" in (tmp_path / f"{stem}.svg").read_text(encoding="utf-8")
@@ -187,7 +188,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_the_files_of_an_earlier_one(t
         run_rates(tmp_path, n=100, seeds=(0,), jobs=1, on_part=stop)
     assert (tmp_path / "rates.md").read_text("utf-8") == "earlier"
     kept = (tmp_path / "rates-unfinished.md").read_text("utf-8")
-    assert "Unfinished: 1 of 24 parts" in kept
+    assert "Unfinished: 1 of 28 parts" in kept
     assert "| ggnc by backtracking, cosh | Product | holds |" in kept
 
 

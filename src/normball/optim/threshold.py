@@ -82,8 +82,8 @@ class MeasuredThreshold:
     learned, and because a step in a norm ball moves no layer far. Where the slope after a step is
     the opposite of the slope before, on average over ten looks, the weights swing across a valley,
     which the average of the weights mends and shorter steps do not. There the lower limit is .7 of
-    the longest step, unless constrained. Nothing of this is proved; `docs/tuning.md` shows the
-    results.
+    the longest step, unless constrained. The measurement is a heuristic; `docs/tuning.md` shows the
+    results. The limits give a rate, whatever is measured (`bounds.measured_threshold`).
 
     If constrained, `u` is the vector `w` to the corner, `t` is the share of it that was taken, and
     the slopes are gaps; in variant 1 `t` is multiplied by `||w||^2`.

@@ -8,6 +8,7 @@ from normball.theory import bounds
 from normball.theory.constant_free import constant_free
 from normball.theory.geometries import GEOMETRIES, Geometry
 from normball.theory.lanes import Lanes, Rule, random_starts
+from normball.theory.limited import limited_steps
 from normball.theory.noisy import stochastic_ggnc, stochastic_s3cg
 from normball.theory.verdicts import (
     Outcome,
@@ -163,5 +164,6 @@ KINDS: dict[str, Callable[[str, Geometry, int, list[int]], Outcome]] = {
     "constrained": _constrained,
     "stochastic ggnc": stochastic_ggnc,
     "stochastic s3cg": stochastic_s3cg,
+    "measured threshold": limited_steps,
     "constant-free": constant_free,
 }

@@ -27,6 +27,7 @@ _FIGURES = {
         "With noise, the measured error put in",
     ),
     "stochastic s3cg": ("stochastic-s3cg", "With noise, in the ball, the measured error put in"),
+    "measured threshold": ("measured-threshold", "Steps between two lengths, with momentum"),
     "constant-free": ("constant-free", "Backtracking, (L0, L1)-smooth"),
 }
 
