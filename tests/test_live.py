@@ -15,7 +15,7 @@ from normball.live import Live, spark
 def train(terminal: bool, steps: int = 40, **options):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-    optimizer = ClippedScion(param_groups(model), lr=0.05, rho=2.0, **options)
+    optimizer = ClippedScion(param_groups(model), **{"lr": 0.05, "rho": 2.0} | options)
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=100, highlight=False)
     with Live(optimizer, total=steps, console=console) as live:
@@ -49,6 +49,16 @@ def test_on_a_terminal_the_picture_has_bar_threshold_and_course() -> None:
     assert "of rho 2" in drawn
     assert re.search("[▁▂▃▄▅▆▇█]", drawn)
     assert "step 40/40" in text
+
+
+def test_what_was_measured_is_shown() -> None:
+    text, optimizer, _, _ = train(terminal=False, rho="auto")
+    seen = {name: float(value) for name, value in optimizer.metrics().items() if value.ndim == 0}
+    last = text.splitlines()[-1]
+    limits = f"{seen['shortest_step']:.3g} to {seen['longest_step']:.3g}"
+    assert f"step length {0.05 * seen['step_factor']:.3g} of {limits}" in last
+    mean = f"mean {seen['mean_curvature']:.4g}, swing {seen['swing']:.3g}"
+    assert f"curvature {seen['curvature']:.4g}, {mean}" in last
 
 
 @pytest.mark.filterwarnings("ignore:.*outside its ball")

@@ -3,6 +3,7 @@
 import math
 import time
 from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
 
 import torch
@@ -110,21 +111,32 @@ class Live(Screen):
             self._seen = {"loss": float(loss)} | self._seen
 
     def _figures(self) -> str:
-        parts = []
-        for name, value in self._seen.items():
+        return "  ".join(f"{name} {shown}" for name, shown in self._shown())
+
+    def _shown(self) -> Iterator[tuple[str, str]]:
+        """Names and values in words; what `rho="auto"` measured is on two lines."""
+        seen = dict(self._seen)
+        limits = [seen.pop(name, None) for name in ("shortest_step", "longest_step")]
+        mean, swing = (seen.pop(name, None) for name in ("mean_curvature", "swing"))
+        for name, value in seen.items():
             shown = f"{100 * value:.0f} %" if name == "clipped_share" else f"{value:.4g}"
-            parts.append(f"{name.replace('_', ' ')} {shown}")
-        return "  ".join(parts)
+            if name == "curvature":
+                shown += f", mean {mean:.4g}, swing {swing:.3g}"
+            yield name.replace("_", " "), shown
+            if name == "step_factor" and limits[0] is not None:
+                longest = max(group["lr"] for group in self._optimizer.param_groups)
+                length = value * float(longest)
+                yield "step length", f"{length:.3g} of {limits[0]:.3g} to {limits[1]:.3g}"
 
     def _draw(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(style="bold")
         table.add_column()
-        for name, value in self._seen.items():
-            shown = f"{100 * value:.0f} %" if name == "clipped_share" else f"{value:.4g}"
-            if name in ("dual_norm", "gap"):
+        for name, value in self._shown():
+            shown = value
+            if name in ("dual norm", "gap"):
                 shown = f"{shown}{self._threshold()}  {spark(self._sizes)}"
-            table.add_row(name.replace("_", " "), shown)
+            table.add_row(name, shown)
         return Group(self._bar, table)
 
     def _threshold(self) -> str:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from normball import ClippedScion
 from normball.norms import Spectral
 from normball.polar import PolarExpress
 from tests.optim.network import bits, build, loss, same, state_of, train
@@ -222,6 +223,8 @@ def test_metrics(row):
     optimizer = row(row.groups(model))
     size = "gap" if row.constrained else "dual_norm"
     names = {size, "step_factor", "clipped_share", "skipped", "group_dual_norms"}
+    if isinstance(optimizer, ClippedScion) and optimizer._measuring:
+        names |= {"shortest_step", "longest_step", "curvature", "mean_curvature", "swing"}
     assert {k: float(v.sum()) for k, v in optimizer.metrics().items()} == dict.fromkeys(names, 0)
     assert optimizer.metrics()["group_dual_norms"].shape == (5,)
     train(model, optimizer, 4)

@@ -69,7 +69,7 @@ class Rule:
 
 
 def follow(model, lr, alpha, variant, steps):
-    """Return weights and thresholds of the rule along the gradients of `model`."""
+    """Return weights and thresholds of the rule along the gradients of `model`, and the rule."""
     x = {n: p.detach().double().numpy().copy() for n, p in model.named_parameters()}
     d = {n: np.zeros_like(value) for n, value in x.items()}
     rule, seen = Rule(lr, alpha, variant is not None), []
@@ -91,7 +91,7 @@ def follow(model, lr, alpha, variant, steps):
         factor = reference.step(x, d, g, lr=lr, alpha=alpha, rho=rho, variant=variant)
         rule.took(factor, corner**2, u, size)
         seen.append(rho)
-    return x, seen
+    return x, seen, rule
 
 
 @slack
@@ -111,11 +111,45 @@ def test_it_follows_its_formulas(kind):
     for step in range(steps):
         train(model, optimizer, 1, start=step)
         seen.append(float(optimizer.param_groups[0]["rho"]))
-    weights, wanted = follow(other, lr, alpha, variant, steps)
+    weights, wanted, _ = follow(other, lr, alpha, variant, steps)
     assert len({round(rho, 6) for rho in wanted}) > 20, "the threshold must move"
     assert seen == pytest.approx(wanted, rel=1e-7)
     for name, p in model.named_parameters():
         assert p.detach().numpy() == pytest.approx(weights[name], abs=1e-8), name
+
+
+@pytest.mark.parametrize("kind", ["free", "variant 2"])
+@slack
+def test_metrics_say_what_was_chosen_and_why(kind):
+    """Against the reference: length, limits, and the averages of what it measured."""
+    lr, alpha, steps = 0.05, 0.3, 60
+    model = build()
+    optimizer = ClippedScion(groups(model), lr, alpha=alpha, nesterov=False, **KINDS[kind])
+    names = {"shortest_step", "longest_step", "curvature", "mean_curvature", "swing"}
+    assert {k: float(v) for k, v in optimizer.metrics().items() if k in names} == dict.fromkeys(
+        names, 0
+    )
+    if kind != "free":
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(0.1)
+    other = copy.deepcopy(model)
+    for step in range(steps):
+        train(model, optimizer, 1, start=step)
+        seen = {k: float(v) for k, v in optimizer.metrics().items() if v.ndim == 0}
+        shortest, longest = (lr * length for length in measured_lengths(step + 1))
+        assert seen["longest_step"] == pytest.approx(longest)
+        assert seen["shortest_step"] >= shortest * (1 - 1e-12)
+        length = lr * seen["step_factor"]
+        assert seen["shortest_step"] * (1 - 1e-9) <= length <= longest * (1 + 1e-9)
+    rule = follow(other, lr, alpha, 2 if KINDS[kind] else None, steps)[2]
+    assert seen["curvature"] == pytest.approx(rule.level, rel=1e-6)
+    assert seen["mean_curvature"] == pytest.approx(rule.turned / rule.moved, rel=1e-6)
+    wanted = rule.turned / rule.sloped if kind == "free" else 0
+    assert seen["swing"] == pytest.approx(wanted, rel=1e-6)
+    for group in optimizer.param_groups:
+        group["rho"] = 1.0
+    assert not names & optimizer.metrics().keys()
 
 
 @pytest.mark.parametrize(

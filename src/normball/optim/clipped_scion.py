@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import steps
-from normball._scalar import Flag, Scalar, largest, number
+from normball._scalar import Flag, Scalar, largest, number, tensor
 from normball.norms import Norm
 from normball.optim.base import NormBallOptimizer
 from normball.optim.buckets import Bucket
@@ -251,6 +251,27 @@ class ClippedScion(NormBallOptimizer):
         threshold = self._measuring
         if threshold is not None:
             threshold.took(factor, self._longest(), finite)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Return the metrics of every norm-ball optimizer, and with `rho="auto"` why it chose so.
+
+        See `Scion.metrics` for the first ones. The others, 0-d as well:
+
+        - `shortest_step`, `longest_step`: the limits of the last step's length, in units of the
+          norm; its length is `lr * step_factor`. If it is the shortest, the measured curvature
+          asked for less;
+        - `curvature`: `L`, so that `1/L` is the step size that was asked for;
+        - `mean_curvature`: the running average of which `L` follows a low quantile. The further
+          the two are apart, the less certain is `L`;
+        - `swing`: the mean change of slope over the mean slope before a step. At 2 the slope turns
+          round at every step, and the shortest step becomes longer; 0 if constrained.
+        """
+        seen = super().metrics()
+        threshold = self._measuring
+        if threshold is not None:
+            like = seen["step_factor"]
+            seen |= {name: tensor(value, like) for name, value in threshold.report().items()}
+        return seen
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors, numbers and strings; a norm is stored as its repr.

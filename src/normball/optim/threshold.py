@@ -100,6 +100,7 @@ class MeasuredThreshold:
         self._stats: list[Scalar] = [torch.zeros((), dtype=torch.float64) for _ in range(_FIGURES)]
         self._size: Scalar = 1.0
         self._square: Scalar = 1.0
+        self._limits: tuple[Scalar, Scalar] = 0.0, 0.0
 
     @property
     def due(self) -> bool:
@@ -183,6 +184,7 @@ class MeasuredThreshold:
         rise = clamp((swing - _SWING) / (_SWUNG - _SWING), 0.0, 1.0)
         part = _SHORT * exp(rise * math.log(_LONG / _SHORT))
         shortest = longest * part * clamp((steps + 1) / _RISE, high=1.0)
+        self._limits = lr * shortest, lr * longest
         # The step is `unit / rho` times `lr`.
         unit = size / where(self._square == 0, 1.0, self._square)
         rho = where(gamma > 0, ratio(lr, gamma), math.inf)
@@ -209,6 +211,17 @@ class MeasuredThreshold:
             where(moved, share, before), where(moved, length, last), count + counted, *averages,
             where(gamma > 0, gamma, begun),
         ]  # fmt: skip
+
+    def report(self) -> dict[str, Scalar]:
+        """Return the metrics that `ClippedScion.metrics` describes, zero where nothing was seen."""
+        _, _, _, turned, moved, sloped, _, level, _ = self._stats
+        return {
+            "shortest_step": self._limits[0],
+            "longest_step": self._limits[1],
+            "curvature": level,
+            "mean_curvature": where(moved > 0, ratio(turned, moved), 0.0),
+            "swing": where(sloped > 0, ratio(turned, sloped), 0.0),
+        }
 
     def figures(self) -> list[float]:
         """Return the number of steps, and `stats`, for a checkpoint."""
