@@ -10,8 +10,19 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import all_within, apart, step_where_
-from normball._scalar import Flag, Scalar, every, flag, number, tensor, where, wide
+from normball._numeric import apart, largest_entry, step_where_
+from normball._scalar import (
+    Flag,
+    Scalar,
+    every,
+    flag,
+    negated,
+    number,
+    tensor,
+    together,
+    where,
+    wide,
+)
 from normball.optim import capture, metrics, validate
 from normball.optim.average import Average
 from normball.optim.buckets import Bucket, Roster
@@ -171,50 +182,57 @@ class NormBallOptimizer(Saved):
         """Take the step: estimate, minimiser, dual norm, one factor for all layers, new weights."""
         params, buckets, constrained = roster.params, roster.buckets, self._constrained
         grads = [bucket.join([param.grad for param in bucket.params]) for bucket in buckets]
-        finite = self._all_finite(roster, grads)
+        finite, empty = self._sound(roster, grads)
+        taken = finite & negated(empty) if self._estimator.lazy else finite
         self._estimator.rest(buckets, grads, constrained)
-        self._look(buckets, grads, finite)
+        self._look(buckets, grads, taken)
         if constrained:
-            enter_ball(self._geometry, params, self._known.inside, finite, self.state)
+            enter_ball(self._geometry, params, self._known.inside, taken, self.state)
 
         free = apart(grads) if self._reuse_grad else [False] * len(grads)
         free = [own and not bucket.stacked for own, bucket in zip(free, buckets, strict=True)]
         rooms = [grad if own else None for grad, own in zip(grads, free, strict=True)]
-        estimates = self._estimator.take_in(self.state, buckets, grads, free, finite)
+        estimates = self._estimator.take_in(self.state, buckets, grads, free, taken)
         # A compiler frees memory by itself. It compiles a function that is called from plain code,
         # as this one is after the break of the first constrained step, only if it names torch.
         if not torch.compiler.is_compiling():
             del grads
         if self._average is not None:
             self._average.begin(self.state, [param.tensor for param in params])
-        updates = self._minimise(buckets, estimates, rooms, finite)
+        updates = self._minimise(buckets, estimates, rooms, taken)
         corners = self._geometry.corners(buckets, updates) if self._needs_corner else None
         groups = len(self.param_groups)
         total = totals(buckets, updates, corners, groups, constrained, self._stages, self._zero())
         factor = self._factor(total.size, total.corner)
 
         # Weights that are already NaN give a gap of NaN: a step would only spread it.
-        finite = finite & (total.size == total.size)
-        factor = where(finite, factor, 0.0)
-        self._took(factor, finite)
-        self._move(buckets, updates, factor, finite)
+        sound = total.size == total.size
+        finite, taken = finite & sound, taken & sound
+        factor = where(taken, factor, 0.0)
+        self._took(factor, taken)
+        self._move(buckets, updates, factor, taken)
         # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
         # step to create the state.
-        moved = finite & (total.dual != 0)
+        moved = taken & (total.dual != 0)
         self._estimator.took(moved)
         self._record.add(total.size, factor, total.per_group, moved, finite)
         if self._average is not None:
             weight = self.param_groups[0]["average"]
             self._average.take_in(self.state, self._params(), weight, moved)
 
-    def _all_finite(self, roster: Roster, grads: list[Tensor]) -> Flag:
-        """Return whether the step is taken: gradients and numbers are sound on all ranks."""
-        sound = self._settings.sound(self.param_groups)
-        finite = every([all_within(grads, roster.limit) if grads else True, sound])
+    def _sound(self, roster: Roster, grads: list[Tensor]) -> tuple[Flag, Flag]:
+        """Return whether gradients and numbers are finite, and whether all gradients are 0.
+
+        Both hold on all ranks alike.
+        """
+        largest = largest_entry(grads)
+        finite: Flag = every([largest <= roster.limit, self._settings.sound(self.param_groups)])
+        empty: Flag = largest == 0
         if roster.sharded or self._stages is not None:
             device = (grads[0] if grads else next(self._params())).device
-            return flag(parallel.agree(tensor(finite, torch.zeros((), device=device))))
-        return finite
+            votes = parallel.agree(together([finite, empty]).to(device))
+            finite, empty = map(flag, votes.unbind())
+        return finite, empty
 
     def _minimise(
         self, buckets: list[Bucket], estimates: list[Estimate], rooms: list[Tensor | None],

@@ -70,7 +70,8 @@ class ClippedScion(NormBallOptimizer):
             for runs of any length, without a schedule.
         lazy: skip a row of an embedding table, or an expert of a stack, in a step in which its
             gradient is exactly 0: its weights and momentum do not change, and it adds nothing to
-            `D` or `G`. With False its decaying momentum still moves it, as in the formulas.
+            `D` or `G`. A step whose gradients are all 0 changes nothing and is not counted. With
+            False the decaying momentum still moves the weights, as in the formulas.
         maximize: ascend.
         state_dtype: dtype of the momentum; by default that of the parameter, float32 for 16-bit
             parameters. `torch.bfloat16` (2 bytes for each parameter) and `torch.int8` (1.03 bytes,

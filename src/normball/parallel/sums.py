@@ -8,11 +8,11 @@ from torch import Tensor
 from normball.parallel.groups import Members
 
 
-def agree(flag: Tensor) -> Tensor:
-    """Return whether `flag` (0-d bool) holds on every rank of the default process group."""
+def agree(flags: Tensor) -> Tensor:
+    """Return which of `flags`, 0 or 1, hold on every rank of the default process group."""
     import torch.distributed as dist
 
-    votes = flag.to(torch.int32)
+    votes = flags.to(torch.int32)
     dist.all_reduce(votes, dist.ReduceOp.MIN)
     return votes.bool()
 
