@@ -45,11 +45,11 @@ def fit(name, **options):
 
 # %% [markdown]
 # `init_` starts every layer on the sphere of its ball, whose radius is 5 here. In the ball, `lr` is
-# the share of the way to its edge: the docs recommend 2⁻⁸.
+# the share of the way to its edge; the default is 2⁻⁸.
 
 # %%
 before, free = fit("free")
-_, ball = fit("in the ball", constrained=True, lr=2**-8)
+_, ball = fit("in the ball", constrained=True)
 
 # %%
 figure, axes = plt.subplots()

@@ -9,7 +9,7 @@ from torch import nn
 
 from normball import ClippedScion, Scion, param_groups
 
-MODES = {"free": {}, "ball": {"constrained": True, "lr": 2**-8}}
+MODES = {"free": {}, "ball": {"constrained": True}}
 pytestmark = pytest.mark.filterwarnings("ignore:.*(starts|is) outside")
 
 
@@ -67,6 +67,14 @@ def test_without_any_gradient_nothing_moves(made):
         assert float(run.optimizer.metrics()["skipped"]) == 0
     losses = run.train(120)
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(("mode", "lr"), [("free", 2**-6), ("ball", 2**-8)])
+def test_the_default_step(mode, lr):
+    run = Run(mode)
+    assert [group["lr"] for group in run.optimizer.param_groups] == [lr] * len(
+        run.optimizer.param_groups
+    )
 
 
 def test_the_formulas_go_on_without_a_gradient():
@@ -151,6 +159,7 @@ def test_gradients_that_are_not_finite_in_between(mode, rho, bad):
 def test_steps_do_not_stall(mode):
     """However noisy: no step is shorter than the shortest one, which falls as the root of k."""
     run = Run(mode)
+    lr = 2**-8 if mode == "ball" else 2**-6
     random = torch.Generator().manual_seed(2)
 
     def noise(model):
@@ -162,8 +171,7 @@ def test_steps_do_not_stall(mode):
     for k in range(400):
         run.step(k, change=noise)
         seen = run.optimizer.metrics()
-        length = MODES[mode].get("lr", 2**-6) * float(seen["step_factor"])
+        length = lr * float(seen["step_factor"])
         assert length >= float(seen["shortest_step"]) * (1 - 1e-9)
     assert run.sound()
-    lr = MODES[mode].get("lr", 2**-6)
     assert length >= lr / 4 * math.sqrt(50 / 400) * (1 - 1e-9)

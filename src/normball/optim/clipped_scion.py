@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
+# The default `lr`, for the radii of `param_groups`; the results are in docs/tuning.md.
+_LR, _LR_IN_BALL = 2**-6, 2**-8
+
 
 class ClippedScion(NormBallOptimizer):
     r"""Steepest descent below a threshold of the dual norm, norm-ball steps above it.
@@ -42,8 +45,9 @@ class ClippedScion(NormBallOptimizer):
     Args:
         params: tensors, named tensors, or groups with the keys `params`, `norm`, `radius`, `lr`,
             `alpha` and `rho`; `normball.param_groups(model)` makes them.
-        lr: length of the longest step in units of the norm; if constrained, the largest share in
-            [0, 1] of the way to the target on the ball. A number or a 0-d tensor, like `rho`.
+        lr: length of the longest step in units of the norm, 2^-6 if None; if constrained, the
+            largest share in [0, 1] of the way to the target on the ball, 2^-8 if None. A number or
+            a 0-d tensor, like `rho`.
         rho: the threshold, positive, one number for all groups. It applies to the global dual norm
             `D`, in units of the loss per unit of the norm; if constrained, to the gap `G`, in units
             of the loss. If the loss is a sum over n samples instead of a mean, multiply by n.
@@ -127,7 +131,7 @@ class ClippedScion(NormBallOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 2**-6,
+        lr: float | None = None,
         *,
         rho: float | Literal["auto"] = "auto",
         alpha: float = 0.1,
@@ -159,6 +163,7 @@ class ClippedScion(NormBallOptimizer):
                     "and a graph repeats one"
                 )
             self._threshold = MeasuredThreshold()
+        lr = (_LR_IN_BALL if constrained else _LR) if lr is None else lr
         first = rho if self._threshold is None else self._threshold.rho
         super().__init__(
             params,
