@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import cases, goal, peers, small
+from benchmarks import cases, goal, overlap, peers, small
 
 CASES = {
     "step": cases.steps,
@@ -28,6 +28,7 @@ CASES = {
     "batch": cases.batches,
     "growth": cases.growth,
     "goal": goal.goals,
+    "overlap": overlap.overlap,
 }
 
 

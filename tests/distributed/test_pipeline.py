@@ -292,12 +292,13 @@ def refusals():
         "counted": lambda: Scion([{"params": [p], "counted": False}], 0.1),
         "bool": lambda: Scion([{"params": [p], "counted": 0}], 0.1, stages=pairs),
         "copy": lambda: copy.deepcopy(Scion([p], 0.1, stages=pairs)),
+        "overlap": lambda: Scion([p], 0.1).overlap_backward().__enter__(),
     }
     found = {}
     for name, attempt in attempts.items():
         try:
             attempt()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found
 
@@ -311,6 +312,7 @@ def test_what_stages_cannot_be(tmp_path):
         "counted": "ValueError: counted=False is for copies that another stage counts",
         "bool": "TypeError: counted=0 must be True or False",
         "copy": "TypeError: an optimizer with stages= cannot be copied",
+        "overlap": "RuntimeError: with several ranks a gradient is complete only after",
     }
     for found in launch(refusals, 2, tmp_path / "run"):
         assert set(found) == set(said)

@@ -1,8 +1,9 @@
 """The common part of every optimizer: estimate, minimiser, one global number, step."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any, overload
 
 import torch
@@ -23,7 +24,7 @@ from normball._scalar import (
     where,
     wide,
 )
-from normball.optim import capture, metrics, validate
+from normball.optim import capture, metrics, overlap, validate
 from normball.optim.average import Average
 from normball.optim.buckets import Bucket, Roster
 from normball.optim.estimate import Estimate, Estimator
@@ -170,6 +171,55 @@ class NormBallOptimizer(Saved):
             roster.leave()
         return loss
 
+    @contextmanager
+    def overlap_backward(self) -> Iterator[None]:
+        """Begin with the step while the backward pass inside the `with` block still runs.
+
+        A thread of its own computes the minimisers of layers that need the whole matrix, each as
+        soon as its gradient is complete. `step` takes those that are ready, and computes the rest;
+        the result is the same bit for bit. It pays where a core is free. With gradient
+        accumulation, put the last backward pass alone into the block.
+
+        A gradient that is changed after the pass (clipped, unscaled) is computed again by `step`,
+        and so is everything after a change of `alpha`, an interrupted pass or a new set of
+        parameters with gradients; the first step has nothing to take. Changes are seen by torch's
+        version counters, which writing through `.data` or NumPy leaves as they are: do not do that.
+        The minimisers take the memory of these gradients once more, also with `reuse_grad`.
+
+        Raises:
+            RuntimeError: several ranks, `capturable=True`, a parameter that is not on the CPU, or
+                one norm over all parameters; the averaged weights are in the model.
+
+        Examples:
+            >>> from torch import nn
+            >>> from normball import ClippedScion, param_groups
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> optimizer = ClippedScion(param_groups(model))
+            >>> for x in torch.randn(3, 16, 4):
+            ...     optimizer.zero_grad()
+            ...     loss = model(x).square().mean()
+            ...     with optimizer.overlap_backward():
+            ...         loss.backward()
+            ...     optimizer.step()
+        """
+        self._check_mode()
+        overlap.check(self._geometry, self._settings.capturable, self._params())
+        self._check_groups()
+        begun, roster = self._known.overlap, self._known.roster
+        if begun is not None:
+            begun.drop()
+        self._known.overlap = None
+        if roster is not None:
+            self._known.overlap = overlap.Overlap(roster, self._maker())
+        with self._known.overlap or nullcontext():
+            yield
+
+    def _maker(self) -> overlap.Maker:
+        return overlap.Maker(
+            self.state, self.param_groups, self._estimator, self._geometry, self._constrained,
+            self._needs_corner, self._reuse_grad,
+        )  # fmt: skip
+
     def _check_mode(self) -> None:
         """Raise RuntimeError where a step would train the averaged weights."""
         if self._average is not None and self._average.out:
@@ -192,6 +242,7 @@ class NormBallOptimizer(Saved):
         free = apart(grads) if self._reuse_grad else [False] * len(grads)
         free = [own and not bucket.stacked for own, bucket in zip(free, buckets, strict=True)]
         rooms = [grad if own else None for grad, own in zip(grads, free, strict=True)]
+        ready = self._ready(roster, free, taken)
         estimates = self._estimator.take_in(self.state, buckets, grads, free, taken)
         # A compiler frees memory by itself. It compiles a function that is called from plain code,
         # as this one is after the break of the first constrained step, only if it names torch.
@@ -199,7 +250,7 @@ class NormBallOptimizer(Saved):
             del grads
         if self._average is not None:
             self._average.begin(self.state, [param.tensor for param in params])
-        updates = self._minimise(buckets, estimates, rooms, taken)
+        updates = self._minimise(buckets, estimates, rooms, taken, ready)
         corners = self._geometry.corners(buckets, updates) if self._needs_corner else None
         groups = len(self.param_groups)
         total = totals(buckets, updates, corners, groups, constrained, self._stages, self._zero())
@@ -236,9 +287,11 @@ class NormBallOptimizer(Saved):
 
     def _minimise(
         self, buckets: list[Bucket], estimates: list[Estimate], rooms: list[Tensor | None],
-        finite: Flag,
+        finite: Flag, ready: dict[int, Update],
     ) -> list[Update]:  # fmt: skip
         """Return the minimiser and the dual norm of every bucket, summed over ranks.
+
+        `ready` has those that were computed during the backward pass, by number.
 
         The minimisers are kept until the global number is known, in `rooms` where there is one.
         Where steps need no global number, each is taken at once.
@@ -246,7 +299,11 @@ class NormBallOptimizer(Saved):
         found: dict[int, Update] = {}
         at_once = not self._sums_up and not self._constrained
         corner = self._needs_corner
-        for i, update in self._geometry.updates(buckets, estimates, self._constrained, corner):
+        rest = [i for i in range(len(buckets)) if i not in ready]
+        others = self._geometry.updates(
+            [buckets[i] for i in rest], [estimates[i] for i in rest], self._constrained, corner
+        )
+        for i, update in chain(ready.items(), ((rest[k], update) for k, update in others)):
             estimates[i].forget()
             room = rooms[i]
             if at_once and update.ready and update.held:
@@ -258,6 +315,13 @@ class NormBallOptimizer(Saved):
         updates = [found[i] for i in range(len(buckets))]
         settle(updates, corner)
         return updates
+
+    def _ready(self, roster: Roster, free: list[bool], finite: Flag) -> dict[int, Update]:
+        """Return the updates of buckets, by number, that the backward pass left for this step."""
+        begun, self._known.overlap = self._known.overlap, None
+        if begun is None or torch.compiler.is_compiling():
+            return {}
+        return begun.take(roster, free, finite is True)
 
     def _zero(self) -> Tensor | None:
         """Return 0 where stages of a pipeline add up their numbers: one may have no gradient."""

@@ -15,6 +15,7 @@ from normball.norms import Norm
 from normball.optim import capture, validate
 from normball.optim.buckets import Roster
 from normball.optim.geometry import Geometry
+from normball.optim.overlap import Overlap
 from normball.optim.settings import Group, Settings
 
 
@@ -33,6 +34,8 @@ class Remembered:
     """Those of the groups, once they were checked."""
     numbers: list[tuple[Any, ...]] = field(default_factory=list)
     """Those of the groups, once they were checked."""
+    overlap: Overlap | None = None
+    """The updates that were begun during the backward pass."""
 
 
 class Grouped(Optimizer):

@@ -11,7 +11,7 @@ parameters, as the stages of a pipeline do, one more reduction makes these numbe
 
 from normball.parallel.cuts import Cut, cut_of, everyone, of_all_copies
 from normball.parallel.division import Job, divide, share_out
-from normball.parallel.groups import Members, everybody
+from normball.parallel.groups import Members, alone, everybody
 from normball.parallel.shards import (
     aligned,
     check_placements,
@@ -34,6 +34,7 @@ __all__ = [
     "add_up",
     "agree",
     "aligned",
+    "alone",
     "check_placements",
     "check_rows",
     "cut_of",

@@ -47,6 +47,13 @@ def among(members: Members) -> Iterator[None]:
         _among.reset(token)
 
 
+def alone() -> bool:
+    """Tell whether there are no other ranks."""
+    import torch.distributed as dist
+
+    return not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+
+
 def everybody() -> Members:
     """Return all ranks."""
     import torch.distributed as dist

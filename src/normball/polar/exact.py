@@ -55,10 +55,13 @@ class Eigh(Polar):
     eigenvalue. The shift is added before the decomposition: it keeps the small eigenvalues away
     from the rounding of the Gram matrix, so that no singular value of the factor exceeds 1 and
     LAPACK converges on rank-deficient input. A singular value `s` of `X` becomes
-    `s / sqrt(s^2 + shift * lambda)`. The eigenvalues give `<X, factor>` without another product.
+    `s / sqrt(s^2 + shift * lambda)`: of 1 %, 0.2 % and 0.1 % of the largest, 0.98, 0.71 and 0.45
+    are left. The eigenvalues give `<X, factor>` without another product.
 
     Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-6: the nuclear norm is
-    at most 0.2 % too small, the largest singular value at most 1 + 3e-4. Rounding of the Gram
+    at most 0.2 % too small, the largest singular value at most 1 + 3e-4. If most singular values
+    are below 1 % of the largest, more is missing: 0.2 to 1.2 % on momenta of a small GPT
+    (`results/speed/2026-11-28-cheaper-factors`). Rounding of the Gram
     matrix adds up to `3 eps / sqrt(shift)`, 0.02 %. In float64 the error is at most 1e-6. On a GPU
     each call synchronises; on Apple's the decomposition itself is done on the CPU.
 

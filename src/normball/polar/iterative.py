@@ -111,7 +111,8 @@ class Nonic(Polar):
     and four compose to degree 3645: less work than five quintics, and more accuracy.
 
     Accuracy in float32, over Gaussian matrices and spectra from 1 down to 1e-8: the nuclear norm
-    is at most 0.2 % too small, the largest singular value at most 1 + 1e-3.
+    is at most 0.2 % too small, the largest singular value at most 1 + 1e-3. On momenta of a small
+    GPT, where most are below 1 % of the largest, the nuclear norm is 0.1 to 0.9 % too small.
 
     Examples:
         >>> import torch
