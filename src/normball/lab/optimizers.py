@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from normball import ClippedScion, Scion
 from normball.groups import param_groups
 from normball.lab.config import RunConfig, flag
-from normball.lab.errors import LabError, unknown
+from normball.lab.errors import LabError, look_up
 from normball.lab.models import find_model
 from normball.lab.tasks import ScionSettings, Task, build_model, find_task
 
@@ -175,147 +175,83 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
 )
 
 
-def describe_groups(config: RunConfig) -> str:
-    """The table of layers, norms and radii that a run's optimizer works with.
+# The fields of RunConfig that some optimizers have, and others have not.
+OWN = frozenset(name for spec in OPTIMIZERS.values() for name in spec.options)
 
-    Args:
-        config: a run of an optimizer with radii.
-    """
+
+def describe_groups(config: RunConfig) -> str:
+    """The table of layers, norms and radii of a run whose optimizer has radii."""
     with torch.random.fork_rng(devices=[]):
         return str(_groups(build_model(config), config))
 
 
 def find_optimizer(name: str) -> OptimizerSpec:
-    """The optimizer of that name.
-
-    Args:
-        name: a key of ``OPTIMIZERS``.
-
-    Raises:
-        LabError: if no optimizer has that name; the message has the nearest one.
-    """
-    try:
-        return OPTIMIZERS[name]
-    except KeyError:
-        raise unknown("optimizer", name, OPTIMIZERS) from None
+    """The optimizer of that name; a LabError has the nearest one if there is none."""
+    return look_up("optimizer", name, OPTIMIZERS)
 
 
-def configure(
-    task: Task,
-    optimizer: str,
-    *,
-    seed: int = 0,
-    lr: float | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    schedule: str = "constant",
-    model: str | None = None,
-    width: float | None = None,
-    train_size: int | None = None,
-    test_size: int | None = None,
-    warmup: float | None = None,
-    accumulate: int | None = None,
-    precision: str = "float32",
-    **options: Any,
-) -> RunConfig:
+def configure(task: Task, optimizer: str, **options: Any) -> RunConfig:
     """A run's settings: what is given, and the task's defaults for the rest.
 
     Args:
         task: the task.
         optimizer: a key of ``OPTIMIZERS``.
-        seed: seed of the weights and of the order of the data.
-        lr: step size.
-        epochs: passes over the training data.
-        batch_size: images a step.
-        schedule: how the step size changes over the run.
-        model: name of the network.
-        width: factor on its widths.
-        train_size: how many training examples are used.
-        test_size: how many test examples are used.
-        warmup: share of the steps in which the step size grows.
-        accumulate: parts in which a mini-batch goes through the network.
-        precision: of the network's arithmetic.
-        options: further fields of ``RunConfig``; None means not given.
+        options: other fields of ``RunConfig``; None means not given.
 
     Raises:
         LabError: if the optimizer is unknown, has no such option, or a value is out of its range.
     """
     spec = find_optimizer(optimizer)
-    network = find_model(model or task.model, text=not task.shape.size).name
-    batch = task.batch_size if batch_size is None else batch_size
-    _refuse_sizes(task, batch, train_size, test_size)
     given = {name: value for name, value in options.items() if value is not None}
-    _refuse_foreign(spec, given)
+    network = find_model(given.get("model", task.model), text=not task.shape.size).name
+    for name in [name for name in given if name in OWN and name not in spec.options]:
+        takers = [other.name for other in OPTIMIZERS.values() if name in other.options]
+        raise LabError(
+            f"{flag(name)} {given[name]} does not apply to {spec.name}: leave it out, or choose "
+            f"{' or '.join(takers)}."
+        )
     scion = task.settings(network, constrained=bool(given.get("constrained")))
-    settings = _defaults(scion, spec) | given
+    settings: dict[str, Any] = {
+        "seed": 0,
+        "lr": scion.lr if "radius" in spec.options else _own_lr(task, optimizer),
+        "epochs": task.epochs,
+        "batch_size": task.batch_size,
+        **_defaults(scion, spec),
+        **given,
+        "model": network,
+    }
     if "variant" in spec.options:
         _settle_variant(settings, given)
-    if lr is None:
-        lr = scion.lr if "radius" in spec.options else _own_lr(task, optimizer)
-    return RunConfig(
-        task=task.name,
-        optimizer=optimizer,
-        lr=lr,
-        seed=seed,
-        epochs=task.epochs if epochs is None else epochs,
-        batch_size=batch,
-        schedule=schedule,
-        model=network,
-        width=1.0 if width is None else width,
-        train_size=train_size,
-        test_size=test_size,
-        warmup=0.0 if warmup is None else warmup,
-        accumulate=1 if accumulate is None else accumulate,
-        precision=precision,
-        **settings,
-    )
+    _refuse_sizes(task, settings)
+    return RunConfig(task=task.name, optimizer=optimizer, **settings)
 
 
-def _refuse_sizes(task: Task, batch: int, train_size: int | None, test_size: int | None) -> None:
-    if test_size is not None and task.test_size is not None and test_size > task.test_size:
-        raise LabError(
-            f"--test-size must be at most {task.test_size}, the number of test images, "
-            f"got {test_size}."
-        )
-    if task.train_size is None:
-        return
-    if train_size is not None and train_size > task.train_size:
-        raise LabError(
-            f"--train-size must be at most {task.train_size}, the number of training images, "
-            f"got {train_size}."
-        )
-    used = task.train_size if train_size is None else train_size
-    if batch > used:
-        raise LabError(
-            f"--batch-size must be at most {used}, the number of training images, got {batch}."
-        )
+def _refuse_sizes(task: Task, settings: Mapping[str, Any]) -> None:
+    train = task.train_size and settings.get("train_size", task.train_size)
+    for name, most, what in (
+        ("test_size", task.test_size, "test"),
+        ("train_size", task.train_size, "training"),
+        ("batch_size", train, "training"),
+    ):
+        value = settings.get(name)
+        if most is not None and value is not None and value > most:
+            raise LabError(
+                f"{flag(name)} must be at most {most}, the number of {what} images, got {value}."
+            )
 
 
 def _own_lr(task: Task, optimizer: str) -> float:
     if optimizer == "default":
         return float(inspect.signature(ClippedScion).parameters["lr"].default)
-    if optimizer in task.lrs:
-        return task.lrs[optimizer]
     grid = task.grid[optimizer]
-    return grid[len(grid) // 2]
+    return task.lrs.get(optimizer, grid[len(grid) // 2])
 
 
 def _defaults(scion: ScionSettings, spec: OptimizerSpec) -> dict[str, Any]:
     if spec.clips_outside:
         return {"rho": 1.0}
-    known = {name: getattr(scion, name) for name in ("alpha", "rho", *_RADII)}
-    known["constrained"] = False
+    known = {**asdict(scion), "constrained": False}
     return {name: value for name, value in known.items() if name in spec.options}
-
-
-def _refuse_foreign(spec: OptimizerSpec, given: dict[str, Any]) -> None:
-    for name, value in given.items():
-        if name not in spec.options:
-            takers = [other.name for other in OPTIMIZERS.values() if name in other.options]
-            raise LabError(
-                f"{flag(name)} {value} does not apply to {spec.name}: leave it out, or choose "
-                f"{' or '.join(takers)}."
-            )
 
 
 def _settle_variant(settings: dict[str, Any], given: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ _ABOUT = {
 }
 
 
-def write_report(folder: RunFolder) -> Path:
+def write_report(folder: RunFolder[Row]) -> Path:
     """Draw the picture and write the page for all rows of a folder.
 
     Args:

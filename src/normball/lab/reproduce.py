@@ -113,7 +113,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
         settings = {**part["settings"], **run}
         try:
             optimizer = settings.pop("optimizer")
-            steps = [_step(where, lr) for lr in settings.pop("lr")]
+            steps = [read_step(str(lr)) for lr in settings.pop("lr")]
             rhos = settings.pop("rho", [None])
             configs += [
                 configure(task, optimizer, seed=seed, lr=lr, rho=rho, **settings)
@@ -121,7 +121,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
                 for lr in steps
                 for rho in rhos
             ]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise LabError(f"{where}: the runs {run} are not usable ({error}).") from None
     claims = tuple(read_claim(where, claim) for claim in part["claims"])
     return Experiment(
@@ -143,15 +143,8 @@ def _check_keys(where: str, values: Mapping[str, Any], known: set[str]) -> None:
         raise LabError(f"{where} lacks or does not know {', '.join(odd)}.")
 
 
-def _step(where: str, text: str) -> float:
-    value = read_step(str(text))
-    if value is None:
-        raise LabError(f"{where}: {text!r} is no step size.")
-    return value
-
-
 def conclude(
-    experiment: Experiment, folder: RunFolder, standings: Sequence[Standing] = ()
+    experiment: Experiment, folder: RunFolder[Row], standings: Sequence[Standing] = ()
 ) -> tuple[Verdict, ...]:
     """Judge the claims, and write the picture and the verdicts beside the rows.
 

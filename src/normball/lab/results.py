@@ -1,6 +1,8 @@
 """The reports of a run while it trains, and its result."""
 
+import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class RunResult:
         inner: of a constrained run, ``-<d, x>`` of the estimate and the weights after each epoch:
             the part of the gap that the weights make.
     """
+
+    NULL: ClassVar[float] = math.nan
 
     score: float
     train_loss: float

@@ -18,7 +18,7 @@ from normball.lab.data import (
     load_imagenet,
     load_shakespeare,
 )
-from normball.lab.errors import LabError, unknown
+from normball.lab.errors import LabError, look_up
 from normball.lab.models import Shape, find_model
 
 
@@ -370,15 +370,5 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
-
-    Args:
-        name: a key of ``TASKS``.
-
-    Raises:
-        LabError: if no task has that name; the message has the nearest one.
-    """
-    try:
-        return TASKS[name]
-    except KeyError:
-        raise unknown("task", name, TASKS) from None
+    """The task of that name; a LabError has the nearest one if there is none."""
+    return look_up("task", name, TASKS)

@@ -5,18 +5,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from normball.cli.arguments import CurveFolder, NormBallOptimizer, TaskName
 from normball.cli.commands.shared import plain_console
-from normball.cli.settings import (
-    ALPHA,
-    BATCH_SIZE,
-    CONSTRAINED,
-    MODEL,
-    SEED,
-    TRAIN_SIZE,
-    WIDTH,
-    takes,
-)
+from normball.cli.options import RANGE_TEST, CurveFolder, NormBallOptimizer, TaskName, takes
 from normball.lab.config import format_step
 from normball.lab.optimizers import configure
 from normball.lab.rows import open_folder
@@ -26,7 +16,7 @@ from normball.lab.train import Trainer
 from normball.optim.finder import LrCurve
 
 
-@takes(ALPHA, CONSTRAINED, BATCH_SIZE, MODEL, WIDTH, TRAIN_SIZE, SEED)
+@takes(RANGE_TEST)
 def find_lr(
     task: TaskName,
     optimizer: NormBallOptimizer = "clipped-scion",

@@ -1,7 +1,7 @@
 """``normball report`` and ``normball fetch``."""
 
-from normball.cli.arguments import DataName, PagePath, ResultsFolder
 from normball.cli.commands.shared import plain_console
+from normball.cli.options import DataName, PagePath, ResultsFolder
 from normball.lab.book import write_book
 from normball.lab.fetch import fetch as fetch_data
 

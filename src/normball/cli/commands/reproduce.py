@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import typer
 from rich.console import Console
 
-from normball.cli.arguments import (
+from normball.cli.commands.shared import carry_out, find_engine, plain_console
+from normball.cli.options import (
     Budget,
     EngineName,
     FigureName,
@@ -16,11 +17,9 @@ from normball.cli.arguments import (
     Scale,
     UntilDecided,
 )
-from normball.cli.commands.shared import carry_out, find_engine, plain_console
-from normball.cli.options import parse_time
 from normball.lab.errors import LabError
 from normball.lab.reproduce import Experiment, conclude, load_experiment
-from normball.lab.rows import RunFolder, open_folder
+from normball.lab.rows import Row, RunFolder, open_folder
 from normball.lab.sequential import LOOKS
 from normball.lab.sweep import Plan, make_plan
 from normball.lab.until import FIRST_SEED, Standing, next_runs, stand
@@ -45,7 +44,7 @@ def reproduce(
     experiment = load_experiment(figure, scale)
     if budget is not None and not until_decided:
         raise LabError("--budget is for --until-decided: give both, or leave it out.")
-    seconds = math.inf if budget is None else parse_time("--budget", budget)
+    seconds = math.inf if budget is None else budget
     runs_on = find_engine(engine, jobs)
     console = plain_console()
     console.print(f"{experiment.title}\nIn the paper: {experiment.published}", soft_wrap=True)
@@ -85,7 +84,7 @@ def reproduce(
 def _choose(
     console: Console,
     experiment: Experiment,
-    folder: RunFolder,
+    folder: RunFolder[Row],
     engine: Engine,
     go_on: Callable[[], bool],
 ) -> None:
@@ -98,7 +97,7 @@ def _choose(
 def _add_seeds(
     console: Console,
     experiment: Experiment,
-    folder: RunFolder,
+    folder: RunFolder[Row],
     engine: Engine,
     go_on: Callable[[], bool],
 ) -> Sequence[Standing]:

@@ -5,15 +5,14 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
-from normball.cli.options import parse_whole
 from normball.cli.screen import SweepScreen
-from normball.lab.errors import LabError, unknown
+from normball.lab.errors import LabError, look_up
 from normball.lab.machine import usable_cores
-from normball.lab.rows import RunFolder
+from normball.lab.rows import Row, RunFolder
 from normball.lab.sweep import Plan, run_plan
 from normball.lab.workers import Engine, Local
 
-ENGINES = ("local", "ray")
+ENGINES = {"local": Local, "ray": None}
 
 
 def plain_console() -> Console:
@@ -30,50 +29,31 @@ def say_interrupted(message: str) -> None:
     plain_console().print(f"Interrupted: {message}", soft_wrap=True)
 
 
-def processes(jobs: str | None) -> int:
-    """The number of processes from ``--jobs``; one for each core where it is not given.
-
-    Args:
-        jobs: what the user wrote.
-
-    Raises:
-        LabError: if it is no number from 1.
-    """
-    count = usable_cores() if jobs is None else parse_whole("--jobs", jobs)
-    if count < 1:
-        raise LabError(f"--jobs must be 1 or more, got {jobs}.")
-    return count
-
-
-def find_engine(name: str, jobs: str | None) -> Engine:
+def find_engine(name: str, jobs: int | None) -> Engine:
     """What carries runs out.
 
     Args:
         name: one of ``ENGINES``.
-        jobs: what the user wrote for ``--jobs``.
+        jobs: number of runs at a time; None for as many as there is room for.
 
     Raises:
-        LabError: if there is no such engine, it is not installed, it does not answer, or ``jobs``
-            is no number from 1.
+        LabError: if there is no such engine, it is not installed, or it does not answer.
     """
-    if name not in ENGINES:
-        raise unknown("engine", name, ENGINES)
-    count = processes(jobs)
-    if name == "local":
-        return Local(count)
+    if look_up("engine", name, ENGINES) is Local:
+        return Local(jobs or usable_cores())
     try:
         from normball.lab.on_ray import connect
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
         raise LabError('--engine ray needs Ray: pip install "normball[ray]".') from None
-    return connect(None if jobs is None else count)
+    return connect(jobs)
 
 
 def carry_out(
     console: Console,
     plan: Plan,
-    folder: RunFolder,
+    folder: RunFolder[Row],
     engine: Engine,
     go_on: Callable[[], bool] = lambda: True,
 ) -> None:
@@ -95,7 +75,7 @@ def carry_out(
         raise typer.Exit(130) from None
 
 
-def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
+def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder[Row]) -> None:
     """Print how many runs need not be repeated, and whether a torn line was dropped."""
     if folder.dropped:
         console.print(
@@ -106,7 +86,7 @@ def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
         console.print(f"{plan.kept} of {len(plan.configs)} runs are finished already and kept.")
 
 
-def _say_how_to_go_on(plan: Plan, folder: RunFolder) -> None:
+def _say_how_to_go_on(plan: Plan, folder: RunFolder[Row]) -> None:
     """Print what an interruption has left."""
     # The interrupt may have come after a row was written to disk, but before it was in the list.
     folder.read()

@@ -6,12 +6,10 @@ import torch
 from rich.console import Console
 
 from normball import SmoothnessProbe
-from normball.cli.arguments import Every, NormBallOptimizer, SmoothnessFolder, TaskName
 from normball.cli.commands.shared import plain_console
 from normball.cli.commands.train import run_trainer
-from normball.cli.options import parse_whole
+from normball.cli.options import RUN, Every, NormBallOptimizer, SmoothnessFolder, TaskName, takes
 from normball.cli.screen import fit_lines, layer_table, result_line
-from normball.cli.settings import LR, RHO, RUN, SEED, takes
 from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
 from normball.lab.results import RunResult
@@ -22,11 +20,11 @@ from normball.lab.train import Trainer
 from normball.optim.probe import Fit
 
 
-@takes(LR, RHO, *RUN, SEED)
+@takes(RUN)
 def smoothness(
     task: TaskName,
     optimizer: NormBallOptimizer = "clipped-scion",
-    every: Every = "5",
+    every: Every = 5,
     out: SmoothnessFolder = None,
     **settings: Any,
 ) -> None:
@@ -35,12 +33,9 @@ def smoothness(
     One mini-batch before and after a step, once in --every steps, in the norms of the optimizer.
     """
     config = configure(find_task(task), optimizer, **settings)
-    k = parse_whole("--every", every)
-    if k < 1:
-        raise LabError(f"--every must be 1 or more, got {k}.")
     torch.set_num_threads(1)
     console = plain_console()
-    trainer = Trainer(config, probe_every=k)
+    trainer = Trainer(config, probe_every=every)
     if out is None:
         measure(console, trainer)
         return

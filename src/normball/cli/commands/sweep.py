@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from normball.cli.arguments import EngineName, Jobs, RunFolderPath, TaskName
 from normball.cli.commands.shared import carry_out, find_engine, plain_console
+from normball.cli.options import SWEEP, EngineName, Jobs, RunFolderPath, TaskName, takes
 from normball.cli.screen import tables
-from normball.cli.settings import LRS, OPTIMIZERS, RHOS, SEEDS, SWEPT, takes
 from normball.lab.cells import make_cells, ordered
 from normball.lab.report import write_report
 from normball.lab.rows import open_folder
@@ -13,7 +12,7 @@ from normball.lab.sweep import make_plan, make_sweep
 from normball.lab.tasks import find_task
 
 
-@takes(OPTIMIZERS, LRS, RHOS, SEEDS, *SWEPT)
+@takes(SWEEP)
 def sweep(
     task: TaskName,
     out: RunFolderPath,

@@ -7,23 +7,22 @@ import torch
 import typer
 from rich.console import Console
 
-from normball.cli.arguments import Optimizer, Resume, RowFolderPath, TaskName, TensorBoard
 from normball.cli.commands.shared import plain_console, say_interrupted
+from normball.cli.options import RUN, Optimizer, Resume, RowFolderPath, TaskName, TensorBoard, takes
 from normball.cli.screen import TrainScreen, result_line
-from normball.cli.settings import LR, RHO, RUN, SEED, takes
 from normball.lab import ranks
 from normball.lab.checkpoints import Checkpoints, describe_differences
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
 from normball.lab.results import EpochReport, RunResult
-from normball.lab.rows import RunFolder, new_row, open_folder
+from normball.lab.rows import Row, RunFolder, new_row, open_folder
 from normball.lab.scalars import Scalars
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer
 
 
-@takes(LR, RHO, *RUN, SEED)
+@takes(RUN)
 def train(
     task: TaskName,
     optimizer: Optimizer,
@@ -83,7 +82,7 @@ def _lead(config: RunConfig, out: Path | None, *, resume: bool, tensorboard: Pat
 
 
 def _say_finished(
-    console: Console, folder: RunFolder, checkpoints: Checkpoints, resume: bool
+    console: Console, folder: RunFolder[Row], checkpoints: Checkpoints, resume: bool
 ) -> None:
     if not resume:
         raise LabError(f"{folder.record} has this run already: choose another --out.")
@@ -92,7 +91,11 @@ def _say_finished(
 
 
 def _trainer(
-    console: Console, folder: RunFolder, checkpoints: Checkpoints, config: RunConfig, resume: bool
+    console: Console,
+    folder: RunFolder[Row],
+    checkpoints: Checkpoints,
+    config: RunConfig,
+    resume: bool,
 ) -> Trainer:
     def say(text: str) -> None:
         console.print(text, soft_wrap=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from normball import ClippedScion, Scion, param_groups
 from normball.lab.arena.training import Schedule
-from normball.lab.errors import LabError, unknown
+from normball.lab.errors import LabError, look_up
 
 _DECAY = 0.1
 _BETAS = (0.9, 0.95)
@@ -299,14 +299,5 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def find_method(name: str) -> Method:
-    """The method of that name.
-
-    Args:
-        name: a key of ``METHODS``.
-
-    Raises:
-        LabError: if there is none.
-    """
-    if name not in METHODS:
-        raise unknown("arena method", name, METHODS)
-    return METHODS[name]
+    """The method of that name; a LabError has the nearest one if there is none."""
+    return look_up("arena method", name, METHODS)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from normball.lab.arena.methods import METHODS
+from normball.lab.arena.record import SCHEMA
 from normball.lab.arena.tasks import TASKS
 from normball.lab.arena.training import POINTS
 from normball.lab.errors import LabError
 from normball.lab.files import write_whole
 
 PROTOCOL = "protocol.json"
-SCHEMA = "normball.arena/1"
 RULE = (
     "For every method and task the same number of settings is run on the choosing seed. The one "
     "with the best final score on the half of the held-out data that is for choosing is taken; "

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from normball.lab.arena import images, table, text
 from normball.lab.arena.base import ArenaTask
-from normball.lab.errors import unknown
+from normball.lab.errors import look_up
 
 TASKS: Mapping[str, ArenaTask] = MappingProxyType(
     {task.name: task for task in (*images.TASKS, *text.TASKS, *table.TASKS)}
@@ -13,14 +13,5 @@ TASKS: Mapping[str, ArenaTask] = MappingProxyType(
 
 
 def find(name: str) -> ArenaTask:
-    """The task of that name.
-
-    Args:
-        name: a key of ``TASKS``.
-
-    Raises:
-        LabError: if there is none.
-    """
-    if name not in TASKS:
-        raise unknown("arena task", name, TASKS)
-    return TASKS[name]
+    """The task of that name; a LabError has the nearest one if there is none."""
+    return look_up("arena task", name, TASKS)
