@@ -5,8 +5,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from normball.lab.errors import LabError, look_up
+from normball.lab.errors import LabError
 from normball.lab.fields import read
+from normball.lab.registry import look_up
 
 SCHEDULES = ("constant", "linear", "cosine", "trapezoidal")
 PRECISIONS = ("float32", "bfloat16")
@@ -93,12 +94,9 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
-        """The configuration written by ``dataclasses.asdict``.
+        """The configuration written by ``dataclasses.asdict``; else a LabError that names a field.
 
         Rows from before there was a setting lack it: it had the value that is the default.
-
-        Raises:
-            LabError: if a field is missing, unknown, or of another type.
         """
         try:
             return read(cls, values)  # type: ignore[no-any-return]

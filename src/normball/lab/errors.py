@@ -1,10 +1,7 @@
 """The errors of the lab: a request that cannot be done, or a fault of the program."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
-
-Entry = TypeVar("Entry")
+from collections.abc import Iterable
 
 
 class LabError(Exception):
@@ -21,10 +18,3 @@ def unknown(kind: str, value: str, known: Iterable[str]) -> LabError:
     near = difflib.get_close_matches(value.lower(), names, n=1)
     advice = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}."
     return LabError(f"unknown {kind} {value!r}: {advice}")
-
-
-def look_up(kind: str, name: str, registry: Mapping[str, Entry]) -> Entry:
-    """The entry of that name; a LabError names the nearest one where there is none."""
-    if name not in registry:
-        raise unknown(kind, name, registry)
-    return registry[name]

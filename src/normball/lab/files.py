@@ -50,26 +50,14 @@ def _failed_write(error: BaseException | None) -> OSError | None:
 
 
 def write_whole(target: Path, content: bytes) -> Path:
-    """Write bytes as ``whole_file`` does, and return the file's path.
-
-    Args:
-        target: the file's path; its folder is made.
-        content: what it is to hold.
-
-    Raises:
-        LabError: as in ``whole_file``.
-    """
+    """Write bytes as ``whole_file`` does, and return the file's path."""
     with whole_file(target) as file:
         file.write(content)
     return target
 
 
 def json_line(values: dict[str, Any]) -> bytes:
-    """One line of valid JSON, newline included; numbers that are not finite become null.
-
-    Args:
-        values: what JSON has; tuples become lists.
-    """
+    """One line of valid JSON, newline included; numbers that are not finite become null."""
     return json.dumps(_finite(values), allow_nan=False).encode() + b"\n"
 
 
@@ -82,14 +70,9 @@ def _finite(value: Any) -> Any:
 
 
 def append_line(record: Path, line: bytes) -> None:
-    """Add a line to a file: one write, synced to the disk before this returns.
+    """Add a line to a file that only this process writes: one write, synced before this returns.
 
-    Args:
-        record: the file; only this process writes to it.
-        line: with its newline.
-
-    Raises:
-        LabError: if the line cannot be written; a part of it is removed again.
+    A LabError if it cannot be written; a part of it is removed again.
     """
     before = record.stat().st_size if record.exists() else 0
     try:

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,13 +11,13 @@ from torch import nn
 from normball import ClippedScion, Scion
 from normball.groups import param_groups
 from normball.lab.config import RunConfig, flag
-from normball.lab.errors import LabError, look_up
+from normball.lab.errors import LabError
 from normball.lab.models import find_model
+from normball.lab.muon import BETAS, MuonAdamW
+from normball.lab.registry import by_name, look_up
 from normball.lab.tasks import ScionSettings, Task, build_model, find_task
 
 _RADII = ("input_radius", "radius", "output_radius")
-# The Scions of the lab are the paper's methods.
-_OF_THE_PAPER = {"nesterov": False}
 
 
 @dataclass(frozen=True)
@@ -46,57 +45,18 @@ def _adam(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
 
 def _adamw(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     decay = config.weight_decay or 0.0
-    # The betas of the paper's language models.
-    return torch.optim.AdamW(
-        model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=decay
-    )
+    return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=BETAS, weight_decay=decay)
 
 
-class _MuonAdamW(torch.optim.Optimizer):
-    """torch's Muon for the hidden matrices and AdamW for the rest, as Muon's users do.
-
-    One step size serves both: Muon's steps are scaled to the RMS of AdamW's.
-    """
-
-    def __init__(self, model: nn.Module, config: RunConfig) -> None:
-        plan = param_groups(model)
-        hidden = {row.name for row in plan.rows if row.role == "hidden" and len(row.shape) == 2}
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if name in hidden]
-        rest = [p for name, p in named if name not in hidden]
-        if not matrices:
-            raise LabError(
-                f"muon is for hidden matrices, of which {config.model} has none: leave it out, or "
-                "choose a --model with linear layers, such as mlp."
-            )
-        if not hasattr(torch.optim, "Muon"):
-            raise LabError(
-                "muon is torch.optim.Muon, which came with torch 2.9, and this is torch "
-                f"{torch.__version__}: leave it out, or update torch."
-            )
-        decay = config.weight_decay or 0.0
-        self._parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                matrices, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=decay),
-        ]
-        super().__init__([{"params": matrices}, {"params": rest}], {"lr": config.lr})
-
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        for group, part in zip(self.param_groups, self._parts, strict=True):
-            part.param_groups[0]["lr"] = group["lr"]
-            part.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        parts = [part.state_dict() for part in self._parts]
-        return {"lr": self.param_groups[0]["lr"], "parts": parts}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for part, saved in zip(self._parts, state_dict["parts"], strict=True):
-            part.load_state_dict(saved)
-        for group in self.param_groups:
-            group["lr"] = state_dict["lr"]
+def _muon(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    decay = config.weight_decay or 0.0
+    optimizer = MuonAdamW(model, config.lr, decay=decay, kernels=False)
+    if not optimizer.hidden:
+        raise LabError(
+            f"muon is for hidden matrices, of which {config.model} has none: leave it out, or "
+            "choose a --model with linear layers, such as mlp."
+        )
+    return optimizer
 
 
 def _sgd(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
@@ -121,21 +81,20 @@ def _groups(model: nn.Module, config: RunConfig) -> Any:
     return param_groups(model, overrides=named or None)
 
 
+def _given(config: RunConfig) -> dict[str, Any]:
+    """The options of both Scions, which here are the paper's methods, without look-ahead."""
+    options = {name: getattr(config, name) for name in ("alpha", "constrained", "variant")}
+    return {"nesterov": False} | {k: v for k, v in options.items() if v is not None}
+
+
 def _scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    options = _given(config, "alpha", "constrained") | _OF_THE_PAPER
-    return Scion(_groups(model, config), lr=config.lr, **options)
+    return Scion(_groups(model, config), lr=config.lr, **_given(config))
 
 
 def _clipped_scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     # A run without a threshold is a mistake here; it does not mean that it is measured.
-    options = _given(config, "alpha", "constrained", "variant") | _OF_THE_PAPER
-    options["rho"] = config.rho
-    return ClippedScion(_groups(model, config), lr=config.lr, **options)
-
-
-def _clipped_scion_auto(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    options = _given(config, "alpha", "constrained", "variant") | _OF_THE_PAPER
-    return ClippedScion(_groups(model, config), lr=config.lr, rho="auto", **options)
+    rho: Any = "auto" if config.optimizer == "clipped-scion-auto" else config.rho
+    return ClippedScion(_groups(model, config), lr=config.lr, rho=rho, **_given(config))
 
 
 def _default(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
@@ -143,38 +102,22 @@ def _default(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     return ClippedScion(param_groups(model), lr=config.lr, average=0.1)
 
 
-def _given(config: RunConfig, *names: str) -> dict[str, Any]:
-    options = {name: getattr(config, name) for name in names}
-    return {name: value for name, value in options.items() if value is not None}
-
-
-OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
-    {
-        spec.name: spec
-        for spec in (
-            OptimizerSpec("adam", "Adam", (), _adam),
-            OptimizerSpec("scion", "Scion", ("alpha", "constrained", *_RADII), _scion),
-            OptimizerSpec(
-                "clipped-scion",
-                "Clipped Scion",
-                ("alpha", "rho", "constrained", "variant", *_RADII),
-                _clipped_scion,
-            ),
-            OptimizerSpec(
-                "clipped-scion-auto",
-                "Clipped Scion, ρ measured",
-                ("alpha", "constrained", "variant", *_RADII),
-                _clipped_scion_auto,
-            ),
-            OptimizerSpec("default", "Clipped Scion, nothing set", (), _default),
-            OptimizerSpec("adamw", "AdamW", ("weight_decay",), _adamw),
-            OptimizerSpec("muon", "Muon", ("weight_decay",), _MuonAdamW),
-            OptimizerSpec("sgd-clip", "SGD, clipped", ("rho",), _sgd, clips_outside=True),
-        )
-    }
+_CLIPPED = ("constrained", "variant", *_RADII)
+OPTIMIZERS = by_name(
+    OptimizerSpec("adam", "Adam", (), _adam),
+    OptimizerSpec("scion", "Scion", ("alpha", "constrained", *_RADII), _scion),
+    OptimizerSpec("clipped-scion", "Clipped Scion", ("alpha", "rho", *_CLIPPED), _clipped_scion),
+    OptimizerSpec(
+        "clipped-scion-auto",
+        "Clipped Scion, ρ measured",
+        ("alpha", *_CLIPPED),
+        _clipped_scion,
+    ),
+    OptimizerSpec("default", "Clipped Scion, nothing set", (), _default),
+    OptimizerSpec("adamw", "AdamW", ("weight_decay",), _adamw),
+    OptimizerSpec("muon", "Muon", ("weight_decay",), _muon),
+    OptimizerSpec("sgd-clip", "SGD, clipped", ("rho",), _sgd, clips_outside=True),
 )
-
-
 # The fields of RunConfig that some optimizers have, and others have not.
 OWN = frozenset(name for spec in OPTIMIZERS.values() for name in spec.options)
 

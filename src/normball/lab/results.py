@@ -80,11 +80,7 @@ class History:
     """The measurements of a run so far, in numbers that a checkpoint can hold.
 
     Attributes:
-        losses: training loss of each epoch.
-        scores: the score after each epoch.
-        trace_name: as in ``EpochReport``.
-        trace: that quantity, at every step.
-        inner: as in ``RunResult``.
+        trace: the traced quantity, at every step.
         steps: how many steps were taken, those skipped left out.
         clipped: how many of them were of full length.
         skipped: how many were skipped for a gradient that was not finite.

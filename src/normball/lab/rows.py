@@ -98,11 +98,7 @@ def to_line(row: Recorded) -> bytes:
 
 
 def from_line(line: bytes, kind: type[Any] = Row) -> Any:
-    """The row that ``to_line`` wrote.
-
-    Raises:
-        LabError: if it is no such line; the message says what is wrong with it.
-    """
+    """The row that ``to_line`` wrote; else a LabError says what is wrong with the line."""
     try:
         values = json.loads(line)
     except ValueError:
@@ -116,11 +112,7 @@ def from_line(line: bytes, kind: type[Any] = Row) -> Any:
 
 
 def read_rows(record: Path, kind: type[Any] = Row) -> list[Any]:
-    """The rows of a record that no process is writing to.
-
-    Raises:
-        LabError: if a line is no row, or repeats a run; the message has the file and the line.
-    """
+    """The rows of a record that no process is writing to; a LabError names a line that is none."""
     return _parse(record, _content(record).splitlines(), kind)
 
 
@@ -172,11 +164,7 @@ class RunFolder(Generic[Kept]):
         return {row.key() for row in self.rows}
 
     def append(self, row: Kept) -> None:
-        """Add a row on the disk: one write, synced to the disk before this returns.
-
-        Raises:
-            LabError: if the line cannot be written.
-        """
+        """Add a row on the disk: one write, synced before this returns, or a LabError."""
         append_line(self.record, to_line(row))
         self.rows.append(row)
 
@@ -188,12 +176,6 @@ class RunFolder(Generic[Kept]):
         on_event: Callable[[Event[Run, Report, Kept]], None],
     ) -> None:
         """Carry out runs, and add each finished one at once.
-
-        Args:
-            engine: what carries them out.
-            job: as in ``Engine``.
-            take: likewise.
-            on_event: called with every event, a finished run's after its row is on the disk.
 
         Raises:
             LabError: if a row cannot be written, or a run cannot be done as asked.
@@ -248,10 +230,6 @@ def open_folder(path: Path, kind: type[Any] = Row) -> Iterator[RunFolder[Any]]:
     """Make a run folder if need be, lock it, read it.
 
     It is a lock of the operating system, so it ends with the process, however that ends.
-
-    Args:
-        path: the folder.
-        kind: of its rows.
 
     Yields:
         The folder, its rows read.

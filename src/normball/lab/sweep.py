@@ -114,8 +114,6 @@ def make_plan(
     the sweep.
 
     Args:
-        configs: the runs of the sweep.
-        folder: where the rows are.
         varied: the settings that may differ between the runs of one optimizer; None for all.
 
     Raises:
@@ -143,20 +141,7 @@ def _refuse_mixture(
 
 
 def train(config: RunConfig) -> Generator[EpochReport, None, Row]:
-    """Carry out a run in this process.
-
-    Args:
-        config: the run.
-
-    Yields:
-        A report after every epoch.
-
-    Returns:
-        The row.
-
-    Raises:
-        LabError: if the run cannot be done as asked.
-    """
+    """Carry out a run in this process: a report after every epoch, and at last the row."""
     trainer = Trainer(config)
     yield from trainer.epochs()
     return new_row(config, trainer.result())
@@ -173,10 +158,6 @@ def run_plan(
     """Run what is left, as ``RunFolder.carry_out`` does.
 
     Args:
-        plan: from ``make_plan``.
-        folder: where the rows go.
-        engine: what carries the runs out.
-        on_event: called with every event.
         go_on: asked before every run; once it says no, the runs under way are the last ones.
     """
     waiting = deque(plan.todo)

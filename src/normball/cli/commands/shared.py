@@ -1,14 +1,17 @@
 """Functions that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
 
 from normball.cli.screen import SweepScreen
-from normball.lab.errors import LabError, look_up
+from normball.lab.errors import LabError
 from normball.lab.machine import usable_cores
-from normball.lab.rows import Row, RunFolder
+from normball.lab.registry import look_up
+from normball.lab.rows import Row, RunFolder, open_folder
 from normball.lab.sweep import Plan, run_plan
 from normball.lab.workers import Engine, Local
 
@@ -21,19 +24,33 @@ def plain_console() -> Console:
 
 
 def say_interrupted(message: str) -> None:
-    """Print after Ctrl-C, which may have interrupted a console in the middle of a print.
-
-    Args:
-        message: what is left, and how to continue.
-    """
+    """Print after Ctrl-C, which may have interrupted a console in the middle of a print."""
     plain_console().print(f"Interrupted: {message}", soft_wrap=True)
+
+
+@contextmanager
+def run_folder(out: Path | None) -> Iterator[RunFolder[Row] | None]:
+    """The folder of ``--out``, held as by ``open_folder``; None where it was not given."""
+    if out is None:
+        yield None
+        return
+    with open_folder(out) as folder:
+        yield folder
+
+
+def keep_pictures(
+    console: Console, folder: RunFolder[Row], name: str, draw: Callable[[str], bytes]
+) -> None:
+    """Write a picture in both formats, which are ``draw``'s argument, and say where it is."""
+    for kind in ("svg", "png"):
+        path = folder.replace(f"{name}.{kind}", draw(kind))
+    console.print(f"The picture: {path}", soft_wrap=True)
 
 
 def find_engine(name: str, jobs: int | None) -> Engine:
     """What carries runs out.
 
     Args:
-        name: one of ``ENGINES``.
         jobs: number of runs at a time; None for as many as there is room for.
 
     Raises:
@@ -60,10 +77,6 @@ def carry_out(
     """Run the missing runs of a plan, with a screen; after Ctrl-C say what is kept, and end.
 
     Args:
-        console: where to draw.
-        plan: the runs.
-        folder: their record.
-        engine: what carries them out.
         go_on: asked before every run; once it says no, the runs under way are the last ones.
     """
     _say_what_is_kept(console, plan, folder)

@@ -134,14 +134,7 @@ def run_trainer(
     checkpoints: Checkpoints | None,
     scalars: Scalars | None = None,
 ) -> RunResult:
-    """Run a trainer with a screen.
-
-    Args:
-        console: where to draw.
-        trainer: the run.
-        checkpoints: where it is kept after every epoch; None for nowhere.
-        scalars: where its figures are written after every epoch; None for nowhere.
-    """
+    """Run a trainer with a screen."""
     try:
         with TrainScreen(trainer.config, console, done=trainer.state.epoch) as screen:
 

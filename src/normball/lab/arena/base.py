@@ -45,21 +45,10 @@ class ArenaTask:
 
 
 def chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows of tensors, ``size`` at a time.
-
-    Args:
-        size: rows.
-        tensors: all with the same number of rows.
-    """
+    """Rows of tensors, ``size`` at a time."""
     yield from zip(*(torch.split(t, size) for t in tensors), strict=True)
 
 
 def pick(values: Tensor, size: int, chance: torch.Generator) -> Tensor:
-    """The numbers of rows that are drawn with replacement.
-
-    Args:
-        values: any tensor with rows.
-        size: how many.
-        chance: the source of randomness.
-    """
+    """The numbers of rows that are drawn with replacement."""
     return torch.randint(len(values), (size,), generator=chance)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,24 +35,13 @@ def folder() -> Path:
 
 
 def path_of(name: str) -> Path:
-    """The file of a set.
-
-    Args:
-        name: a key of ``MAKERS``.
-    """
+    """The file of a set."""
     return folder() / f"{name}-{VERSION}.npz"
 
 
 @cache
 def stock(name: str) -> Mapping[str, Tensor]:
-    """A set's tensors; the file is made where it is missing.
-
-    Args:
-        name: a key of ``MAKERS``.
-
-    Raises:
-        LabError: if the data it is made of are missing, or the file cannot be read or written.
-    """
+    """A set's tensors, made if the file is missing; a LabError if it is not to be had or used."""
     path = path_of(name)
     if not path.is_file():
         _write(path, MAKERS[name]())
@@ -179,26 +167,20 @@ def _base() -> Arrays:
     return {name: values.numpy() for name, values in train_base().items()}
 
 
-MAKERS: Mapping[str, Callable[[], Arrays]] = MappingProxyType(
-    {
-        "digits": _digits,
-        "fashion": _fashion,
-        "chars": _chars,
-        "pairs": _pairs,
-        "words": _words,
-        "diamonds": _diamonds,
-        "manual": _manual,
-        "base": _base,
-    }
-)
+MAKERS: Mapping[str, Callable[[], Arrays]] = {
+    "digits": _digits,
+    "fashion": _fashion,
+    "chars": _chars,
+    "pairs": _pairs,
+    "words": _words,
+    "diamonds": _diamonds,
+    "manual": _manual,
+    "base": _base,
+}
 
 
 def prepare() -> tuple[Path, ...]:
-    """Make every file that is missing, and name them all.
-
-    Raises:
-        LabError: as in ``stock``.
-    """
+    """Make every file that is missing, and name them all."""
     for name in MAKERS:
         stock(name)
     return tuple(path_of(name) for name in MAKERS)

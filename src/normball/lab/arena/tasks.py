@@ -1,15 +1,10 @@
 """The tasks of the arena, by name."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from normball.lab.arena import images, table, text
 from normball.lab.arena.base import ArenaTask
-from normball.lab.errors import look_up
+from normball.lab.registry import by_name, look_up
 
-TASKS: Mapping[str, ArenaTask] = MappingProxyType(
-    {task.name: task for task in (*images.TASKS, *text.TASKS, *table.TASKS)}
-)
+TASKS = by_name(*images.TASKS, *text.TASKS, *table.TASKS)
 
 
 def find(name: str) -> ArenaTask:

@@ -33,15 +33,7 @@ def packages() -> dict[str, str]:
 
 
 def make_row(wanted: Run, budget: float) -> Row:
-    """Run once, in this process.
-
-    Args:
-        wanted: what to run.
-        budget: factor of the task's number of steps.
-
-    Raises:
-        LabError: if data or a package are missing.
-    """
+    """Run once, in this process."""
     method = find_method(wanted.method)
     found = run(
         wanted.task,
@@ -60,17 +52,9 @@ def next_run(
     methods: Sequence[str],
     busy: Collection[Run] = (),
 ) -> Run | None:
-    """The run to start now, task by task, so that the first tasks are finished early.
+    """The run to start now that is not busy, task by task, so that the first are finished early.
 
-    Args:
-        protocol: the rules.
-        rows: the finished runs.
-        tasks: which tasks, in order.
-        methods: which methods, in order.
-        busy: the runs being made.
-
-    Returns:
-        None where there is none before others are finished, or at all.
+    None where there is none before others are finished, or at all.
     """
     for task in tasks:
         own = [row for row in rows if row.run.task == task]
@@ -93,13 +77,7 @@ def work(
     """Make the runs that are missing.
 
     Args:
-        protocol: the rules.
-        folder: of the arena.
-        tasks: which tasks, in order.
-        methods: which methods, in order.
-        engine: what carries the runs out.
         seconds: time after which no new run is started; None for no limit.
-        say: called with every row.
 
     Returns:
         Whether nothing is missing.
