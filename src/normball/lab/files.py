@@ -12,11 +12,12 @@ from normball.lab.errors import LabError
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[BinaryIO]:
+def whole_file(target: Path, mark: str = ".new") -> Iterator[BinaryIO]:
     """Write a temporary file in the same folder, and rename it when it is on the disk.
 
     Args:
         target: the file's path; its folder is made.
+        mark: the end of the temporary file's name.
 
     Yields:
         The open file to be written.
@@ -24,7 +25,7 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
     Raises:
         LabError: if it cannot be written; an existing file of that name is then unchanged.
     """
-    beside = target.with_name(f".{target.name}.new")
+    beside = target.with_name(f".{target.name}{mark}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:

@@ -29,6 +29,7 @@ FIGURE_SVG = "figure.svg"
 _FORMER = {"test_accuracy": "score", "accuracies": "scores"}
 ROW_START = b'{"schema": "normball.row/'
 _LOCK = ".lock"
+_ADVICE = " The file is unchanged; choose another --out, or mend or remove that line."
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,14 @@ def read_rows(record: Path, kind: type[Any] = Row) -> list[Any]:
     return _parse(record, _content(record).splitlines(), kind)
 
 
-def _content(record: Path) -> bytes:
+def _content(record: Path, advice: str = "") -> bytes:
     try:
         return record.read_bytes()
     except OSError as error:
-        raise LabError(f"cannot read {record}: {error.strerror}. Choose another --out.") from error
+        raise LabError(f"cannot read {record}: {error.strerror}.{advice}") from error
 
 
-def _parse(record: Path, lines: list[bytes], kind: type[Kept]) -> list[Kept]:
+def _parse(record: Path, lines: list[bytes], kind: type[Kept], advice: str = "") -> list[Kept]:
     rows: dict[Hashable, Kept] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -133,8 +134,7 @@ def _parse(record: Path, lines: list[bytes], kind: type[Kept]) -> list[Kept]:
                 raise LabError(f"it repeats the run of line {earlier}.")
         except LabError as error:
             raise LabError(
-                f"{record}, line {number} is no finished run of this program: {error} The file is "
-                "unchanged; choose another --out, or mend or remove that line."
+                f"{record}, line {number} is no finished run of this program: {error}{advice}"
             ) from None
         rows[row.key()] = row
     return list(rows.values())
@@ -204,14 +204,14 @@ class RunFolder(Generic[Kept]):
         if not self.record.exists():
             self._refuse_foreign_folder()
             return
-        content = _content(self.record)
+        content = _content(self.record, " Choose another --out.")
         *lines, rest = content.split(b"\n")
         schema, _, _ = self._kind.SCHEMAS[0].rpartition("/")
         start = f'{{"schema": "{schema}/'.encode()
         if rest and not (rest.startswith(start) or start.startswith(rest)):
             lines.append(rest)
             rest = b""
-        self.rows = _parse(self.record, lines, self._kind)
+        self.rows = _parse(self.record, lines, self._kind, _ADVICE)
         if rest:
             os.truncate(self.record, len(content) - len(rest))
             self.dropped = True

@@ -2,7 +2,7 @@
 
 import typer
 
-from normball.cli.commands.shared import find_engine, plain_console, say_interrupted
+from normball.cli.commands.shared import find_engine, say, say_interrupted
 from normball.cli.options import (
     ArenaFolder,
     Budget,
@@ -46,21 +46,19 @@ def arena(
     some_tasks = select(tasks, rules.tasks, "task")
     some_methods = select(methods, rules.methods, "method")
     runs_on = find_engine(engine, jobs)
-    console = plain_console()
 
-    def say(row: Row) -> None:
+    def report(row: Row) -> None:
         run, result = row.run, row.result
         label = METHODS[run.method].label
-        console.print(
+        say(
             f"{run.task}, {label}, {run.value:g}, seed {run.seed}: {result.score:.4g} "
-            f"in {result.seconds:.1f} s",
-            soft_wrap=True,
+            f"in {result.seconds:.1f} s"
         )
 
     with open_folder(out, Row) as folder:
         declare(rules, folder.path)
         try:
-            over = work(rules, folder, some_tasks, some_methods, runs_on, budget, say)
+            over = work(rules, folder, some_tasks, some_methods, runs_on, budget, report)
         except KeyboardInterrupt:
             folder.read()
             say_interrupted(
@@ -70,6 +68,6 @@ def arena(
             raise typer.Exit(130) from None
         page = write_page(rules, folder.rows, folder.path)
     for line in brief(rules, folder.rows):
-        console.print(line, soft_wrap=True)
-    console.print("All runs are there." if over else "Time is up: the same command goes on.")
-    console.print(f"The page: {page}", soft_wrap=True)
+        say(line)
+    say("All runs are there." if over else "Time is up: the same command goes on.")
+    say(f"The page: {page}")

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from normball.cli.commands.shared import keep_pictures, plain_console, run_folder
+from normball.cli.commands.shared import keep_pictures, run_folder, say
 from normball.cli.options import RANGE_TEST, CurveFolder, NormBallOptimizer, TaskName, takes
 from normball.lab.config import format_step
 from normball.lab.optimizers import configure
@@ -23,16 +23,14 @@ def find_lr(
     """Suggest a step size: a hundred steps that grow, and where the loss falls most quickly."""
     config = configure(find_task(task), optimizer, **settings)
     torch.set_num_threads(1)
-    console = plain_console()
     trainer = Trainer(config)
     with run_folder(out) as folder:
         curve = trainer.find_lr()
         nearest = format_step(2.0 ** round(torch.tensor(curve.suggestion).log2().item()))
-        console.print(
+        say(
             f"The loss falls most quickly at --lr {curve.suggestion:.3g}, about {nearest}; "
             f"{len(curve.lrs)} steps, from {curve.lrs[0]:.3g} to {curve.lrs[-1]:.3g}, "
-            f"loss {curve.losses[0]:.3g} to {curve.best[1]:.3g}.",
-            soft_wrap=True,
+            f"loss {curve.losses[0]:.3g} to {curve.best[1]:.3g}."
         )
         if folder is not None:
-            keep_pictures(console, folder, "find-lr", lambda kind: draw_lrs(config, curve, kind))
+            keep_pictures(folder, "find-lr", lambda kind: draw_lrs(config, curve, kind))

@@ -23,9 +23,14 @@ def plain_console() -> Console:
     return Console(markup=False, highlight=False)
 
 
+def say(text: str) -> None:
+    """Print a line, however long."""
+    plain_console().print(text, soft_wrap=True)
+
+
 def say_interrupted(message: str) -> None:
     """Print after Ctrl-C, which may have interrupted a console in the middle of a print."""
-    plain_console().print(f"Interrupted: {message}", soft_wrap=True)
+    say(f"Interrupted: {message}")
 
 
 @contextmanager
@@ -38,13 +43,11 @@ def run_folder(out: Path | None) -> Iterator[RunFolder[Row] | None]:
         yield folder
 
 
-def keep_pictures(
-    console: Console, folder: RunFolder[Row], name: str, draw: Callable[[str], bytes]
-) -> None:
+def keep_pictures(folder: RunFolder[Row], name: str, draw: Callable[[str], bytes]) -> None:
     """Write a picture in both formats, which are ``draw``'s argument, and say where it is."""
     for kind in ("svg", "png"):
         path = folder.replace(f"{name}.{kind}", draw(kind))
-    console.print(f"The picture: {path}", soft_wrap=True)
+    say(f"The picture: {path}")
 
 
 def find_engine(name: str, jobs: int | None) -> Engine:
@@ -68,7 +71,6 @@ def find_engine(name: str, jobs: int | None) -> Engine:
 
 
 def carry_out(
-    console: Console,
     plan: Plan,
     folder: RunFolder[Row],
     engine: Engine,
@@ -79,24 +81,21 @@ def carry_out(
     Args:
         go_on: asked before every run; once it says no, the runs under way are the last ones.
     """
-    _say_what_is_kept(console, plan, folder)
+    _say_what_is_kept(plan, folder)
     try:
-        with SweepScreen(plan, console) as screen:
+        with SweepScreen(plan, plain_console()) as screen:
             run_plan(plan, folder, engine=engine, on_event=screen.on_event, go_on=go_on)
     except KeyboardInterrupt:
         _say_how_to_go_on(plan, folder)
         raise typer.Exit(130) from None
 
 
-def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder[Row]) -> None:
+def _say_what_is_kept(plan: Plan, folder: RunFolder[Row]) -> None:
     """Print how many runs need not be repeated, and whether a torn line was dropped."""
     if folder.dropped:
-        console.print(
-            f"The last line of {folder.record} was torn by an interruption and has been dropped.",
-            soft_wrap=True,
-        )
+        say(f"The last line of {folder.record} was torn by an interruption and has been dropped.")
     if plan.kept:
-        console.print(f"{plan.kept} of {len(plan.configs)} runs are finished already and kept.")
+        say(f"{plan.kept} of {len(plan.configs)} runs are finished already and kept.")
 
 
 def _say_how_to_go_on(plan: Plan, folder: RunFolder[Row]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from normball.cli.commands.shared import keep_pictures, plain_console, run_folder
+from normball.cli.commands.shared import keep_pictures, plain_console, run_folder, say
 from normball.cli.commands.train import run_trainer
 from normball.cli.options import RUN, Every, NormBallOptimizer, SmoothnessFolder, TaskName, takes
 from normball.cli.screen import fit_lines, layer_table, result_line
@@ -29,7 +29,6 @@ def smoothness(
     """
     config = configure(find_task(task), optimizer, **settings)
     torch.set_num_threads(1)
-    console = plain_console()
     trainer = Trainer(config, probe_every=every)
     probe = trainer.probe
     if probe is None:
@@ -37,14 +36,12 @@ def smoothness(
     with run_folder(out) as folder:
         if folder is not None:
             refuse_other(folder.path / RECORD, config)
-        result = run_trainer(console, trainer, None)
-        console.print(result_line(config, result), soft_wrap=True)
+        result = run_trainer(trainer, None)
+        say(result_line(config, result))
         fit = fit_run(probe)
         for line in fit_lines(config, fit):
-            console.print(line, soft_wrap=True)
-        console.print(layer_table(probe))
+            say(line)
+        plain_console().print(layer_table(probe))
         if folder is not None:
             folder.replace(RECORD, record(config, result, probe, fit))
-            keep_pictures(
-                console, folder, "smoothness", lambda kind: draw(config, probe, fit, kind)
-            )
+            keep_pictures(folder, "smoothness", lambda kind: draw(config, probe, fit, kind))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from normball.cli.commands.shared import carry_out, find_engine, plain_console
+from normball.cli.commands.shared import carry_out, find_engine, plain_console, say
 from normball.cli.options import SWEEP, EngineName, Jobs, RunFolderPath, TaskName, takes
 from normball.cli.screen import tables
 from normball.lab.cells import make_cells, ordered
@@ -27,10 +27,9 @@ def sweep(
     """
     configs = make_sweep(find_task(task), **settings)
     runs_on = find_engine(engine, jobs)
-    console = plain_console()
     with open_folder(out) as folder:
-        carry_out(console, make_plan(configs, folder), folder, runs_on)
+        carry_out(make_plan(configs, folder), folder, runs_on)
         page = write_report(folder)
         for table in tables(ordered(make_cells(folder.rows))):
-            console.print(table)
-    console.print(f"The report: {page}. The rows: {folder.record}", soft_wrap=True)
+            plain_console().print(table)
+    say(f"The report: {page}. The rows: {folder.record}")

@@ -1,6 +1,7 @@
 """The parts of an arena task: a network, mini-batches, a loss, and two held-out halves."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,3 +53,14 @@ def chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def pick(values: Tensor, size: int, chance: torch.Generator) -> Tensor:
     """The numbers of rows that are drawn with replacement."""
     return torch.randint(len(values), (size,), generator=chance)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Arithmetic in one thread, so that runs are the same and can be side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -15,7 +15,7 @@ from normball import ClippedScion, Scion, param_groups
 from normball.lab.arena.training import Schedule
 from normball.lab.errors import LabError
 from normball.lab.muon import BETAS, MuonAdamW, decayed
-from normball.lab.registry import by_name, look_up
+from normball.lab.registry import by_name
 
 _WARM_UP = 0.05
 # The default step of ClippedScion, which belongs to the radii of param_groups.
@@ -204,8 +204,3 @@ METHODS = by_name(
         ours=True,
     ),
 )
-
-
-def find_method(name: str) -> Method:
-    """The method of that name; a LabError has the nearest one if there is none."""
-    return look_up("arena method", name, METHODS)

@@ -1,9 +1,7 @@
 """The arena's data: prepared once from data in packages, then one small file for each set."""
 
-import io
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normball.lab.errors import LabError
+from normball.lab.files import whole_file
 
 VARIABLE = "NORMBALL_ARENA"
 # Part of the file name, so that files of an older preparation are not used.
@@ -44,26 +43,15 @@ def stock(name: str) -> Mapping[str, Tensor]:
     """A set's tensors, made if the file is missing; a LabError if it is not to be had or used."""
     path = path_of(name)
     if not path.is_file():
-        _write(path, MAKERS[name]())
+        arrays = MAKERS[name]()
+        # Processes of several machines may make it at the same time.
+        with whole_file(path, f".{os.getpid()}") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     try:
         with np.load(path) as file:
             return {key: torch.from_numpy(file[key]) for key in file.files}
     except Exception as error:  # a damaged file can raise anything
         raise LabError(f"{path} is not usable ({error}): remove it, it is made again.") from None
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content.getvalue())
-        beside.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # a part of a file would fill the disk for nothing
-            beside.unlink(missing_ok=True)
-        raise LabError(f"cannot write {path}: {error.strerror}.") from error
 
 
 def _shuffled(count: int) -> Array:

@@ -8,13 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Never
 
 from normball.lab.arena.choose import pending
-from normball.lab.arena.methods import find_method
+from normball.lab.arena.methods import METHODS
 from normball.lab.arena.protocol import Protocol
 from normball.lab.arena.record import Result, Row, Run
 from normball.lab.arena.stock import stock
 from normball.lab.arena.tasks import find
 from normball.lab.arena.training import run
 from normball.lab.machine import describe_commit, describe_machine, versions
+from normball.lab.registry import look_up
 from normball.lab.rows import RunFolder
 from normball.lab.workers import Engine, Event, Finished
 
@@ -34,7 +35,7 @@ def packages() -> dict[str, str]:
 
 def make_row(wanted: Run, budget: float) -> Row:
     """Run once, in this process."""
-    method = find_method(wanted.method)
+    method = look_up("arena method", wanted.method, METHODS)
     found = run(
         wanted.task,
         lambda model, steps: method.make(model, wanted.value, steps),
