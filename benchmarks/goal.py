@@ -18,8 +18,9 @@ from benchmarks import peers, work
 from normball.lab.arena.judge import Entry, stand, time_to_goal
 from normball.lab.arena.methods import METHODS
 from normball.lab.arena.protocol import whole
-from normball.lab.arena.record import read_record
+from normball.lab.arena.record import Row
 from normball.lab.arena.tasks import find
+from normball.lab.rows import read_rows
 
 RECORD = Path("results/arena/2026-11-27")
 REFERENCE = "adamw"
@@ -60,7 +61,7 @@ class _Training:
 
 def goals(rounds: int, record: Path = RECORD) -> Iterator[dict[str, Any]]:
     """Yield for every task and method the steps and seconds to AdamW's final score."""
-    protocol, rows = whole(), read_record(record)
+    protocol, rows = whole(), read_rows(record / Row.FILE, Row)
     for task in protocol.tasks:
         standing = stand(protocol, rows, task)
         runs = {name: _Training(task, standing.entries[name]) for name in COMPARED}

@@ -20,11 +20,12 @@ from normball.cli.options import parse_time
 from normball.lab.arena import run as one_run
 from normball.lab.arena.methods import METHODS, MuonAdamW
 from normball.lab.arena.protocol import Protocol
-from normball.lab.arena.record import RECORD, append, from_line, read_record, to_line
+from normball.lab.arena.record import RECORD, Row
 from normball.lab.arena.tasks import TASKS
 from normball.lab.arena.work import work
 from normball.lab.errors import LabError
-from normball.lab.workers import Local
+from normball.lab.rows import from_line, open_folder, to_line
+from normball.lab.workers import Engine, Local
 from tests.command import members, wait_for
 from tests.lab.arena import measure, row
 
@@ -120,11 +121,11 @@ def test_schedules() -> None:
 
 def test_rows_come_back_as_they_were() -> None:
     made = row("muon", 0.1, 3, 2.5)
-    assert from_line(to_line(made)) == made
+    assert from_line(to_line(made), Row) == made
     lost = row("muon", 0.1, 3, math.inf, curve=[(5, 1.0)])
     line = to_line(lost)
     assert b"Infinity" not in line
-    assert from_line(line) == lost
+    assert from_line(line, Row) == lost
 
 
 @pytest.mark.parametrize(
@@ -140,33 +141,49 @@ def test_rows_come_back_as_they_were() -> None:
 def test_another_line_is_refused_and_the_file_left_alone(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
-    append(tmp_path, row("muon", 0.1, 3, 2.5))
-    values = json.loads((tmp_path / RECORD).read_bytes())
+    values = json.loads(to_line(row("muon", 0.1, 3, 2.5)))
     change(values)
-    with (tmp_path / RECORD).open("ab") as file:
-        file.write(json.dumps(values).encode() + b"\n")
-    content = (tmp_path / RECORD).read_bytes()
-    with pytest.raises(LabError, match=f"line 2 is no finished run: .*{message}"):
-        read_record(tmp_path)
+    content = to_line(row("muon", 0.1, 3, 2.5)) + json.dumps(values).encode() + b"\n"
+    (tmp_path / RECORD).write_bytes(content)
+    with (
+        pytest.raises(LabError, match=f"line 2 is no finished run of this program: .*{message}"),
+        open_folder(tmp_path, Row),
+    ):
+        pass
     assert (tmp_path / RECORD).read_bytes() == content
 
 
 def test_a_run_twice_is_refused_and_a_torn_line_cut_off(tmp_path: Path) -> None:
     made = row("muon", 0.1, 3, 2.5)
-    append(tmp_path, made)
-    with (tmp_path / RECORD).open("ab") as file:
-        file.write(to_line(made)[:70])
-    assert read_record(tmp_path) == [made]
-    assert (tmp_path / RECORD).read_bytes() == to_line(made)
-    append(tmp_path, made)
-    with pytest.raises(LabError, match=r"line 2 .* repeats another one"):
-        read_record(tmp_path)
+    (tmp_path / RECORD).write_bytes(to_line(made) + to_line(made)[:70])
+    with open_folder(tmp_path, Row) as folder:
+        assert folder.rows == [made]
+        assert (tmp_path / RECORD).read_bytes() == to_line(made)
+        folder.append(made)
+    with (
+        pytest.raises(LabError, match=r"line 2 .* repeats the run of line 1"),
+        open_folder(tmp_path, Row),
+    ):
+        pass
+
+
+def rows_of(folder: Path) -> list[Row]:
+    with open_folder(folder, Row) as held:
+        return held.rows
+
+
+def sitting(
+    folder: Path, engine: Engine, tasks: tuple[str, ...] = RULES.tasks, **more: Any
+) -> bool:
+    """A sitting with all methods: whether nothing is missing after it."""
+    with open_folder(folder, Row) as held:
+        return work(RULES, held, tasks, RULES.methods, engine, **more)
 
 
 def numbers(folder: Path) -> dict[Any, Any]:
     """All that does not depend on how fast the machine is."""
     found = {}
-    for one in read_record(folder):
+    for one in rows_of(folder):
         result = asdict(one.result)
         del result["seconds"]
         found[one.run] = result
@@ -176,36 +193,33 @@ def numbers(folder: Path) -> dict[Any, Any]:
 @pytest.mark.usefixtures("sets")
 def test_what_was_stopped_goes_on_to_the_same_rows(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    whole.mkdir()
-    parts.mkdir()
-    assert work(RULES, whole, RULES.tasks, RULES.methods, Local(2))
+    assert sitting(whole, Local(2))
     # Two tasks of two settings and two seeds, and two seeds untuned.
-    assert len(read_record(whole)) == 2 * (4 + 2)
+    assert len(rows_of(whole)) == 2 * (4 + 2)
 
-    assert not work(RULES, parts, RULES.tasks, RULES.methods, Local(1), seconds=0.0)
-    assert work(RULES, parts, ("table",), RULES.methods, Local(1))
-    assert len(read_record(parts)) == 6
+    assert not sitting(parts, Local(1), seconds=0.0)
+    assert sitting(parts, Local(1), ("table",))
+    assert len(rows_of(parts)) == 6
 
     def stop(made: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        work(RULES, parts, RULES.tasks, RULES.methods, Local(1), say=stop)
-    assert len(read_record(parts)) == 7
-    assert work(RULES, parts, RULES.tasks, RULES.methods, Local(1))
+        sitting(parts, Local(1), say=stop)
+    assert len(rows_of(parts)) == 7
+    assert sitting(parts, Local(1))
     assert numbers(parts) == numbers(whole)
-    assert work(RULES, parts, RULES.tasks, RULES.methods, Local(1))
-    assert len(read_record(parts)) == 12
+    assert sitting(parts, Local(1))
+    assert len(rows_of(parts)) == 12
 
 
 def test_a_killed_sitting_leaves_whole_rows_and_no_workers(sets: Path, tmp_path: Path) -> None:
     script = (
         "from pathlib import Path\n"
-        "from normball.lab.arena.work import work\n"
         "from normball.lab.workers import Local\n"
-        "from tests.lab.test_arena_runs import RULES\n"
+        "from tests.lab.test_arena_runs import sitting\n"
         "if __name__ == '__main__':\n"
-        f"    work(RULES, Path({str(tmp_path)!r}), RULES.tasks, RULES.methods, Local(1))\n"
+        f"    sitting(Path({str(tmp_path)!r}), Local(1))\n"
     )
     (tmp_path / "go.py").write_text(script)
     process = subprocess.Popen(
@@ -217,10 +231,10 @@ def test_a_killed_sitting_leaves_whole_rows_and_no_workers(sets: Path, tmp_path:
     process.kill()
     assert process.wait() == -signal.SIGKILL
     wait_for(lambda: not members(process.pid))
-    kept = len(read_record(tmp_path))
+    kept = len(rows_of(tmp_path))
     assert 0 < kept < 12
-    assert work(RULES, tmp_path, RULES.tasks, RULES.methods, Local(1))
-    assert len(read_record(tmp_path)) == 12
+    assert sitting(tmp_path, Local(1))
+    assert len(rows_of(tmp_path)) == 12
 
 
 # -- the command -----------------------------------------------------------------------------------

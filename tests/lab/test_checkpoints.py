@@ -15,6 +15,7 @@ import torch
 from normball.lab.checkpoints import Checkpoints
 from normball.lab.errors import LabError
 from normball.lab.train import Trainer
+from tests import needs
 from tests.command import call
 from tests.lab.samples import config
 
@@ -23,6 +24,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "scion": {"optimizer": "scion", "schedule": "linear"},
     "clipped-scion": {"optimizer": "clipped-scion", "schedule": "linear"},
     "constrained": {"optimizer": "clipped-scion", "constrained": True, "lr": 2.0**-8},
+    "muon": {"optimizer": "muon", "model": "mlp", "schedule": "linear"},
 }
 
 
@@ -30,7 +32,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", needs.optimizers(RUNS))
 def test_a_run_cut_after_every_epoch_is_the_unbroken_one(name: str, tmp_path: Path) -> None:
     settings = config(epochs=4, **RUNS[name])
     whole = Trainer(settings)

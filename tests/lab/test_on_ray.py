@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from normball.lab.arena.record import read_record
-from normball.lab.arena.work import work
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError, WorkerError
 from normball.lab.rows import ROWS, open_folder, read_rows
@@ -20,7 +18,7 @@ from normball.lab.workers import Advanced, Engine, Finished, Local, Started
 from tests.command import PATIENCE, call, start, wait_for
 from tests.lab.errands import Errand, do
 from tests.lab.samples import config
-from tests.lab.test_arena_runs import RULES, numbers
+from tests.lab.test_arena_runs import numbers, rows_of, sitting
 from tests.lab.test_until import NEAR, experiment
 
 pytestmark = [
@@ -232,9 +230,9 @@ def test_the_arena_on_ray_has_the_rows_of_one_machine(
 
     for name, engine in (("ray", connect(None)), ("local", Local(2))):
         (tmp_path / name).mkdir()
-        assert work(RULES, tmp_path / name, RULES.tasks, RULES.methods, engine)
+        assert sitting(tmp_path / name, engine)
     assert numbers(tmp_path / "ray") == numbers(tmp_path / "local")
-    assert len(read_record(tmp_path / "ray")) == 2 * (4 + 2)
+    assert len(rows_of(tmp_path / "ray")) == 2 * (4 + 2)
 
 
 def test_a_figure_until_decided_on_ray(

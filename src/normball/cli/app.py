@@ -45,11 +45,7 @@ Version = Annotated[
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the command line and return the exit code.
-
-    Args:
-        argv: the arguments after the program's name.
-    """
+    """Run the command line and return the exit code."""
     try:
         code = app(args=list(argv) or ["--help"], prog_name="normball", standalone_mode=False)
         if sys.stdout is not None:  # it was closed

@@ -27,11 +27,6 @@ class SweepScreen(Screen):
 
     Where nothing is drawn, a line is printed for each finished run, and between them for an epoch
     once in a minute.
-
-    Args:
-        plan: what is run.
-        console: where to draw.
-        clock: the time in seconds.
     """
 
     def __init__(
@@ -49,11 +44,7 @@ class SweepScreen(Screen):
         )
 
     def on_event(self, event: SweepEvent) -> None:
-        """Show an event.
-
-        Args:
-            event: from the running plan.
-        """
+        """Show an event."""
         if isinstance(event, Started):
             self._workers[event.worker] = (event.run, None)
         elif isinstance(event, Advanced):
@@ -107,8 +98,6 @@ class TrainScreen(Screen):
     """One bar for a run, and its figures under it.
 
     Args:
-        config: the run.
-        console: where to draw.
         done: epochs that an earlier process did.
     """
 
@@ -119,11 +108,7 @@ class TrainScreen(Screen):
         self._task = self._bar.add_task(config.describe(), total=config.epochs, completed=done)
 
     def on_epoch(self, report: EpochReport) -> None:
-        """Show an epoch.
-
-        Args:
-            report: the epoch.
-        """
+        """Show an epoch."""
         self._figures = _epoch_line(self._config, report)
         self._bar.advance(self._task)
         self._line(f"epoch {report.epoch}/{report.epochs}  {self._figures}")
@@ -146,11 +131,7 @@ def _epoch_line(config: RunConfig, report: EpochReport) -> str:
 
 
 def score_name(config: RunConfig) -> str:
-    """What the score of a run's task is called.
-
-    Args:
-        config: the run.
-    """
+    """What the score of a run's task is called."""
     return "accuracy" if find_task(config.task).higher else "loss"
 
 
@@ -158,8 +139,6 @@ def score_text(config: RunConfig, score: float, digits: int = 1) -> str:
     """A score for reading: an accuracy in percent, a loss as it is.
 
     Args:
-        config: the run.
-        score: as in ``RunResult``.
         digits: of a percentage after the point; a loss has two more.
     """
     if find_task(config.task).higher:
@@ -168,12 +147,7 @@ def score_text(config: RunConfig, score: float, digits: int = 1) -> str:
 
 
 def result_line(config: RunConfig, result: RunResult) -> str:
-    """A finished run in one sentence.
-
-    Args:
-        config: its settings.
-        result: what came out.
-    """
+    """A finished run in one sentence."""
     epochs = f"{result.epochs_done} epoch{'s' if result.epochs_done > 1 else ''}"
     ending = f"{epochs} and {result.seconds:.1f} s"
     if result.diverged:
@@ -193,12 +167,7 @@ def result_line(config: RunConfig, result: RunResult) -> str:
 
 
 def fit_lines(config: RunConfig, fit: Fit) -> tuple[str, ...]:
-    """A fitted line in words, and what it suggests.
-
-    Args:
-        config: the run it was measured on.
-        fit: the line.
-    """
+    """A fitted line in words, and what it suggests."""
     low0, high0 = fit.l0_interval
     low1, high1 = fit.l1_interval
     return (
@@ -211,11 +180,7 @@ def fit_lines(config: RunConfig, fit: Fit) -> tuple[str, ...]:
 
 
 def layer_table(probe: SmoothnessProbe) -> Table:
-    """The fitted line of every parameter.
-
-    Args:
-        probe: of a run with at least three measurements.
-    """
+    """The fitted line of every parameter."""
     table = Table()
     for title in ("parameter", "L0", "L1", "rank correlation"):
         table.add_column(title, justify="left" if title == "parameter" else "right")
@@ -229,11 +194,7 @@ def layer_table(probe: SmoothnessProbe) -> Table:
 
 
 def tables(cells: Sequence[Cell]) -> list[Table]:
-    """For every schedule the optimizers side by side: their best settings, and how soon they do it.
-
-    Args:
-        cells: of a sweep.
-    """
+    """For every schedule the optimizers' best settings, and how soon each is at the goal of all."""
     found = []
     for view in views(cells):
         found.append(_table(view.steps, BEST, best_lines(view.cells)))

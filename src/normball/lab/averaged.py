@@ -13,7 +13,6 @@ def measured(model: nn.Module, optimizer: Any, inputs: Iterable[Tensor]) -> Iter
     """The model in the state to be measured; afterwards back in the state for training.
 
     Args:
-        model: the network.
         optimizer: if it has ``eval`` and ``train``, they are called before and after.
         inputs: some mini-batches of training inputs; batch norms take their mean statistics. They
             are read only if there is a batch norm.

@@ -23,13 +23,6 @@ _RADII = {"input_radius", "radius", "output_radius"}
 def write_book(results: Path, out: Path) -> Path:
     """Write the page.
 
-    Args:
-        results: a folder whose folders hold rows, figures, or a README and pictures.
-        out: the page's path.
-
-    Returns:
-        The same path.
-
     Raises:
         LabError: if there is nothing to report, a record is not readable, or the page cannot be
             written.

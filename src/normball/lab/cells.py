@@ -91,30 +91,18 @@ class Cell:
         )
 
     def scale(self, score: float) -> float:
-        """A score in the units of ``scores``.
-
-        Args:
-            score: as in ``RunResult``.
-        """
+        """A score in the units of ``scores``."""
         if self.higher:
             return 100 * score
         return score if math.isfinite(score) else math.inf
 
     def better(self, other: "Cell") -> bool:
-        """Whether this one's mean is better than another one's.
-
-        Args:
-            other: of the same task.
-        """
+        """Whether this one's mean is better than another one's."""
         return self.mean > other.mean if self.higher else self.mean < other.mean
 
 
 def make_cells(rows: Iterable[Row]) -> tuple[Cell, ...]:
-    """Group rows; the cells come in the order of their first rows.
-
-    Args:
-        rows: finished runs.
-    """
+    """Group rows; the cells come in the order of their first rows."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(replace(row.config, seed=0).key(), []).append(row)
@@ -124,14 +112,7 @@ def make_cells(rows: Iterable[Row]) -> tuple[Cell, ...]:
 
 
 def check_one_data(cells: Iterable[Cell]) -> None:
-    """Refuse a comparison of runs on different data.
-
-    Args:
-        cells: of one task, with one size of its data.
-
-    Raises:
-        LabError: if their rows name more than one.
-    """
+    """Refuse a comparison of runs on different data with a LabError."""
     found = {row.result.data for cell in cells for row in cell.rows} - {""}
     if len(found) > 1:
         raise LabError(
@@ -141,11 +122,7 @@ def check_one_data(cells: Iterable[Cell]) -> None:
 
 
 def ordered(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """Cells in an order that does not depend on when their runs were finished.
-
-    Args:
-        cells: any; they are sorted by schedule, optimizer, threshold and step.
-    """
+    """Cells in an order that does not depend on when their runs were finished."""
     names = list(OPTIMIZERS)
     return tuple(
         sorted(
@@ -162,22 +139,14 @@ def ordered(cells: Iterable[Cell]) -> tuple[Cell, ...]:
 
 
 def by_schedule(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """The cells of every schedule that has some, in the order of ``SCHEDULES``.
-
-    Args:
-        cells: any.
-    """
+    """The cells of every schedule that has some, in the order of ``SCHEDULES``."""
     cells = list(cells)
     groups = ([cell for cell in cells if cell.schedule == name] for name in SCHEDULES)
     return [group for group in groups if group]
 
 
 def best(cells: Sequence[Cell]) -> Cell:
-    """The cell with the best mean; among equals, the one with the smallest step.
-
-    Args:
-        cells: at least one, all of one task.
-    """
+    """The cell with the best mean; among equals, the one with the smallest step."""
     chosen = sorted(cells, key=lambda cell: cell.lr)[0]
     for cell in sorted(cells, key=lambda cell: cell.lr):
         if cell.better(chosen):
@@ -186,40 +155,23 @@ def best(cells: Sequence[Cell]) -> Cell:
 
 
 def names_of(cells: Sequence[Cell]) -> list[str]:
-    """The optimizers that have cells, in the order of the registry.
-
-    Args:
-        cells: any.
-    """
+    """The optimizers that have cells, in the order of the registry."""
     return [name for name in OPTIMIZERS if of(cells, name)]
 
 
 def of(cells: Iterable[Cell], optimizer: str) -> list[Cell]:
-    """An optimizer's cells.
-
-    Args:
-        cells: any.
-        optimizer: its name.
-    """
+    """An optimizer's cells."""
     return [cell for cell in cells if cell.optimizer == optimizer]
 
 
 def best_per_step(cells: Sequence[Cell]) -> list[Cell]:
-    """For every step size the best cell, by ascending step: the threshold is chosen at each.
-
-    Args:
-        cells: of one optimizer.
-    """
+    """For every step size the best cell, by ascending step: the threshold is chosen at each."""
     steps = sorted({cell.lr for cell in cells})
     return [best([cell for cell in cells if cell.lr == lr]) for lr in steps]
 
 
 def lines_of(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Every optimizer's ``best_per_step``, by its name.
-
-    Args:
-        cells: of one schedule.
-    """
+    """Every optimizer's ``best_per_step``, by its name."""
     return {name: best_per_step(of(cells, name)) for name in names_of(cells)}
 
 
@@ -227,9 +179,6 @@ def good_steps(line: Sequence[Cell]) -> list[Cell]:
     """The steps around the best one that are about as good, without a gap.
 
     About as good is a mean within ``NEAR_ACCURACY`` or ``NEAR_LOSS`` of the best one.
-
-    Args:
-        line: from ``best_per_step``.
     """
     chosen = best(line)
     near = (NEAR_ACCURACY if chosen.higher else NEAR_LOSS) + _ROUNDING
@@ -246,9 +195,6 @@ def best_lines(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
 
     The factor is that of the largest good step to the smallest one. It is "or more" where the good
     steps reach an end of those that were tried.
-
-    Args:
-        cells: of one schedule.
     """
     table: list[tuple[str, ...]] = []
     for name, line in lines_of(cells).items():
@@ -271,11 +217,7 @@ def best_lines(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
 def seed_deviation(cells: Sequence[Cell]) -> float | None:
     """The standard deviation of the seeds at one setting, pooled over the good steps of all.
 
-    Args:
-        cells: of one schedule.
-
-    Returns:
-        In the units of the scores; None where no good step has two seeds.
+    In the units of the scores; None where no good step has two seeds.
     """
     good = [cell for line in lines_of(cells).values() for cell in good_steps(line)]
     several = [
@@ -287,20 +229,3 @@ def seed_deviation(cells: Sequence[Cell]) -> float | None:
         return None
     squares = math.fsum(variance(scores) * (len(scores) - 1) for scores in several)
     return math.sqrt(squares / sum(len(scores) - 1 for scores in several))
-
-
-def epochs_to(scores: Sequence[float], goal: float, *, higher: bool) -> float:
-    """Epochs until a goal, with a straight line in between; infinite where it is not reached.
-
-    Args:
-        scores: the score after each epoch.
-        goal: what is to be reached.
-        higher: whether higher scores are better.
-    """
-    before = math.nan
-    for epoch, score in enumerate(scores, 1):
-        if score >= goal if higher else score <= goal:
-            inside = (goal - before) / (score - before) if math.isfinite(before) else 1.0
-            return epoch - 1 + inside
-        before = score
-    return math.inf

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
@@ -22,14 +21,12 @@ from normball.lab.pages import typeset
 from normball.lab.pictures import COLOURS, MARKERS, legend_below, render, showing
 
 _CLIPPED = "clipped-scion"
-_STEPS: Mapping[str, str] = MappingProxyType(
-    {
-        "constant": "fixed step",
-        "linear": "linear decay",
-        "cosine": "cosine decay",
-        "trapezoidal": "late linear decay",
-    }
-)
+_STEPS: Mapping[str, str] = {
+    "constant": "fixed step",
+    "linear": "linear decay",
+    "cosine": "cosine decay",
+    "trapezoidal": "late linear decay",
+}
 _ACCURACIES = (0, 50, 80, 90, 95, 98, 99, 100)
 # Losses above these factors of the lowest one, and of the best of the worst optimizer, are outside
 # the picture: they would crush the rest.
@@ -60,11 +57,7 @@ class View:
 
 
 def views(cells: Sequence[Cell]) -> list[View]:
-    """A view for every schedule.
-
-    Args:
-        cells: all of one task.
-    """
+    """A view for every schedule."""
     return [View(own, cells) for own in by_schedule(cells)]
 
 
@@ -123,12 +116,7 @@ def _line(
 
 
 def by_step(axes: Axes, view: View) -> None:
-    """Score against step size, the threshold chosen at each: the mean, and the seeds' range.
-
-    Args:
-        axes: where to draw.
-        view: what to draw.
-    """
+    """Score against step size, the threshold chosen at each: the mean, and the seeds' range."""
     among = [line for other in views(view.among) for line in lines_of(other.cells).values()]
     scores = (score for line in among for cell in line for score in cell.scores.values())
     beyond = _score_axis(axes, view, scores)
@@ -148,12 +136,7 @@ def by_step(axes: Axes, view: View) -> None:
 
 
 def over_time(axes: Axes, view: View) -> None:
-    """Score after every epoch, each optimizer at its best settings: the mean, and the seeds' range.
-
-    Args:
-        axes: where to draw.
-        view: what to draw.
-    """
+    """Score after every epoch, each optimizer at its best: the mean, and the seeds' range."""
     among = [cell for other in views(view.among) for cell in other.best]
     values = (score for cell in among for scores in _curve(cell) for score in scores)
     beyond = _score_axis(axes, view, values)
@@ -181,12 +164,7 @@ def _curve(cell: Cell) -> list[tuple[float, ...]]:
 
 
 def by_rho(axes: Axes, view: View) -> None:
-    """Score of Clipped Scion against the threshold, a line for every step size.
-
-    Args:
-        axes: where to draw.
-        view: what to draw.
-    """
+    """Score of Clipped Scion against the threshold, a line for every step size."""
     ours = of(view.cells, _CLIPPED)
     steps = sorted({cell.lr for cell in ours})
     plain = [cell for cell in view.best if cell.optimizer == "scion"]
@@ -206,12 +184,7 @@ def by_rho(axes: Axes, view: View) -> None:
 
 
 def heat(axes: Axes, view: View) -> None:
-    """Mean score of Clipped Scion over steps and thresholds; without clipping in the last column.
-
-    Args:
-        axes: where to draw.
-        view: what to draw.
-    """
+    """Mean score of Clipped Scion over steps and thresholds, and without clipping."""
     ours, plain = of(view.cells, _CLIPPED), of(view.cells, "scion")
     steps = sorted({cell.lr for cell in ours + plain})
     rhos: list[float] = sorted({cell.rho for cell in ours if cell.rho is not None})
@@ -240,10 +213,6 @@ def gap(axes: Axes, view: View) -> None:
 
     With ``w = x - u``, where ``u`` is the point of the ball furthest against ``d``, the gap is the
     dual norm of ``d`` less ``-<d, x>``. Means of every epoch; ``-<d, x>`` is that at its end.
-
-    Args:
-        axes: where to draw.
-        view: what to draw.
     """
     for cell in view.best:
         for number, row in enumerate(cell.rows):
@@ -262,15 +231,13 @@ def gap(axes: Axes, view: View) -> None:
 
 
 Chart = Callable[[Axes, View], None]
-CHARTS: Mapping[str, Chart] = MappingProxyType(
-    {
-        "by-step": by_step,
-        "over-time": over_time,
-        "by-rho": by_rho,
-        "heat": heat,
-        "gap": gap,
-    }
-)
+CHARTS: Mapping[str, Chart] = {
+    "by-step": by_step,
+    "over-time": over_time,
+    "by-rho": by_rho,
+    "heat": heat,
+    "gap": gap,
+}
 
 
 def draw(names: Sequence[str], cells: Sequence[Cell], kind: str, title: str = "") -> bytes:
@@ -280,12 +247,7 @@ def draw(names: Sequence[str], cells: Sequence[Cell], kind: str, title: str = ""
 
     Args:
         names: keys of ``CHARTS``.
-        cells: what to draw, at least one, all of one task.
         kind: ``"png"`` or ``"svg"``.
-        title: above all of them.
-
-    Raises:
-        LabError: if a chart is unknown.
     """
     for name in names:
         if name not in CHARTS:
@@ -297,12 +259,7 @@ def draw(names: Sequence[str], cells: Sequence[Cell], kind: str, title: str = ""
 
 
 def draw_one(name: str, view: View) -> bytes:
-    """One chart of one schedule as an SVG.
-
-    Args:
-        name: a key of ``CHARTS``.
-        view: what to draw.
-    """
+    """One chart of one schedule as an SVG."""
     return render([showing(view, CHARTS[name])], "svg", size=_size(view.among))
 
 

@@ -25,7 +25,6 @@ class Checkpoints:
     """The checkpoints of one configuration in a run folder.
 
     Args:
-        folder: the run folder.
         config: the run; every configuration has its own folder, named after its optimizer and a
             digest of all its settings.
 
@@ -59,16 +58,9 @@ class Checkpoints:
         return sorted(found, key=lambda pair: len(differences(pair[0], self._config)))
 
     def save(self, trainer: Trainer) -> Path:
-        """Write a checkpoint to a temporary file, rename it, and delete all but the last two.
+        """Write a checkpoint whole, and delete all but the last two; return the file.
 
-        Args:
-            trainer: the run, between two epochs.
-
-        Returns:
-            The file.
-
-        Raises:
-            LabError: if it cannot be written; earlier checkpoints are then unchanged.
+        A LabError if it cannot be written; earlier checkpoints are then unchanged.
         """
         target = self.path / f"epoch-{trainer.state.epoch:06d}.pt"
         content = {
@@ -135,12 +127,7 @@ class Checkpoints:
 
 
 def differences(one: RunConfig, other: RunConfig) -> list[str]:
-    """The settings in which two runs differ.
-
-    Args:
-        one: a run's settings.
-        other: another's.
-    """
+    """The settings in which two runs differ."""
     theirs = asdict(other)
     return [name for name, value in asdict(one).items() if value != theirs[name]]
 

@@ -3,17 +3,15 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
-from types import MappingProxyType
+from statistics import fmean
 from typing import Any
 
-from scipy.stats import t as student  # type: ignore[import-untyped]
-
-from normball.lab.cells import Cell, best, best_per_step, epochs_to, of
+from normball.lab.cells import Cell, best, best_per_step, of
 from normball.lab.config import format_step
 from normball.lab.errors import LabError, unknown
 from normball.lab.results import RunResult
 from normball.lab.rows import Row
+from normball.lab.statistics import first_at, reach_of_mean
 
 LEVEL = 0.90
 
@@ -53,13 +51,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured for a claim.
-
-    Attributes:
-        values: the effect for every seed.
-        about: the settings that were compared.
-        unit: of the effect.
-    """
+    """What was measured for a claim: the effect for every seed, of which settings, its unit."""
 
     values: tuple[float, ...]
     about: str
@@ -71,7 +63,6 @@ class Verdict:
     """The outcome of a claim.
 
     Attributes:
-        claim: the claim.
         outcome: ``"holds"``, ``"fails"`` or ``"undecided"``.
         finding: what was measured; None if the runs are not enough to measure it.
         low: lower end of the interval of the mean effect.
@@ -106,10 +97,6 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
     seeds. A claim holds if Student's interval for the mean effect lies wholly on its side of the
     bound. It fails if the interval lies wholly on the other side. Otherwise it is undecided. The
     bound itself is on neither side.
-
-    Args:
-        claim: the claim.
-        cells: from ``make_cells``.
     """
     kind = KINDS[claim.kind]
     chosen = kind.choose(claim, cells)
@@ -121,22 +108,12 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Verdict:
 
 
 def unmeasured(claim: Claim) -> Verdict:
-    """The verdict where the runs are not enough to measure anything.
-
-    Args:
-        claim: the claim.
-    """
+    """The verdict where the runs are not enough to measure anything."""
     return Verdict(claim, "undecided", None, math.nan, math.nan)
 
 
 def outcome(claim: Claim, low: float, high: float) -> str:
-    """``"holds"``, ``"fails"`` or ``"undecided"``: on which side of the bounds an interval lies.
-
-    Args:
-        claim: the claim.
-        low: lower end of the interval of the mean effect.
-        high: its upper end.
-    """
+    """``"holds"``, ``"fails"`` or ``"undecided"``: on which side of the bounds an interval lies."""
     top = math.inf if claim.at_most is None else claim.at_most
     if low > claim.at_least and high < top:
         return "holds"
@@ -146,18 +123,12 @@ def outcome(claim: Claim, low: float, high: float) -> str:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's interval for the mean, at ``LEVEL``; infinite for a single value.
-
-    Args:
-        values: at least one.
-    """
+    """Student's interval for the mean, at ``LEVEL``; infinite for a single value."""
     if any(not math.isfinite(value) for value in values):
         centre = _mean(values)
         return (centre, centre) if not math.isnan(centre) else (-math.inf, math.inf)
-    if len(values) == 1:
-        return -math.inf, math.inf
-    reach = student.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - float(reach), fmean(values) + float(reach)
+    mean, reach = fmean(values), reach_of_mean(values, LEVEL)
+    return mean - reach, mean + reach
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -197,14 +168,6 @@ def _far(claim: Claim, cells: Sequence[Cell], optimizer: str) -> tuple[Cell, ...
     return None if far is None else (far, best(steps))
 
 
-def _far_ours(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
-    return _far(claim, cells, claim.ours)
-
-
-def _far_theirs(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | None:
-    return _far(claim, cells, claim.theirs)
-
-
 def _lost(_: Claim, far: Cell, own: Cell) -> Finding:
     about = f"{far.name}: {far.mean:.4g}; its best, at {format_step(own.lr)}: {own.mean:.4g}"
     return Finding(_gain(own, far), about, _unit(own))
@@ -227,17 +190,12 @@ def share_saved(ours: RunResult, theirs: RunResult, *, higher: bool) -> float:
     Both reach that score, so every pair of runs has a value: ``(t2 - t1) / max(t1, t2)``, in
     [-1, 1], with the times ``t1`` and ``t2`` of ours and theirs. Exchanging the two only changes
     the sign. A run that diverged never reaches a score.
-
-    Args:
-        ours: a run.
-        theirs: one of as many epochs of as many steps.
-        higher: whether higher scores are better.
     """
     sound = [run for run in (ours, theirs) if not run.diverged and math.isfinite(run.score)]
     if len(sound) < 2:
         return float(ours in sound) - float(theirs in sound)
-    goal = (min if higher else max)(ours.score, theirs.score)
-    mine, yours = (epochs_to(run.scores, goal, higher=higher) for run in (ours, theirs))
+    goal, sign = (min if higher else max)(ours.score, theirs.score), -1 if higher else 1
+    mine, yours = (first_at(enumerate(run.scores, 1), goal, sign) for run in (ours, theirs))
     return (yours - mine) / max(mine, yours)
 
 
@@ -280,37 +238,26 @@ def _middle_and_end(claim: Claim, cells: Sequence[Cell]) -> tuple[Cell, ...] | N
 class Kind:
     """How a kind of claim is judged.
 
-    Attributes:
-        choose: the settings that a claim is about, from runs over a grid; None if some are missing.
-        measure: the finding, from runs of the chosen settings.
+    ``choose`` has the settings that a claim is about, from runs over a grid; None if some are
+    missing. ``measure`` has the finding, from runs of these settings.
     """
 
     choose: Callable[[Claim, Sequence[Cell]], tuple[Cell, ...] | None]
     measure: Callable[..., Finding]
 
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "gain-of-best": Kind(_pair, _gain_of_best),
-        "keeps": Kind(_far_ours, _lost),
-        "loses": Kind(_far_theirs, _lost),
-        "steps-saved": Kind(_pair, _steps_saved),
-        "grows": Kind(_with_gaps, _grows),
-        "middle-wins": Kind(_middle_and_end, _gain_of_best),
-    }
-)
+KINDS: Mapping[str, Kind] = {
+    "gain-of-best": Kind(_pair, _gain_of_best),
+    "keeps": Kind(lambda claim, cells: _far(claim, cells, claim.ours), _lost),
+    "loses": Kind(lambda claim, cells: _far(claim, cells, claim.theirs), _lost),
+    "steps-saved": Kind(_pair, _steps_saved),
+    "grows": Kind(_with_gaps, _grows),
+    "middle-wins": Kind(_middle_and_end, _gain_of_best),
+}
 
 
 def read_claim(where: str, values: Mapping[str, Any]) -> Claim:
-    """A claim from a figure's file.
-
-    Args:
-        where: file and scale, for the message.
-        values: the fields of ``Claim``.
-
-    Raises:
-        LabError: if a field is unknown or missing.
-    """
+    """A claim from a figure's file; a LabError, which names the place, if a field is wrong."""
     try:
         return Claim(**values)
     except TypeError as error:

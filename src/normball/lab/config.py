@@ -2,58 +2,27 @@
 
 import json
 import math
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
-from normball.lab.errors import LabError, unknown
-from normball.lab.fields import fits
+from normball.lab.errors import LabError
+from normball.lab.fields import read
+from normball.lab.registry import look_up
 
 SCHEDULES = ("constant", "linear", "cosine", "trapezoidal")
 PRECISIONS = ("float32", "bfloat16")
 _POSITIVE = (
-    "lr",
-    "epochs",
-    "batch_size",
-    "rho",
-    "input_radius",
-    "radius",
-    "output_radius",
-    "width",
-    "train_size",
-    "test_size",
-    "accumulate",
-)
+    "lr", "epochs", "batch_size", "rho", "input_radius", "radius", "output_radius", "width",
+    "train_size", "test_size", "accumulate",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One training run's settings; equal settings on one machine give equal weights, bit for bit.
 
-    A setting that the optimizer does not have is None.
-
-    Attributes:
-        task: name of the task.
-        optimizer: name of the optimizer.
-        lr: the step size, at its largest.
-        seed: seed of the initial weights and of the order of the data, in [0, 2^63).
-        epochs: passes over the training data; of text, as many times 50 steps.
-        batch_size: examples a step, over all processes and accumulated parts.
-        alpha: weight of the new gradient in the momentum, in (0, 1].
-        rho: clipping threshold; of ``sgd-clip`` on the Euclidean norm of the gradient.
-        constrained: whether the weights stay in the norm ball.
-        variant: 1 or 2, the form of the constrained clipped step.
-        input_radius: radius of the first layer's norm ball.
-        radius: radius of the norm balls in between.
-        output_radius: radius of the last layer's norm ball.
-        schedule: one of ``SCHEDULES``, as ``make_schedule`` says.
-        model: name of the network.
-        width: factor on the network's widths.
-        train_size: how many of the training examples are used; all when None.
-        test_size: how many of the test examples, likewise.
-        warmup: share of the steps over which the step size grows from 0, in [0, 1).
-        accumulate: parts in which a mini-batch goes through the network, one after the other.
-        precision: ``"float32"``, or ``"bfloat16"`` for autocast.
-        weight_decay: share of the weights that a step of size 1 takes away.
+    The sentence beside a setting is also the help of its option. A setting that the optimizer does
+    not have is None.
 
     Raises:
         LabError: if a value is out of its range; the message names the value.
@@ -61,61 +30,56 @@ class RunConfig:
 
     task: str
     optimizer: str
-    lr: float
-    seed: int
-    epochs: int
-    batch_size: int
-    alpha: float | None = None
-    rho: float | None = None
-    constrained: bool | None = None
-    variant: int | None = None
+    lr: Annotated[float, "The step size, such as 0.03 or 2^-5."]
+    seed: Annotated[int, "Seed of the weights and of the order of the data."]
+    epochs: Annotated[int, "Passes over the training data; of text, as many times 50 steps."]
+    # Over all processes and accumulated parts.
+    batch_size: Annotated[int, "Examples a step."]
+    alpha: Annotated[float | None, "Weight of the new gradient, in (0, 1]; for the Scions."] = None
+    # For sgd-clip on the Euclidean norm of the gradient.
+    rho: Annotated[float | None, "Clipping threshold; for clipped-scion and sgd-clip."] = None
+    constrained: Annotated[bool | None, "Keep the weights in the norm ball."] = None
+    variant: Annotated[int | None, "1 or 2: form of the constrained clipped step."] = None
+    # Of the norm balls of the first layer, of those in between, and of the last layer.
     input_radius: float | None = None
     radius: float | None = None
     output_radius: float | None = None
-    schedule: str = "constant"
-    model: str = "cnn"
-    width: float = 1.0
-    train_size: int | None = None
-    test_size: int | None = None
-    warmup: float = 0.0
-    accumulate: int = 1
-    precision: str = "float32"
-    weight_decay: float | None = None
+    schedule: Annotated[str, "constant, linear, cosine or trapezoidal."] = "constant"
+    model: Annotated[str, "The network; that of the task by default."] = "cnn"
+    width: Annotated[float, "Factor on the network's widths."] = 1.0
+    train_size: Annotated[int | None, "Use so many training images."] = None
+    test_size: Annotated[int | None, "Use so many test images, or windows of text."] = None
+    warmup: Annotated[float, "Share of the steps in which the step size grows."] = 0.0
+    accumulate: Annotated[int, "Parts of a mini-batch, one after the other."] = 1
+    precision: Annotated[str, "float32, or bfloat16 for autocast."] = "float32"
+    # The share of the weights that a step of size 1 takes away.
+    weight_decay: Annotated[float | None, "Weight decay; for adamw and muon."] = None
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise LabError(f"{flag(name)} must be a positive number, got {value}.")
-        if self.constrained and self.lr > 1:
-            raise LabError(
-                f"--lr must be at most 1 with --constrained, got {self.lr}: it is the share of the "
-                "way to the edge of the ball."
-            )
         if not 0 <= self.seed < 2**63:
             raise LabError(f"a seed must be at least 0 and below 2^63, got {self.seed}.")
-        if self.alpha is not None and not 0 < self.alpha <= 1:
-            raise LabError(
-                f"--alpha must be above 0 and at most 1, got {self.alpha}: it is the weight of "
-                "the new gradient, 1 means no momentum."
-            )
-        if self.variant not in (None, 1, 2):
-            raise LabError(f"--variant must be 1 or 2, got {self.variant}.")
-        if self.schedule not in SCHEDULES:
-            raise unknown("schedule", self.schedule, SCHEDULES)
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
-        if not 0 <= self.warmup < 1:
-            raise LabError(
-                f"--warmup must be at least 0 and below 1, got {self.warmup}: it is a share of the "
-                "run."
-            )
-        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
-            raise LabError(f"--weight-decay must be 0 or more, got {self.weight_decay}.")
-        if self.batch_size % self.accumulate:
-            raise LabError(
-                f"--accumulate must divide the batch size {self.batch_size}, got {self.accumulate}."
-            )
+        for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            look_up(name, getattr(self, name), dict.fromkeys(known))
+        alpha = 1.0 if self.alpha is None else self.alpha
+        decay, rest = self.weight_decay or 0.0, self.batch_size % self.accumulate
+        share = "it is the share of the way to the edge of the ball"
+        part = "it is a share of the run"
+        weight = "it is the weight of the new gradient, 1 means no momentum"
+        for name, right, must, why in (
+            ("lr", self.lr <= 1 or not self.constrained, "be at most 1 with --constrained", share),
+            ("alpha", 0 < alpha <= 1, "be above 0 and at most 1", weight),
+            ("variant", self.variant in (None, 1, 2), "be 1 or 2", ""),
+            ("warmup", 0 <= self.warmup < 1, "be at least 0 and below 1", part),
+            ("weight_decay", 0 <= decay < math.inf, "be 0 or more", ""),
+            ("accumulate", not rest, f"divide the batch size {self.batch_size}", ""),
+        ):
+            if not right:
+                given = f"{getattr(self, name)}{f': {why}' if why else ''}"
+                raise LabError(f"{flag(name)} must {must}, got {given}.")
 
     def key(self) -> str:
         """One string per set of settings, equal exactly when the settings are."""
@@ -130,58 +94,38 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
-        """The configuration written by ``dataclasses.asdict``.
+        """The configuration written by ``dataclasses.asdict``; else a LabError that names a field.
 
-        Args:
-            values: one entry per field, of the field's type; rows from before there was a setting
-                lack it, and it had the value that is the default.
-
-        Raises:
-            LabError: if a field is missing, unknown, or of another type.
+        Rows from before there was a setting lack it: it had the value that is the default.
         """
-        kinds = get_type_hints(cls)
-        needed = {field.name for field in fields(cls) if field.default is MISSING}
-        if wrong := sorted((set(values) - set(kinds)) | (needed - set(values))):
-            raise LabError(f"the settings lack or do not know {', '.join(wrong)}.")
-        for name, value in values.items():
-            if not fits(value, kinds[name]):
-                raise LabError(f"the setting {name} has the value {value!r}.")
-        return cls(**values)
+        try:
+            return read(cls, values)  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise LabError(f"the settings are not usable: {error}.") from None
 
 
 def flag(name: str) -> str:
-    """A setting's name as the command line writes it.
-
-    Args:
-        name: a field of ``RunConfig``.
-    """
+    """A setting's name as the command line writes it."""
     return "--" + name.replace("_", "-")
 
 
-def read_step(text: str) -> float | None:
+def read_step(text: str) -> float:
     """A step size, written as a number or as a power: ``0.03125`` or ``2^-5``.
 
-    Args:
-        text: what was written.
-
-    Returns:
-        None where it is no positive number.
+    Raises:
+        ValueError: if it is no positive number.
     """
     base, caret, exponent = text.partition("^")
     try:
         value = float(base) ** float(exponent) if caret else float(base)
     except (ValueError, OverflowError, ZeroDivisionError):
-        return None
-    if isinstance(value, complex) or not (value > 0 and math.isfinite(value)):
-        return None
+        value = math.inf
+    if isinstance(value, complex) or not 0 < value < math.inf:
+        raise ValueError(f"{text!r} is no step size")
     return value
 
 
 def format_step(lr: float) -> str:
-    """A step size for reading: ``2^-5`` for a power of two, else three digits.
-
-    Args:
-        lr: the step size, positive.
-    """
+    """A step size for reading: ``2^-5`` for a power of two, else three digits."""
     mantissa, exponent = math.frexp(lr)
     return f"2^{exponent - 1}" if mantissa == 0.5 else f"{lr:.3g}"

@@ -13,13 +13,7 @@ class WorkerError(RuntimeError):
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> LabError:
-    """The error for a name that is not in a registry, with the nearest name where there is one.
-
-    Args:
-        kind: what is being named, such as ``"task"``.
-        value: the name as the user gave it.
-        known: every name there is.
-    """
+    """The error for a name that is not among those that are known, with the nearest one if any."""
     names = sorted(known)
     near = difflib.get_close_matches(value.lower(), names, n=1)
     advice = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}."

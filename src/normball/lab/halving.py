@@ -19,9 +19,7 @@ def next_stage(
     """The runs of the first rung that lacks one, or else those that go on to full length.
 
     Args:
-        configs: runs of full length over all thresholds.
         rungs: numbers of epochs, ascending.
-        rows: finished runs, in any order; others are passed over.
     """
     there = {row.config.key(): row for row in rows}
     left = tuple(configs)

@@ -50,11 +50,7 @@ def describe_commit() -> str | None:
 
 
 def provenance(rows: Iterable[Any]) -> dict[str, str]:
-    """The machines, versions and commits of finished runs, for reading.
-
-    Args:
-        rows: each with ``machine``, ``versions`` and ``commit``.
-    """
+    """The machines, versions and commits of finished runs, for reading."""
     rows = list(rows)
     packages = {", ".join(f"{k} {v}" for k, v in row.versions.items()) for row in rows}
     return {

@@ -84,13 +84,7 @@ class OnRay:
 def connect(jobs: int | None) -> OnRay:
     """Join the cluster that ``RAY_ADDRESS`` names, or start Ray on this machine.
 
-    Ray that this process has started itself is used as it is.
-
-    Args:
-        jobs: number of runs at a time; as many as there is room for when None.
-
-    Raises:
-        LabError: if no cluster answers at the address.
+    Ray that this process has started itself is used as it is. A LabError if no cluster answers.
     """
     if not ray.is_initialized():
         # Ray reports its use to its makers unless it is told not to.

@@ -2,8 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,13 +11,13 @@ from torch import nn
 from normball import ClippedScion, Scion
 from normball.groups import param_groups
 from normball.lab.config import RunConfig, flag
-from normball.lab.errors import LabError, unknown
+from normball.lab.errors import LabError
 from normball.lab.models import find_model
+from normball.lab.muon import BETAS, MuonAdamW
+from normball.lab.registry import by_name, look_up
 from normball.lab.tasks import ScionSettings, Task, build_model, find_task
 
 _RADII = ("input_radius", "radius", "output_radius")
-# The Scions of the lab are the paper's methods.
-_OF_THE_PAPER = {"nesterov": False}
 
 
 @dataclass(frozen=True)
@@ -46,57 +45,18 @@ def _adam(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
 
 def _adamw(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     decay = config.weight_decay or 0.0
-    # The betas of the paper's language models.
-    return torch.optim.AdamW(
-        model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=decay
-    )
+    return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=BETAS, weight_decay=decay)
 
 
-class _MuonAdamW(torch.optim.Optimizer):
-    """torch's Muon for the hidden matrices and AdamW for the rest, as Muon's users do.
-
-    One step size serves both: Muon's steps are scaled to the RMS of AdamW's.
-    """
-
-    def __init__(self, model: nn.Module, config: RunConfig) -> None:
-        plan = param_groups(model)
-        hidden = {row.name for row in plan.rows if row.role == "hidden" and len(row.shape) == 2}
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if name in hidden]
-        rest = [p for name, p in named if name not in hidden]
-        if not matrices:
-            raise LabError(
-                f"muon is for hidden matrices, of which {config.model} has none: leave it out, or "
-                "choose a --model with linear layers, such as mlp."
-            )
-        if not hasattr(torch.optim, "Muon"):
-            raise LabError(
-                "muon is torch.optim.Muon, which came with torch 2.9, and this is torch "
-                f"{torch.__version__}: leave it out, or update torch."
-            )
-        decay = config.weight_decay or 0.0
-        self._parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                matrices, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=decay),
-        ]
-        super().__init__([{"params": matrices}, {"params": rest}], {"lr": config.lr})
-
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        for group, part in zip(self.param_groups, self._parts, strict=True):
-            part.param_groups[0]["lr"] = group["lr"]
-            part.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        parts = [part.state_dict() for part in self._parts]
-        return {"lr": self.param_groups[0]["lr"], "parts": parts}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for part, saved in zip(self._parts, state_dict["parts"], strict=True):
-            part.load_state_dict(saved)
-        for group in self.param_groups:
-            group["lr"] = state_dict["lr"]
+def _muon(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    decay = config.weight_decay or 0.0
+    optimizer = MuonAdamW(model, config.lr, decay=decay, kernels=False)
+    if not optimizer.hidden:
+        raise LabError(
+            f"muon is for hidden matrices, of which {config.model} has none: leave it out, or "
+            "choose a --model with linear layers, such as mlp."
+        )
+    return optimizer
 
 
 def _sgd(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
@@ -121,21 +81,20 @@ def _groups(model: nn.Module, config: RunConfig) -> Any:
     return param_groups(model, overrides=named or None)
 
 
+def _given(config: RunConfig) -> dict[str, Any]:
+    """The options of both Scions, which here are the paper's methods, without look-ahead."""
+    options = {name: getattr(config, name) for name in ("alpha", "constrained", "variant")}
+    return {"nesterov": False} | {k: v for k, v in options.items() if v is not None}
+
+
 def _scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    options = _given(config, "alpha", "constrained") | _OF_THE_PAPER
-    return Scion(_groups(model, config), lr=config.lr, **options)
+    return Scion(_groups(model, config), lr=config.lr, **_given(config))
 
 
 def _clipped_scion(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     # A run without a threshold is a mistake here; it does not mean that it is measured.
-    options = _given(config, "alpha", "constrained", "variant") | _OF_THE_PAPER
-    options["rho"] = config.rho
-    return ClippedScion(_groups(model, config), lr=config.lr, **options)
-
-
-def _clipped_scion_auto(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    options = _given(config, "alpha", "constrained", "variant") | _OF_THE_PAPER
-    return ClippedScion(_groups(model, config), lr=config.lr, rho="auto", **options)
+    rho: Any = "auto" if config.optimizer == "clipped-scion-auto" else config.rho
+    return ClippedScion(_groups(model, config), lr=config.lr, rho=rho, **_given(config))
 
 
 def _default(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
@@ -143,179 +102,99 @@ def _default(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     return ClippedScion(param_groups(model), lr=config.lr, average=0.1)
 
 
-def _given(config: RunConfig, *names: str) -> dict[str, Any]:
-    options = {name: getattr(config, name) for name in names}
-    return {name: value for name, value in options.items() if value is not None}
-
-
-OPTIMIZERS: Mapping[str, OptimizerSpec] = MappingProxyType(
-    {
-        spec.name: spec
-        for spec in (
-            OptimizerSpec("adam", "Adam", (), _adam),
-            OptimizerSpec("scion", "Scion", ("alpha", "constrained", *_RADII), _scion),
-            OptimizerSpec(
-                "clipped-scion",
-                "Clipped Scion",
-                ("alpha", "rho", "constrained", "variant", *_RADII),
-                _clipped_scion,
-            ),
-            OptimizerSpec(
-                "clipped-scion-auto",
-                "Clipped Scion, ρ measured",
-                ("alpha", "constrained", "variant", *_RADII),
-                _clipped_scion_auto,
-            ),
-            OptimizerSpec("default", "Clipped Scion, nothing set", (), _default),
-            OptimizerSpec("adamw", "AdamW", ("weight_decay",), _adamw),
-            OptimizerSpec("muon", "Muon", ("weight_decay",), _MuonAdamW),
-            OptimizerSpec("sgd-clip", "SGD, clipped", ("rho",), _sgd, clips_outside=True),
-        )
-    }
+_CLIPPED = ("constrained", "variant", *_RADII)
+OPTIMIZERS = by_name(
+    OptimizerSpec("adam", "Adam", (), _adam),
+    OptimizerSpec("scion", "Scion", ("alpha", "constrained", *_RADII), _scion),
+    OptimizerSpec("clipped-scion", "Clipped Scion", ("alpha", "rho", *_CLIPPED), _clipped_scion),
+    OptimizerSpec(
+        "clipped-scion-auto",
+        "Clipped Scion, ρ measured",
+        ("alpha", *_CLIPPED),
+        _clipped_scion,
+    ),
+    OptimizerSpec("default", "Clipped Scion, nothing set", (), _default),
+    OptimizerSpec("adamw", "AdamW", ("weight_decay",), _adamw),
+    OptimizerSpec("muon", "Muon", ("weight_decay",), _muon),
+    OptimizerSpec("sgd-clip", "SGD, clipped", ("rho",), _sgd, clips_outside=True),
 )
+# The fields of RunConfig that some optimizers have, and others have not.
+OWN = frozenset(name for spec in OPTIMIZERS.values() for name in spec.options)
 
 
 def describe_groups(config: RunConfig) -> str:
-    """The table of layers, norms and radii that a run's optimizer works with.
-
-    Args:
-        config: a run of an optimizer with radii.
-    """
+    """The table of layers, norms and radii of a run whose optimizer has radii."""
     with torch.random.fork_rng(devices=[]):
         return str(_groups(build_model(config), config))
 
 
 def find_optimizer(name: str) -> OptimizerSpec:
-    """The optimizer of that name.
-
-    Args:
-        name: a key of ``OPTIMIZERS``.
-
-    Raises:
-        LabError: if no optimizer has that name; the message has the nearest one.
-    """
-    try:
-        return OPTIMIZERS[name]
-    except KeyError:
-        raise unknown("optimizer", name, OPTIMIZERS) from None
+    """The optimizer of that name; a LabError has the nearest one if there is none."""
+    return look_up("optimizer", name, OPTIMIZERS)
 
 
-def configure(
-    task: Task,
-    optimizer: str,
-    *,
-    seed: int = 0,
-    lr: float | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    schedule: str = "constant",
-    model: str | None = None,
-    width: float | None = None,
-    train_size: int | None = None,
-    test_size: int | None = None,
-    warmup: float | None = None,
-    accumulate: int | None = None,
-    precision: str = "float32",
-    **options: Any,
-) -> RunConfig:
+def configure(task: Task, optimizer: str, **options: Any) -> RunConfig:
     """A run's settings: what is given, and the task's defaults for the rest.
 
     Args:
         task: the task.
         optimizer: a key of ``OPTIMIZERS``.
-        seed: seed of the weights and of the order of the data.
-        lr: step size.
-        epochs: passes over the training data.
-        batch_size: images a step.
-        schedule: how the step size changes over the run.
-        model: name of the network.
-        width: factor on its widths.
-        train_size: how many training examples are used.
-        test_size: how many test examples are used.
-        warmup: share of the steps in which the step size grows.
-        accumulate: parts in which a mini-batch goes through the network.
-        precision: of the network's arithmetic.
-        options: further fields of ``RunConfig``; None means not given.
+        options: other fields of ``RunConfig``; None means not given.
 
     Raises:
         LabError: if the optimizer is unknown, has no such option, or a value is out of its range.
     """
     spec = find_optimizer(optimizer)
-    network = find_model(model or task.model, text=not task.shape.size).name
-    batch = task.batch_size if batch_size is None else batch_size
-    _refuse_sizes(task, batch, train_size, test_size)
     given = {name: value for name, value in options.items() if value is not None}
-    _refuse_foreign(spec, given)
+    network = find_model(given.get("model", task.model), text=not task.shape.size).name
+    for name in [name for name in given if name in OWN and name not in spec.options]:
+        takers = [other.name for other in OPTIMIZERS.values() if name in other.options]
+        raise LabError(
+            f"{flag(name)} {given[name]} does not apply to {spec.name}: leave it out, or choose "
+            f"{' or '.join(takers)}."
+        )
     scion = task.settings(network, constrained=bool(given.get("constrained")))
-    settings = _defaults(scion, spec) | given
+    settings: dict[str, Any] = {
+        "seed": 0,
+        "lr": scion.lr if "radius" in spec.options else _own_lr(task, optimizer),
+        "epochs": task.epochs,
+        "batch_size": task.batch_size,
+        **_defaults(scion, spec),
+        **given,
+        "model": network,
+    }
     if "variant" in spec.options:
         _settle_variant(settings, given)
-    if lr is None:
-        lr = scion.lr if "radius" in spec.options else _own_lr(task, optimizer)
-    return RunConfig(
-        task=task.name,
-        optimizer=optimizer,
-        lr=lr,
-        seed=seed,
-        epochs=task.epochs if epochs is None else epochs,
-        batch_size=batch,
-        schedule=schedule,
-        model=network,
-        width=1.0 if width is None else width,
-        train_size=train_size,
-        test_size=test_size,
-        warmup=0.0 if warmup is None else warmup,
-        accumulate=1 if accumulate is None else accumulate,
-        precision=precision,
-        **settings,
-    )
+    _refuse_sizes(task, settings)
+    return RunConfig(task=task.name, optimizer=optimizer, **settings)
 
 
-def _refuse_sizes(task: Task, batch: int, train_size: int | None, test_size: int | None) -> None:
-    if test_size is not None and task.test_size is not None and test_size > task.test_size:
-        raise LabError(
-            f"--test-size must be at most {task.test_size}, the number of test images, "
-            f"got {test_size}."
-        )
-    if task.train_size is None:
-        return
-    if train_size is not None and train_size > task.train_size:
-        raise LabError(
-            f"--train-size must be at most {task.train_size}, the number of training images, "
-            f"got {train_size}."
-        )
-    used = task.train_size if train_size is None else train_size
-    if batch > used:
-        raise LabError(
-            f"--batch-size must be at most {used}, the number of training images, got {batch}."
-        )
+def _refuse_sizes(task: Task, settings: Mapping[str, Any]) -> None:
+    train = task.train_size and settings.get("train_size", task.train_size)
+    for name, most, what in (
+        ("test_size", task.test_size, "test"),
+        ("train_size", task.train_size, "training"),
+        ("batch_size", train, "training"),
+    ):
+        value = settings.get(name)
+        if most is not None and value is not None and value > most:
+            raise LabError(
+                f"{flag(name)} must be at most {most}, the number of {what} images, got {value}."
+            )
 
 
 def _own_lr(task: Task, optimizer: str) -> float:
     if optimizer == "default":
         return float(inspect.signature(ClippedScion).parameters["lr"].default)
-    if optimizer in task.lrs:
-        return task.lrs[optimizer]
     grid = task.grid[optimizer]
-    return grid[len(grid) // 2]
+    return task.lrs.get(optimizer, grid[len(grid) // 2])
 
 
 def _defaults(scion: ScionSettings, spec: OptimizerSpec) -> dict[str, Any]:
     if spec.clips_outside:
         return {"rho": 1.0}
-    known = {name: getattr(scion, name) for name in ("alpha", "rho", *_RADII)}
-    known["constrained"] = False
+    known = {**asdict(scion), "constrained": False}
     return {name: value for name, value in known.items() if name in spec.options}
-
-
-def _refuse_foreign(spec: OptimizerSpec, given: dict[str, Any]) -> None:
-    for name, value in given.items():
-        if name not in spec.options:
-            takers = [other.name for other in OPTIMIZERS.values() if name in other.options]
-            raise LabError(
-                f"{flag(name)} {value} does not apply to {spec.name}: leave it out, or choose "
-                f"{' or '.join(takers)}."
-            )
 
 
 def _settle_variant(settings: dict[str, Any], given: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ def fill(template: str, content: dict[str, Any]) -> str:
     """A template of this package, filled in; its filters are ``typeset`` and ``embedded``.
 
     Args:
-        template: its file's name.
         content: the names that it uses; one that is missing is an error.
     """
     environment = Environment(
@@ -30,19 +29,10 @@ def fill(template: str, content: dict[str, Any]) -> str:
 
 
 def typeset(text: str) -> str:
-    """A text for print: ``2^-5`` becomes ``2⁻⁵``, and ``%`` stays with its number.
-
-    Args:
-        text: any text.
-    """
+    """A text for print: ``2^-5`` becomes ``2⁻⁵``, and ``%`` stays with its number."""
     return _POWER.sub(lambda match: raised(match[1]), text).replace(" %", "\u00a0%")
 
 
 def embedded(picture: bytes, kind: str = "svg+xml") -> str:
-    """A picture as the address of an image, so that a page needs no other file.
-
-    Args:
-        picture: the bytes of its file.
-        kind: ``"svg+xml"`` or ``"png"``.
-    """
+    """A picture as the address of an image, so that a page needs no other file."""
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

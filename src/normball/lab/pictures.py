@@ -1,8 +1,7 @@
 """The style of all pictures: readable on light and on dark pages, and reproducible."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import matplotlib as mpl
@@ -13,53 +12,31 @@ from matplotlib.transforms import ScaledTranslation
 
 from normball._style import FORM, VECTOR, readable
 
-# Colours that also differ for the colour-blind, and on paper.
-COLOURS: Mapping[str, str] = MappingProxyType(
-    {
-        "adam": "#6b7280",
-        "scion": "#d55e00",
-        "clipped-scion": "#0072b2",
-        "clipped-scion-auto": "#56b4e9",
-        "default": "#7c3aed",
-        "adamw": "#cc79a7",
-        "muon": "#009e73",
-        "sgd-clip": "#e69f00",
-    }
-)
-MARKERS: Mapping[str, str] = MappingProxyType(
-    {
-        "adam": "s",
-        "scion": "^",
-        "clipped-scion": "o",
-        "clipped-scion-auto": "X",
-        "default": "*",
-        "adamw": "D",
-        "muon": "v",
-        "sgd-clip": "P",
-    }
-)
+# Colours that also differ for the colour-blind, and on paper; and markers.
+_LOOKS = {
+    "adam": ("#6b7280", "s"),
+    "scion": ("#d55e00", "^"),
+    "clipped-scion": ("#0072b2", "o"),
+    "clipped-scion-auto": ("#56b4e9", "X"),
+    "default": ("#7c3aed", "*"),
+    "adamw": ("#cc79a7", "D"),
+    "muon": ("#009e73", "v"),
+    "sgd-clip": ("#e69f00", "P"),
+}
+COLOURS = {name: colour for name, (colour, _) in _LOOKS.items()}
+MARKERS = {name: marker for name, (_, marker) in _LOOKS.items()}
 
 Panel = Callable[[Axes], None]
 Subject = TypeVar("Subject")
 
 
 def showing(subject: Subject, draw: Callable[[Axes, Subject], None]) -> Panel:
-    """A panel that shows something.
-
-    Args:
-        subject: what to show.
-        draw: draws it into axes.
-    """
+    """A panel that shows something."""
     return lambda axes: draw(axes, subject)
 
 
 def legend_below(axes: Axes, columns: int = 1) -> None:
-    """A legend under the axis's label, where no line can be; none if nothing has a label.
-
-    Args:
-        axes: with lines.
-        columns: of the legend.
-    """
+    """A legend under the axis's label, where no line can be; none if nothing has a label."""
     figure = axes.get_figure(root=True)
     if figure is not None and axes.get_legend_handles_labels()[0]:
         lower = ScaledTranslation(0, -0.52, figure.dpi_scale_trans)
@@ -87,10 +64,7 @@ def render(
     An SVG is transparent, with grey lines and text as text; a PNG is black on white.
 
     Args:
-        panels: each draws into the axes that it is given.
-        kind: ``"png"`` or ``"svg"``.
         size: of one panel, in inches.
-        title: above all of them.
         columns: how many are side by side; all when None.
     """
     across = columns or len(panels)

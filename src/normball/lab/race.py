@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from normball.lab.cells import Cell, best, epochs_to, names_of, of
+from normball.lab.cells import Cell, best, names_of, of
 from normball.lab.optimizers import OPTIMIZERS
+from normball.lab.statistics import first_at
 
 TITLES = ("optimizer", "steps to the goal", "seconds", "at its fastest")
 
@@ -29,12 +30,10 @@ class Racer:
 
 @dataclass(frozen=True)
 class Race:
-    """A race of all optimizers in a table.
+    """A race of all optimizers in a table, in the order of the registry.
 
-    Attributes:
-        goal: the worst final score of a seed at its optimizer's best settings, so that every
-            optimizer reaches it; an accuracy in percent, a loss in nats.
-        racers: one for each optimizer, in the order of the registry.
+    The goal is the worst final score of a seed at its optimizer's best settings, so that every
+    optimizer reaches it; an accuracy in percent, a loss in nats.
     """
 
     goal: float
@@ -42,14 +41,11 @@ class Race:
 
 
 def race(cells: Sequence[Cell]) -> Race | None:
-    """Compare the optimizers.
+    """Compare optimizers that differ in their settings and seeds only.
 
     The best and the fastest settings are both chosen after the runs, so an optimizer has an
     advantage if more of its settings were tried. If some settings were run with more seeds than
     others, only those with the most seeds are considered.
-
-    Args:
-        cells: runs that differ in optimizer, settings of optimizers, and seed.
 
     Returns:
         None if there are fewer than two optimizers, if the best score of one is undefined, or if
@@ -72,31 +68,27 @@ def _repeated(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _racer(cells: Sequence[Cell], goal: float) -> Racer:
-    repeated = _repeated(cells)
-    steps = [_mean_steps(cell, goal) for cell in repeated]
-    fastest = min(range(len(steps)), key=lambda index: steps[index])
+    steps, fastest = min(
+        ((_mean_steps(cell, goal), cell) for cell in _repeated(cells)), key=lambda pair: pair[0]
+    )
     a_step = min(
         row.result.seconds / (row.result.epochs_done * row.result.steps)
         for cell in cells
         for row in cell.rows
     )
-    return Racer(repeated[fastest], steps[fastest], steps[fastest] * a_step)
+    return Racer(fastest, steps, steps * a_step)
 
 
 def _mean_steps(cell: Cell, goal: float) -> float:
+    sign = -1 if cell.higher else 1
     return fmean(
-        row.result.steps
-        * epochs_to([cell.scale(x) for x in row.result.scores], goal, higher=cell.higher)
+        row.result.steps * first_at(enumerate(map(cell.scale, row.result.scores), 1), goal, sign)
         for row in cell.rows
     )
 
 
 def lines(found: Race) -> list[tuple[str, ...]]:
-    """A race as a table: ``TITLES`` and a line for each optimizer.
-
-    Args:
-        found: from ``race``.
-    """
+    """A race as a table: a line of ``TITLES`` for each optimizer."""
     return [
         (
             OPTIMIZERS[racer.fastest.optimizer].label,

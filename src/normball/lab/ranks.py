@@ -38,11 +38,7 @@ def device() -> torch.device:
 
 
 def join() -> None:
-    """Join the processes of torchrun; do nothing without it.
-
-    Raises:
-        LabError: if the variables that torchrun sets are not whole, or nobody answers.
-    """
+    """Join the processes of torchrun, or a LabError says what is wrong; do nothing without it."""
     if not 0 <= rank() < world():
         raise LabError(f"RANK is {rank()}, and WORLD_SIZE is {world()}: {_REMEDY}")
     if world() > 1 and not dist.is_initialized():
@@ -79,11 +75,7 @@ def share(batch: Tensor) -> Tensor:
 
 
 def shared(model: nn.Module) -> nn.Module:
-    """The model, its gradients averaged over the processes; the model itself for one process.
-
-    Args:
-        model: on this process's device.
-    """
+    """The model, its gradients averaged over the processes; the model itself for one process."""
     return DistributedDataParallel(model) if world() > 1 else model
 
 

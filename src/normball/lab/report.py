@@ -40,17 +40,11 @@ _ABOUT = {
 }
 
 
-def write_report(folder: RunFolder) -> Path:
+def write_report(folder: RunFolder[Row]) -> Path:
     """Draw the picture and write the page for all rows of a folder.
 
     Args:
         folder: holds the rows, at least one and all of one task, and takes the files.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        LabError: if a file cannot be written.
     """
     cells = ordered(make_cells(folder.rows))
     title = find_task(cells[0].rows[0].config.task).title
@@ -60,11 +54,7 @@ def write_report(folder: RunFolder) -> Path:
 
 
 def page(rows: Iterable[Row]) -> str:
-    """The report as HTML; the order of the rows does not matter.
-
-    Args:
-        rows: finished runs of one task, at least one.
-    """
+    """The report as HTML; the order of the rows does not matter."""
     cells = ordered(make_cells(rows))
     config, higher = cells[0].rows[0].config, cells[0].higher
     task = find_task(config.task)
@@ -82,11 +72,7 @@ def page(rows: Iterable[Row]) -> str:
 
 
 def overview(cells: Sequence[Cell]) -> dict[str, Any]:
-    """Pictures of all schedules, and tables of each, for the template ``tables.html.j2``.
-
-    Args:
-        cells: all of one task.
-    """
+    """Pictures of all schedules, and tables of each, for the template ``tables.html.j2``."""
     shown = views(cells)
     return {
         "panels": [_panel(name, view) for name in _PICTURE for view in shown],
@@ -169,11 +155,7 @@ def training(cells: Sequence[Cell]) -> str:
 
 
 def facts(rows: Sequence[Row]) -> dict[str, str]:
-    """Where the runs were made, and with what.
-
-    Args:
-        rows: finished runs, at least one.
-    """
+    """Where the runs were made, and with what."""
     minutes = math.fsum(row.result.seconds for row in rows) / 60
     seeds = ", ".join(map(str, sorted({row.config.seed for row in rows})))
     return {

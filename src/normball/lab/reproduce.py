@@ -28,14 +28,9 @@ _MAY_HAVE = {"rungs"}
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure at one scale.
+    """A figure at one scale: what it shows, what the paper reports, what is run here instead.
 
     Attributes:
-        name: such as ``"fig3"``.
-        scale: one of ``SCALES``.
-        title: what the figure shows.
-        published: what the paper reports.
-        about: what is run here instead.
         charts: keys of ``CHARTS``.
         configs: the runs, of full length.
         rungs: epochs after which the thresholds at each step size are halved; perhaps none.
@@ -53,11 +48,7 @@ class Experiment:
     claims: tuple[Claim, ...]
 
     def stage(self, rows: Iterable[Row]) -> tuple[RunConfig, ...]:
-        """The runs that come next, or those of full length that are left after the last rung.
-
-        Args:
-            rows: finished runs.
-        """
+        """The runs that come next, or those of full length that are left after the last rung."""
         return next_stage(self.configs, self.rungs, rows)
 
 
@@ -72,15 +63,7 @@ def figure_names() -> tuple[str, ...]:
 
 
 def load_experiment(name: str, scale: str) -> Experiment:
-    """A figure's runs and claims.
-
-    Args:
-        name: such as ``"fig3"``.
-        scale: one of ``SCALES``.
-
-    Raises:
-        LabError: if there is no such figure or scale.
-    """
+    """A figure's runs and claims at one of ``SCALES``; a LabError if there is no such figure."""
     if name not in figure_names():
         raise unknown("figure", name, figure_names())
     if scale not in SCALES:
@@ -93,18 +76,17 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
     """A figure from its file's content.
 
     Args:
-        name: the figure's name.
-        scale: one of ``SCALES``.
         values: ``title``, ``published``, and for each scale ``about``, ``task``, ``charts``,
             ``seeds``, ``settings`` of all runs, ``runs`` (an optimizer, its ``lr`` and perhaps
-            ``rho``, each a list, and settings of its own), ``claims`` and perhaps ``rungs``.
+            ``rho``, each a list, and settings of its own), ``claims`` and perhaps ``rungs``. What
+            scales have in common may stand beside ``title``.
 
     Raises:
         LabError: if a key is missing or unknown, or a value not allowed; the message names it.
     """
     where = f"{name}.toml"
-    _check_keys(where, values, _FIGURE_KEYS)
-    part = values[scale]
+    _check_keys(where, values, _FIGURE_KEYS | (_SCALE_KEYS & set(values)))
+    part = {k: v for k, v in values.items() if k in _SCALE_KEYS} | values[scale]
     where = f"{where}, [{scale}]"
     _check_keys(where, part, _SCALE_KEYS | (_MAY_HAVE & set(part)))
     task = find_task(part["task"])
@@ -113,7 +95,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
         settings = {**part["settings"], **run}
         try:
             optimizer = settings.pop("optimizer")
-            steps = [_step(where, lr) for lr in settings.pop("lr")]
+            steps = [read_step(str(lr)) for lr in settings.pop("lr")]
             rhos = settings.pop("rho", [None])
             configs += [
                 configure(task, optimizer, seed=seed, lr=lr, rho=rho, **settings)
@@ -121,7 +103,7 @@ def read_experiment(name: str, scale: str, values: Mapping[str, Any]) -> Experim
                 for lr in steps
                 for rho in rhos
             ]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise LabError(f"{where}: the runs {run} are not usable ({error}).") from None
     claims = tuple(read_claim(where, claim) for claim in part["claims"])
     return Experiment(
@@ -143,15 +125,8 @@ def _check_keys(where: str, values: Mapping[str, Any], known: set[str]) -> None:
         raise LabError(f"{where} lacks or does not know {', '.join(odd)}.")
 
 
-def _step(where: str, text: str) -> float:
-    value = read_step(str(text))
-    if value is None:
-        raise LabError(f"{where}: {text!r} is no step size.")
-    return value
-
-
 def conclude(
-    experiment: Experiment, folder: RunFolder, standings: Sequence[Standing] = ()
+    experiment: Experiment, folder: RunFolder[Row], standings: Sequence[Standing] = ()
 ) -> tuple[Verdict, ...]:
     """Judge the claims, and write the picture and the verdicts beside the rows.
 
@@ -207,9 +182,6 @@ def page(
     """The outcome as Markdown: verdicts, picture, and a table of all settings.
 
     Args:
-        experiment: the figure.
-        verdicts: one for each claim.
-        cells: the runs.
         fresh: those of them that judged, if they have seeds of their own.
     """
     rows = [row for cell in (*cells, *fresh) for row in cell.rows]
@@ -256,14 +228,7 @@ def _line(cell: Cell) -> str:
 
 
 def results_of(folder: Path) -> list[dict[str, Any]]:
-    """The verdicts that a folder holds.
-
-    Args:
-        folder: holds files as ``conclude`` writes them.
-
-    Raises:
-        LabError: if a file ``fig*.json`` cannot be read, or lacks something.
-    """
+    """The verdicts that a folder holds; a LabError if a file ``fig*.json`` is not to be used."""
     found = []
     for path in sorted(folder.glob("fig*.json")):
         try:

@@ -1,6 +1,8 @@
 """The reports of a run while it trains, and its result."""
 
+import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class RunResult:
             the part of the gap that the weights make.
     """
 
+    NULL: ClassVar[float] = math.nan
+
     score: float
     train_loss: float
     diverged: bool
@@ -76,11 +80,7 @@ class History:
     """The measurements of a run so far, in numbers that a checkpoint can hold.
 
     Attributes:
-        losses: training loss of each epoch.
-        scores: the score after each epoch.
-        trace_name: as in ``EpochReport``.
-        trace: that quantity, at every step.
-        inner: as in ``RunResult``.
+        trace: the traced quantity, at every step.
         steps: how many steps were taken, those skipped left out.
         clipped: how many of them were of full length.
         skipped: how many were skipped for a gradient that was not finite.

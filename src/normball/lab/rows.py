@@ -1,40 +1,57 @@
-"""A run folder's record: one JSON line per finished run, safe against kills and second writers."""
+"""A folder's record: one JSON line per finished run, safe against kills and second writers."""
 
 import json
-import math
 import os
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
+from normball.lab import fields
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
-from normball.lab.fields import fits
 from normball.lab.files import append_line, json_line, write_whole
 from normball.lab.machine import describe_commit, describe_machine, versions
 from normball.lab.optimizers import find_optimizer
 from normball.lab.results import RunResult
 from normball.lab.tasks import find_task
+from normball.lab.workers import Engine, Event, Finished, Job, Report, Run, Take
 
 ROWS = "rows.jsonl"
 REPORT = "report.html"
 FIGURE_PNG = "figure.png"
 FIGURE_SVG = "figure.svg"
-_SCHEMA = "normball.row/2"
 # What schema 1 called two of the numbers.
 _FORMER = {"test_accuracy": "score", "accuracies": "scores"}
-_FIRST = "normball.row/1"
 ROW_START = b'{"schema": "normball.row/'
 _LOCK = ".lock"
+_ADVICE = " The file is unchanged; choose another --out, or mend or remove that line."
 
 
 @dataclass(frozen=True)
-class Row:
-    """A finished run, as the record holds it.
+class Recorded(ABC):
+    """A finished run, as a record holds it."""
+
+    FILE: ClassVar[str]  # the record's name
+    SCHEMAS: ClassVar[tuple[str, ...]]  # those that can be read; the first is written
+
+    @abstractmethod
+    def key(self) -> Hashable:
+        """Equal exactly when the settings are."""
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """The row of a line's values; a ValueError or a LabError says what is wrong with them."""
+        return fields.read(cls, values)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Row(Recorded):
+    """A finished training run.
 
     Attributes:
         config: the settings.
@@ -44,163 +61,137 @@ class Row:
         commit: of the checkout that ran it; None for an installed package, or where it was changed.
     """
 
+    FILE = ROWS
+    SCHEMAS = ("normball.row/2", "normball.row/1")
+
     config: RunConfig
     result: RunResult
     versions: dict[str, str]
     machine: str
     commit: str | None = None
 
+    def key(self) -> str:
+        """See ``Recorded``."""
+        return self.config.key()
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """See ``Recorded``."""
+        if isinstance(result := values.get("result"), dict):
+            values["result"] = {_FORMER.get(name, name): value for name, value in result.items()}
+        row = super().read(values)
+        find_task(row.config.task)
+        find_optimizer(row.config.optimizer)
+        return row
+
+
+Kept = TypeVar("Kept", bound=Recorded)
+
 
 def new_row(config: RunConfig, result: RunResult) -> Row:
-    """A row for a run that has just finished in this process.
-
-    Args:
-        config: the run's settings.
-        result: its result.
-    """
+    """A row for a run that has just finished in this process."""
     return Row(config, result, versions(), describe_machine(), describe_commit())
 
 
-def to_line(row: Row) -> bytes:
-    """One line of valid JSON, newline included; numbers that are not finite become null.
-
-    Args:
-        row: the row to write.
-    """
-    values = {
-        "schema": _SCHEMA,
-        "config": asdict(row.config),
-        "result": asdict(row.result),
-        "versions": row.versions,
-        "machine": row.machine,
-        "commit": row.commit,
-    }
-    return json_line(values)
+def to_line(row: Recorded) -> bytes:
+    """One line of valid JSON, newline included; numbers that are not finite become null."""
+    return json_line({"schema": row.SCHEMAS[0], **asdict(row)})
 
 
-def from_line(line: bytes) -> Row:
-    """The row that ``to_line`` wrote.
-
-    Args:
-        line: the line, with or without its newline.
-
-    Raises:
-        LabError: if it is no such line; the message says what is wrong with it.
-    """
+def from_line(line: bytes, kind: type[Any] = Row) -> Any:
+    """The row that ``to_line`` wrote; else a LabError says what is wrong with the line."""
     try:
         values = json.loads(line)
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except ValueError:
         raise LabError("it is not valid JSON.") from None
-    if not isinstance(values, dict) or values.get("schema") not in (_SCHEMA, _FIRST):
-        raise LabError(f"it does not say that its schema is {_SCHEMA}.")
+    if not isinstance(values, dict) or values.pop("schema", None) not in kind.SCHEMAS:
+        raise LabError(f"it does not say that its schema is {kind.SCHEMAS[0]}.")
     try:
-        config = RunConfig.from_dict(values["config"])
-        find_task(config.task)
-        find_optimizer(config.optimizer)
-        commit, machine = values.get("commit"), values["machine"]
-        if not (commit is None or isinstance(commit, str)) or not isinstance(machine, str):
-            raise ValueError(f"machine is {machine!r:.40}, commit {commit!r:.40}")
-        return Row(
-            config=config,
-            result=_read_result(values["result"]),
-            versions={str(name): str(number) for name, number in values["versions"].items()},
-            machine=machine,
-            commit=commit,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return kind.read(values)
+    except ValueError as error:
         raise LabError(f"it lacks a field or has a wrong one ({error}).") from None
 
 
-def _read_result(values: dict[str, Any]) -> RunResult:
-    """The result, with the nulls that stand for undefined numbers read back as NaN."""
-    kinds = get_type_hints(RunResult)
-    read = {_FORMER.get(name, name): value for name, value in values.items()}
-    for name, value in read.items():
-        if not fits(value, kinds[name], null=True):
-            raise ValueError(f"{name} is {value!r:.40}")
-        if kinds[name] is float:
-            read[name] = _nan_if_none(value)
-        elif kinds[name] == list[float]:
-            read[name] = [_nan_if_none(entry) for entry in value]
-    return RunResult(**read)
+def read_rows(record: Path, kind: type[Any] = Row) -> list[Any]:
+    """The rows of a record that no process is writing to; a LabError names a line that is none."""
+    return _parse(record, _content(record).splitlines(), kind)
 
 
-def _nan_if_none(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def read_rows(record: Path) -> list[Row]:
-    """The rows of a record that no process is writing to.
-
-    Args:
-        record: the file.
-
-    Raises:
-        LabError: if a line is no row; the message has the file and the line.
-    """
+def _content(record: Path, advice: str = "") -> bytes:
     try:
-        lines = record.read_bytes().splitlines()
+        return record.read_bytes()
     except OSError as error:
-        raise LabError(f"cannot read {record}: {error.strerror}.") from error
-    rows = []
+        raise LabError(f"cannot read {record}: {error.strerror}.{advice}") from error
+
+
+def _parse(record: Path, lines: list[bytes], kind: type[Kept], advice: str = "") -> list[Kept]:
+    rows: dict[Hashable, Kept] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(from_line(line))
+            row = from_line(line, kind)
+            if row.key() in rows:
+                earlier = list(rows).index(row.key()) + 1
+                raise LabError(f"it repeats the run of line {earlier}.")
         except LabError as error:
-            raise LabError(f"{record}, line {number} is no finished run: {error}") from None
-    return rows
+            raise LabError(
+                f"{record}, line {number} is no finished run of this program: {error}{advice}"
+            ) from None
+        rows[row.key()] = row
+    return list(rows.values())
 
 
-class RunFolder:
+class RunFolder(Generic[Kept]):
     """A folder with a record of finished runs, held by one process at a time.
 
     Use ``open_folder``, which takes the lock and reads the record.
 
     Attributes:
         path: the folder.
+        record: the file of rows.
         rows: the finished runs, in the order they finished.
         dropped: whether an incomplete last line, left by a kill, was found and removed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: type[Kept]) -> None:
         self.path = path
-        self.rows: list[Row] = []
+        self.record = path / kind.FILE
+        self.rows: list[Kept] = []
         self.dropped = False
+        self._kind = kind
 
-    @property
-    def record(self) -> Path:
-        """The file of rows."""
-        return self.path / ROWS
+    def done(self) -> set[Hashable]:
+        """The keys of the finished runs."""
+        return {row.key() for row in self.rows}
 
-    def done(self) -> set[str]:
-        """The keys of the configurations whose runs are finished."""
-        return {row.config.key() for row in self.rows}
-
-    def append(self, row: Row) -> None:
-        """Add a row on the disk: one write, synced to the disk before this returns.
-
-        Args:
-            row: the finished run.
-
-        Raises:
-            LabError: if the line cannot be written.
-        """
+    def append(self, row: Kept) -> None:
+        """Add a row on the disk: one write, synced before this returns, or a LabError."""
         append_line(self.record, to_line(row))
         self.rows.append(row)
 
-    def replace(self, name: str, content: bytes) -> Path:
-        """Write a temporary file and rename it, so that no reader sees an incomplete file.
-
-        Args:
-            name: the file's name in the folder.
-            content: what it is to hold.
-
-        Returns:
-            The file's path.
+    def carry_out(
+        self,
+        engine: Engine,
+        job: Job[Run, Report, Kept],
+        take: Take[Run],
+        on_event: Callable[[Event[Run, Report, Kept]], None],
+    ) -> None:
+        """Carry out runs, and add each finished one at once.
 
         Raises:
-            LabError: if it cannot be written.
+            LabError: if a row cannot be written, or a run cannot be done as asked.
+            WorkerError: if a run fails, or its process is ended from outside.
         """
+        events = engine.carry_out(job, take)
+        try:
+            for event in events:
+                if isinstance(event, Finished):
+                    self.append(event.row)
+                on_event(event)
+        finally:
+            events.close()
+
+    def replace(self, name: str, content: bytes) -> Path:
+        """Write a file of the folder as ``write_whole`` does; no reader sees an incomplete one."""
         return write_whole(self.path / name, content)
 
     def read(self) -> None:
@@ -213,58 +204,32 @@ class RunFolder:
         if not self.record.exists():
             self._refuse_foreign_folder()
             return
-        try:
-            content = self.record.read_bytes()
-        except OSError as error:
-            raise LabError(
-                f"cannot read {self.record}: {error.strerror}. Choose another --out."
-            ) from error
+        content = _content(self.record, " Choose another --out.")
         *lines, rest = content.split(b"\n")
-        if rest and not (rest.startswith(ROW_START) or ROW_START.startswith(rest)):
+        schema, _, _ = self._kind.SCHEMAS[0].rpartition("/")
+        start = f'{{"schema": "{schema}/'.encode()
+        if rest and not (rest.startswith(start) or start.startswith(rest)):
             lines.append(rest)
             rest = b""
-        self.rows = [self._read_line(number, line) for number, line in enumerate(lines, start=1)]
-        self._refuse_twins()
+        self.rows = _parse(self.record, lines, self._kind, _ADVICE)
         if rest:
             os.truncate(self.record, len(content) - len(rest))
             self.dropped = True
-
-    def _read_line(self, number: int, line: bytes) -> Row:
-        try:
-            return from_line(line)
-        except LabError as error:
-            raise LabError(
-                f"{self.record}, line {number} is not a finished run of this program: {error} "
-                "The file is unchanged; choose another --out, or mend or remove that line."
-            ) from None
-
-    def _refuse_twins(self) -> None:
-        first: dict[str, int] = {}
-        for number, row in enumerate(self.rows, start=1):
-            earlier = first.setdefault(row.config.key(), number)
-            if earlier != number:
-                raise LabError(
-                    f"{self.record}, line {number} repeats the run of line {earlier}. "
-                    "The file is unchanged; remove one of the two."
-                )
 
     def _refuse_foreign_folder(self) -> None:
         for name in (REPORT, FIGURE_PNG, FIGURE_SVG):
             if (self.path / name).exists():
                 raise LabError(
-                    f"{self.path} has a {name} but no {ROWS}: it is not a run folder. "
+                    f"{self.path} has a {name} but no {self.record.name}: it is not a run folder. "
                     "Choose another --out."
                 )
 
 
 @contextmanager
-def open_folder(path: Path) -> Iterator[RunFolder]:
+def open_folder(path: Path, kind: type[Any] = Row) -> Iterator[RunFolder[Any]]:
     """Make a run folder if need be, lock it, read it.
 
     It is a lock of the operating system, so it ends with the process, however that ends.
-
-    Args:
-        path: the folder.
 
     Yields:
         The folder, its rows read.
@@ -287,6 +252,6 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
             f"cannot write to {path}: {error.strerror}. Choose another --out."
         ) from error
     with lock:
-        folder = RunFolder(path)
+        folder = RunFolder(path, kind)
         folder.read()
         yield folder

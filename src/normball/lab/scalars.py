@@ -17,9 +17,6 @@ class Scalars:
     The file is written here, epoch by epoch. torch's writer does it in a thread, which would end
     with a traceback where the disk is full.
 
-    Args:
-        folder: the folder that TensorBoard reads.
-
     Raises:
         LabError: if TensorBoard is not installed, or the folder cannot be written.
     """
@@ -42,14 +39,7 @@ class Scalars:
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write(self, report: EpochReport) -> None:
-        """Write an epoch's metrics, without delay.
-
-        Args:
-            report: the epoch.
-
-        Raises:
-            LabError: if they cannot be written; the file then holds the epochs before.
-        """
+        """Write an epoch's metrics, without delay; after a LabError the file has those before."""
         values = {
             "loss": report.loss,
             "score": report.score,

@@ -25,14 +25,7 @@ def make_schedule(
 
 
 def factor(name: str, step: int, steps: int, warmup: float) -> float:
-    """The step size at a step, as a share of the full one.
-
-    Args:
-        name: see ``make_schedule``.
-        step: from 0.
-        steps: length of the run.
-        warmup: share of the steps of the warm-up.
-    """
+    """The step size at a step, as a share of the full one."""
     growing = round(warmup * steps)
     if step < growing:
         return (step + 1) / growing

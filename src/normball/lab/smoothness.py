@@ -22,14 +22,7 @@ RECORD = "smoothness.json"
 
 
 def fit_run(probe: SmoothnessProbe) -> Fit:
-    """The line fitted to the measurements of a run.
-
-    Args:
-        probe: of the run.
-
-    Raises:
-        LabError: if there is too little to fit.
-    """
+    """The line fitted to the measurements of a run; a LabError if they are too few."""
     try:
         return probe.fit()
     except ValueError as error:
@@ -37,14 +30,7 @@ def fit_run(probe: SmoothnessProbe) -> Fit:
 
 
 def record(config: RunConfig, result: RunResult, probe: SmoothnessProbe, fit: Fit) -> bytes:
-    """Everything measured, as JSON; numbers that are not finite become null.
-
-    Args:
-        config: the run's settings.
-        result: what came out of it.
-        probe: what it measured.
-        fit: from ``fit_run``.
-    """
+    """Everything measured, as JSON; numbers that are not finite become null."""
     data = probe.samples()
     values: dict[str, Any] = {
         "schema": "normball.smoothness/3",
@@ -64,15 +50,7 @@ def record(config: RunConfig, result: RunResult, probe: SmoothnessProbe, fit: Fi
 
 
 def refuse_other(path: Path, config: RunConfig) -> None:
-    """Keep the measurements of another run from being written over.
-
-    Args:
-        path: of the measurements, whether there are any or not.
-        config: the run to be measured.
-
-    Raises:
-        LabError: if there are some, and not of this run.
-    """
+    """Keep the measurements of another run from being written over, by a LabError."""
     if not path.exists():
         return
     try:
@@ -86,14 +64,7 @@ def refuse_other(path: Path, config: RunConfig) -> None:
 
 
 def draw(config: RunConfig, probe: SmoothnessProbe, fit: Fit, kind: str) -> bytes:
-    """The scatter of measured smoothness against the dual norm, with the fitted line.
-
-    Args:
-        config: the run's settings, for the title.
-        probe: what it measured.
-        fit: from ``fit_run``.
-        kind: ``"png"`` or ``"svg"``.
-    """
+    """The scatter of measured smoothness against the dual norm, with the fitted line."""
     data = {name: value.numpy() for name, value in probe.samples().items()}
 
     def panel(axes: Axes) -> None:
@@ -118,13 +89,7 @@ def draw(config: RunConfig, probe: SmoothnessProbe, fit: Fit, kind: str) -> byte
 
 
 def draw_lrs(config: RunConfig, curve: LrCurve, kind: str) -> bytes:
-    """The loss against the growing step, with the suggestion.
-
-    Args:
-        config: the run's settings, for the title.
-        curve: from ``Trainer.find_lr``.
-        kind: ``"png"`` or ``"svg"``.
-    """
+    """The loss against the growing step, with the suggestion."""
 
     def panel(axes: Axes) -> None:
         curve.plot(axes).set_title(f"{config.task}, {config.model}")

@@ -7,12 +7,12 @@ from typing import Any
 
 from normball.lab.config import RunConfig, flag
 from normball.lab.errors import LabError
-from normball.lab.optimizers import OPTIMIZERS, configure, find_optimizer
+from normball.lab.optimizers import OWN, configure, find_optimizer
 from normball.lab.results import EpochReport
 from normball.lab.rows import Row, RunFolder, new_row
 from normball.lab.tasks import Task
 from normball.lab.train import Trainer
-from normball.lab.workers import Engine, Event, Finished
+from normball.lab.workers import Engine, Event
 
 SweepEvent = Event[RunConfig, EpochReport, Row]
 
@@ -65,9 +65,8 @@ def make_sweep(
     for what, values in lists.items():
         if values is not None:
             _refuse_repeats(what, values)
-    own = {name for spec in OPTIMIZERS.values() for name in spec.options}
     for name, value in {**settings, "rho": rho}.items():
-        wanted = value is not None and name in own
+        wanted = value is not None and name in OWN
         if wanted and not any(name in spec.options for spec in specs):
             raise LabError(
                 f"{flag(name)} {_listed(value)} applies to none of {', '.join(optimizers)}: "
@@ -81,7 +80,7 @@ def make_sweep(
             lr=step,
             rho=threshold,
             schedule=steps,
-            **{k: v for k, v in settings.items() if k not in own or k in spec.options},
+            **{k: v for k, v in settings.items() if k not in OWN or k in spec.options},
         )
         for seed in seeds
         for steps in schedule
@@ -105,7 +104,7 @@ def _refuse_repeats(what: str, values: Sequence[Any]) -> None:
 
 def make_plan(
     configs: tuple[RunConfig, ...],
-    folder: RunFolder,
+    folder: RunFolder[Row],
     *,
     varied: Sequence[str] | None = ("lr", "rho", "schedule", "seed"),
 ) -> Plan:
@@ -115,8 +114,6 @@ def make_plan(
     the sweep.
 
     Args:
-        configs: the runs of the sweep.
-        folder: where the rows are.
         varied: the settings that may differ between the runs of one optimizer; None for all.
 
     Raises:
@@ -131,7 +128,7 @@ def make_plan(
 
 
 def _refuse_mixture(
-    folder: RunFolder, there: RunConfig, here: RunConfig, varied: Sequence[str]
+    folder: RunFolder[Row], there: RunConfig, here: RunConfig, varied: Sequence[str]
 ) -> None:
     theirs, ours = vars(there), vars(here)
     for name in (name for name in ours if name not in varied):
@@ -144,20 +141,7 @@ def _refuse_mixture(
 
 
 def train(config: RunConfig) -> Generator[EpochReport, None, Row]:
-    """Carry out a run in this process.
-
-    Args:
-        config: the run.
-
-    Yields:
-        A report after every epoch.
-
-    Returns:
-        The row.
-
-    Raises:
-        LabError: if the run cannot be done as asked.
-    """
+    """Carry out a run in this process: a report after every epoch, and at last the row."""
     trainer = Trainer(config)
     yield from trainer.epochs()
     return new_row(config, trainer.result())
@@ -165,31 +149,17 @@ def train(config: RunConfig) -> Generator[EpochReport, None, Row]:
 
 def run_plan(
     plan: Plan,
-    folder: RunFolder,
+    folder: RunFolder[Row],
     *,
     engine: Engine,
     on_event: Callable[[SweepEvent], None],
     go_on: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Run what is left, adding each finished run to the folder at once.
+    """Run what is left, as ``RunFolder.carry_out`` does.
 
     Args:
-        plan: from ``make_plan``.
-        folder: where the rows go.
-        engine: what carries the runs out.
-        on_event: called with every event, a finished run's after its row is on the disk.
         go_on: asked before every run; once it says no, the runs under way are the last ones.
-
-    Raises:
-        LabError: if a row cannot be written, or a run cannot be done as asked.
-        WorkerError: if a run fails by a fault of the program.
     """
     waiting = deque(plan.todo)
-    events = engine.carry_out(train, lambda: waiting.popleft() if waiting and go_on() else None)
-    try:
-        for event in events:
-            if isinstance(event, Finished):
-                folder.append(event.row)
-            on_event(event)
-    finally:
-        events.close()
+    take = lambda: waiting.popleft() if waiting and go_on() else None  # noqa: E731
+    folder.carry_out(engine, train, take, on_event)

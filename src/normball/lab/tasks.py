@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +11,7 @@ from normball.lab.config import RunConfig
 from normball.lab.data import (
     Data,
     Images,
+    Text,
     load_cifar10,
     load_digits,
     load_fashion_mnist,
@@ -18,17 +19,13 @@ from normball.lab.data import (
     load_imagenet,
     load_shakespeare,
 )
-from normball.lab.errors import LabError, unknown
+from normball.lab.errors import LabError
 from normball.lab.models import Shape, find_model
+from normball.lab.registry import by_name, look_up
 
 
 def powers_of_two(low: int, high: int) -> tuple[float, ...]:
-    """``2^low, 2^(low+1), ..., 2^high``.
-
-    Args:
-        low: the smallest exponent.
-        high: the largest exponent, included.
-    """
+    """``2^low, 2^(low+1), ..., 2^high``."""
     return tuple(2.0**exponent for exponent in range(low, high + 1))
 
 
@@ -53,7 +50,7 @@ class ScionSettings:
     output_radius: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A data set, a network for it, and the default settings.
 
@@ -81,8 +78,6 @@ class Task:
     name: str
     title: str
     about_data: str
-    train_size: int | None
-    test_size: int | None
     load: Callable[[int | None, int | None], Data]
     shape: Shape
     model: str
@@ -92,19 +87,14 @@ class Task:
     free: Mapping[str, ScionSettings]
     constrained: Mapping[str, ScionSettings]
     grid: Mapping[str, tuple[float, ...]]
+    train_size: int | None = None
+    test_size: int | None = None
     smoothing: float = 0.0
     lrs: Mapping[str, float] = field(default_factory=dict)
     paper_biases: bool = False
 
     def data(self, config: RunConfig) -> Data:
-        """The data of a run.
-
-        Args:
-            config: the run.
-
-        Raises:
-            LabError: if they are not there, or not usable.
-        """
+        """The data of a run; a LabError if they are not there, or not usable."""
         return self.load(config.train_size, config.test_size)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -119,25 +109,13 @@ class Task:
         )
 
     def settings(self, model: str, *, constrained: bool) -> ScionSettings:
-        """The Scions' settings for a network; if it has none, those of the task's own network.
-
-        Args:
-            model: name of the network.
-            constrained: whether the weights stay in the norm ball.
-        """
+        """The Scions' settings for a network; if it has none, those of the task's own network."""
         known = self.constrained if constrained else self.free
         return known.get(model, known[self.model])
 
 
 def build_model(config: RunConfig) -> nn.Module:
-    """A run's network, its weights drawn from torch's global generator.
-
-    Args:
-        config: the run.
-
-    Raises:
-        LabError: if there is no such network for this task, or its width makes no sense.
-    """
+    """A run's network, its weights drawn from torch's global generator; else a LabError."""
     task = find_task(config.task)
     spec = find_model(config.model, text=not task.shape.size)
     shape = task.shape
@@ -153,7 +131,7 @@ def _grid(low: int, high: int, **others: tuple[int, int]) -> Mapping[str, tuple[
     names = ("scion", "clipped-scion", "clipped-scion-auto", "default")
     scions = dict.fromkeys(names, powers_of_two(low, high))
     rest = {name.replace("_", "-"): powers_of_two(*ends) for name, ends in others.items()}
-    return MappingProxyType(rest | scions)
+    return rest | scions
 
 
 def _whole(load: Callable[[], Images]) -> Callable[[int | None, int | None], Data]:
@@ -172,8 +150,35 @@ def _whole(load: Callable[[], Images]) -> Callable[[int | None, int | None], Dat
     return cut
 
 
-def _cifar10(train: int | None, test: int | None) -> Data:
-    return load_cifar10(train, test)
+def _windows(load: Callable[..., Text], many: int, **options: Any) -> Callable[..., Data]:
+    """A loader of text, with so many test windows by default."""
+
+    def read(train: int | None, test: int | None) -> Data:
+        if train is not None:
+            raise LabError("--train-size is for images: of text, --epochs says how much is read.")
+        return load(test_windows=test or many, **options)
+
+    return read
+
+
+def _imagenet(train: int | None, test: int | None) -> Data:
+    if train is not None or test is not None:
+        raise LabError("--train-size and --test-size are not for imagenet: make a smaller folder.")
+    return load_imagenet()
+
+
+# At 2^-11 and 400 both small networks were within 0.002 nats of the best of their grids.
+_GPT_TINY = ScionSettings(2.0**-11, 0.1, 400.0, 50.0, 50.0, 3000.0)
+_GPT = ScionSettings(3.6e-4, 0.1, 150.0, 50.0, 50.0, 3000.0)
+_GPTS = {"gpt-tiny": _GPT_TINY, "gpt-small": _GPT_TINY, "gpt-124m": _GPT, "gpt-1b": _GPT}
+_TEXT_GRID = _grid(-14, -7, adam=(-12, -5), adamw=(-12, -5), muon=(-9, -2), sgd_clip=(-5, 2))
+_NINE_TENTHS = "nine tenths for training in random windows of {}, the rest for testing. "
+_EPOCH = "An epoch is 50 steps."
+
+
+def _text(**own: Any) -> Task:
+    shape = Shape(0, 0, 0)
+    return Task(shape=shape, higher=False, free=_GPTS, constrained=_GPTS, grid=_TEXT_GRID, **own)
 
 
 DIGITS = Task(
@@ -191,10 +196,10 @@ DIGITS = Task(
     epochs=25,
     batch_size=128,
     higher=True,
-    lrs=MappingProxyType({"adam": 2.0**-6}),
-    free=MappingProxyType({"cnn": ScionSettings(2.0**-5, 0.5, 16.0, 1.0, 5.0, 200.0)}),
+    lrs={"adam": 2.0**-6},
+    free={"cnn": ScionSettings(2.0**-5, 0.5, 16.0, 1.0, 5.0, 200.0)},
     # A constrained run needs larger radii for the weights: with those above it stops near 85 %.
-    constrained=MappingProxyType({"cnn": ScionSettings(2.0**-8, 0.5, 16.0, 5.0, 25.0, 2000.0)}),
+    constrained={"cnn": ScionSettings(2.0**-8, 0.5, 16.0, 5.0, 25.0, 2000.0)},
     grid=_grid(-9, -2, adam=(-9, -2), adamw=(-9, -2), muon=(-8, -1), sgd_clip=(-6, 1)),
     paper_biases=True,
 )
@@ -214,8 +219,8 @@ FASHION = Task(
     epochs=2,
     batch_size=128,
     higher=True,
-    free=MappingProxyType({"cnn": ScionSettings(2.0**-7, 0.1, 4.0, 1.0, 5.0, 200.0)}),
-    constrained=MappingProxyType({"cnn": ScionSettings(2.0**-9, 0.1, 16.0, 5.0, 25.0, 2000.0)}),
+    free={"cnn": ScionSettings(2.0**-7, 0.1, 4.0, 1.0, 5.0, 200.0)},
+    constrained={"cnn": ScionSettings(2.0**-9, 0.1, 16.0, 5.0, 25.0, 2000.0)},
     grid=_grid(-11, -4, adam=(-12, -5), adamw=(-12, -5), muon=(-8, -1), sgd_clip=(-6, 1)),
 )
 
@@ -228,7 +233,7 @@ CIFAR10 = Task(
     ),
     train_size=50_000,
     test_size=10_000,
-    load=_cifar10,
+    load=load_cifar10,
     shape=Shape(3, 32, 10),
     model="airbench",
     epochs=8,
@@ -236,149 +241,65 @@ CIFAR10 = Task(
     higher=True,
     smoothing=0.2,
     # The paper's thresholds are for a sum over 2000 images, ours for their mean.
-    free=MappingProxyType(
-        {
-            "airbench": ScionSettings(2.0**-2, 0.5, 0.6, 1.0, 5.0, 200.0),
-            "vit-tiny": ScionSettings(2.0**-8, 0.1, 16.0, 25.0, 25.0, 500.0),
-        }
-    ),
-    constrained=MappingProxyType({"airbench": ScionSettings(2.0**-8, 0.5, 6.4, 1.0, 5.0, 2000.0)}),
+    free={
+        "airbench": ScionSettings(2.0**-2, 0.5, 0.6, 1.0, 5.0, 200.0),
+        "vit-tiny": ScionSettings(2.0**-8, 0.1, 16.0, 25.0, 25.0, 500.0),
+    },
+    constrained={"airbench": ScionSettings(2.0**-8, 0.5, 6.4, 1.0, 5.0, 2000.0)},
     grid=_grid(-7, -1, adam=(-11, -5), adamw=(-11, -5), muon=(-8, -2), sgd_clip=(-6, 0)),
 )
 
-
-def _characters(train: int | None, test: int | None) -> Data:
-    _refuse_sizes(train)
-    return load_shakespeare(test_windows=test or 256)
-
-
-def _byte_pairs(train: int | None, test: int | None) -> Data:
-    _refuse_sizes(train)
-    return load_shakespeare(window=256, test_windows=test or 64, byte_pairs=True)
-
-
-def _fineweb(train: int | None, test: int | None) -> Data:
-    _refuse_sizes(train)
-    return load_fineweb(test_windows=test or 1024)
-
-
-def _imagenet(train: int | None, test: int | None) -> Data:
-    if train is not None or test is not None:
-        raise LabError("--train-size and --test-size are not for imagenet: make a smaller folder.")
-    return load_imagenet()
-
-
-def _refuse_sizes(train: int | None) -> None:
-    if train is not None:
-        raise LabError("--train-size is for images: of text, --epochs says how much is read.")
-
-
-# At 2^-11 and 400 both small networks were within 0.002 nats of the best of their grids.
-_GPT_TINY = ScionSettings(2.0**-11, 0.1, 400.0, 50.0, 50.0, 3000.0)
-_GPT = ScionSettings(3.6e-4, 0.1, 150.0, 50.0, 50.0, 3000.0)
-_GPTS = MappingProxyType(
-    {"gpt-tiny": _GPT_TINY, "gpt-small": _GPT_TINY, "gpt-124m": _GPT, "gpt-1b": _GPT}
-)
-_TEXT_GRID = _grid(-14, -7, adam=(-12, -5), adamw=(-12, -5), muon=(-9, -2), sgd_clip=(-5, 2))
-
-SHAKESPEARE = Task(
+SHAKESPEARE = _text(
     name="shakespeare",
     title="Shakespeare, characters",
-    about_data=(
-        "A text in characters; nine tenths for training in random windows of 64, the rest for "
-        "testing. An epoch is 50 steps."
-    ),
-    train_size=None,
-    test_size=None,
-    load=_characters,
-    shape=Shape(0, 0, 0),
+    about_data=f"A text in characters; {_NINE_TENTHS.format(64)}{_EPOCH}",
+    load=_windows(load_shakespeare, 256),
     model="gpt-tiny",
     epochs=12,
     batch_size=16,
-    higher=False,
-    free=_GPTS,
-    constrained=_GPTS,
-    grid=_TEXT_GRID,
 )
 
-BYTE_PAIRS = Task(
+BYTE_PAIRS = _text(
     name="shakespeare-gpt2",
     title="Shakespeare, GPT-2 tokens",
-    about_data=(
-        "A text in GPT-2's byte pairs; nine tenths for training in random windows of 256, the rest "
-        "for testing. An epoch is 50 steps."
-    ),
-    train_size=None,
-    test_size=None,
-    load=_byte_pairs,
-    shape=Shape(0, 0, 0),
+    about_data=f"A text in GPT-2's byte pairs; {_NINE_TENTHS.format(256)}{_EPOCH}",
+    load=_windows(load_shakespeare, 64, window=256, byte_pairs=True),
     model="gpt-124m",
     epochs=20,
     batch_size=64,
-    higher=False,
-    free=_GPTS,
-    constrained=_GPTS,
-    grid=_TEXT_GRID,
 )
 
-FINEWEB = Task(
+FINEWEB = _text(
     name="fineweb",
     title="FineWeb",
-    about_data=(
-        "Web text in GPT-2's byte pairs, from shards; random windows of 1024. An epoch is 50 steps."
-    ),
-    train_size=None,
-    test_size=None,
-    load=_fineweb,
-    shape=Shape(0, 0, 0),
+    about_data=f"Web text in GPT-2's byte pairs, from shards; random windows of 1024. {_EPOCH}",
+    load=_windows(load_fineweb, 1024),
     model="gpt-124m",
     epochs=102,
     batch_size=512,
-    higher=False,
-    free=_GPTS,
-    constrained=_GPTS,
-    grid=_TEXT_GRID,
 )
 
+_DEIT = {"deit-base": ScionSettings(2.4e-4, 0.1, 500.0, 25.0, 25.0, 500.0)}
 IMAGENET = Task(
     name="imagenet",
     title="ImageNet",
     about_data=(
         "Colour images by class, random crops of 224x224 pixels, flipped; the centre for testing."
     ),
-    train_size=None,
-    test_size=None,
     load=_imagenet,
     shape=Shape(3, 224, 1000),
     model="deit-base",
     epochs=200,
     batch_size=4096,
     higher=True,
-    free=MappingProxyType({"deit-base": ScionSettings(2.4e-4, 0.1, 500.0, 25.0, 25.0, 500.0)}),
-    constrained=MappingProxyType(
-        {"deit-base": ScionSettings(2.4e-4, 0.1, 500.0, 25.0, 25.0, 500.0)}
-    ),
+    free=_DEIT,
+    constrained=_DEIT,
     grid=_grid(-14, -8, adam=(-14, -8), adamw=(-14, -8), muon=(-9, -3), sgd_clip=(-6, 0)),
 )
 
-TASKS: Mapping[str, Task] = MappingProxyType(
-    {
-        task.name: task
-        for task in (DIGITS, FASHION, CIFAR10, SHAKESPEARE, BYTE_PAIRS, FINEWEB, IMAGENET)
-    }
-)
+TASKS = by_name(DIGITS, FASHION, CIFAR10, SHAKESPEARE, BYTE_PAIRS, FINEWEB, IMAGENET)
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
-
-    Args:
-        name: a key of ``TASKS``.
-
-    Raises:
-        LabError: if no task has that name; the message has the nearest one.
-    """
-    try:
-        return TASKS[name]
-    except KeyError:
-        raise unknown("task", name, TASKS) from None
+    """The task of that name; a LabError has the nearest one if there is none."""
+    return look_up("task", name, TASKS)

@@ -64,7 +64,6 @@ class Trainer:
         probe: measures the smoothness during the run, if that was asked for.
 
     Args:
-        config: the run's settings.
         probe_every: measure the smoothness once in this many steps; None for never.
 
     Raises:
@@ -122,25 +121,14 @@ class Trainer:
         return self._data.source
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> RunResult:
-        """Train to the last epoch, or until the loss is no longer finite.
-
-        Args:
-            on_epoch: called after every epoch.
-
-        Returns:
-            The result; the trained weights are in ``state``.
-        """
+        """Train to the last epoch, or until the loss is no longer finite; a report after each."""
         for report in self.epochs():
             if on_epoch is not None:
                 on_epoch(report)
         return self.result()
 
     def epochs(self) -> Iterator[EpochReport]:
-        """Train as ``run`` does, epoch by epoch.
-
-        Yields:
-            A report after every epoch.
-        """
+        """Train as ``run`` does, with a report after every epoch."""
         history = self.state.history
         while self.state.epoch < self.config.epochs and not self._diverged():
             started = time.perf_counter()
@@ -151,8 +139,7 @@ class Trainer:
     def find_lr(self) -> LrCurve:
         """Look for a step size; the run is unchanged afterwards.
 
-        Raises:
-            LabError: if the optimizer is not a Scion, or the loss never falls.
+        A LabError if the optimizer is not a Scion, or the loss never falls.
         """
         optimizer = self.state.optimizer
         if not isinstance(optimizer, Scion | ClippedScion):
@@ -193,11 +180,7 @@ class Trainer:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Continue from a snapshot of the same configuration, bit for bit.
 
-        Args:
-            snapshot: from ``snapshot``.
-
-        Raises:
-            LabError: if it does not fit; do not use this trainer any more then.
+        After a LabError, which says that it does not fit, do not use this trainer any more.
         """
         state = self.state
         try:

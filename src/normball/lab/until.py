@@ -41,8 +41,6 @@ def stand(
 
     Args:
         configs: the runs that choose the settings, with seeds below ``FIRST_SEED``.
-        claims: what is judged.
-        rows: finished runs, in any order.
 
     Raises:
         LabError: if runs that choose, or runs that judge, were made on different data.
@@ -82,10 +80,6 @@ def _stand(claim: Claim, cells: Sequence[Cell], there: Mapping[str, Row]) -> Sta
 
 
 def next_runs(standings: Iterable[Standing]) -> tuple[RunConfig, ...]:
-    """The runs that claims need to go on, each once, by ascending seed.
-
-    Args:
-        standings: from ``stand``.
-    """
+    """The runs that claims need to go on, each once, by ascending seed."""
     runs = {config.key(): config for standing in standings for config in standing.missing}
     return tuple(sorted(runs.values(), key=lambda config: config.seed))

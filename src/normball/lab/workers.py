@@ -26,14 +26,10 @@ Report = TypeVar("Report")
 Row = TypeVar("Row")
 
 
+# What happens to the runs: each event names the worker, by its number from 0, and the run.
 @dataclass(frozen=True)
 class Started(Generic[Run]):
-    """A worker began a run.
-
-    Attributes:
-        worker: the worker's number, from 0.
-        run: the run.
-    """
+    """A worker began a run."""
 
     worker: int
     run: Run
@@ -41,13 +37,7 @@ class Started(Generic[Run]):
 
 @dataclass(frozen=True)
 class Advanced(Generic[Run, Report]):
-    """A worker reported on its run.
-
-    Attributes:
-        worker: the worker's number, from 0.
-        run: the run.
-        report: what it reported, such as an epoch.
-    """
+    """A worker reported on its run, such as an epoch."""
 
     worker: int
     run: Run
@@ -56,13 +46,7 @@ class Advanced(Generic[Run, Report]):
 
 @dataclass(frozen=True)
 class Finished(Generic[Run, Row]):
-    """A worker finished a run.
-
-    Attributes:
-        worker: the worker's number, from 0.
-        run: the run.
-        row: for the record.
-    """
+    """A worker finished a run, with a row for the record."""
 
     worker: int
     run: Run
@@ -100,57 +84,33 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class _Done:
-    row: Any
+class _End:
+    """The last message of a run: its row, or why there is none."""
 
-
-@dataclass(frozen=True)
-class _Failed:
-    report: str
-
-
-@dataclass(frozen=True)
-class _Refused:
-    reason: str
+    row: Any = None
+    refused: str = ""
+    failed: str = ""
 
 
 def messages(job: Job[Run, Report, Row], run: Run) -> Iterator[Any]:
-    """Carry out a run, in the process of a worker.
-
-    Args:
-        job: as in ``Engine``.
-        run: the run.
-
-    Yields:
-        What ``read`` turns into events: reports, and a last message.
-    """
+    """Carry out a run, in the process of a worker: reports, and at last an end for ``read``."""
     try:
-        yield _Done((yield from job(run)))
+        yield _End((yield from job(run)))
     except LabError as error:
-        yield _Refused(str(error))
+        yield _End(refused=str(error))
     except Exception:
-        yield _Failed(traceback.format_exc())
+        yield _End(failed=traceback.format_exc())
 
 
 def read(worker: int, run: Run, message: Any) -> Event[Run, Any, Any]:
-    """The event that a message of a worker stands for.
-
-    Args:
-        worker: the worker's number.
-        run: its run.
-        message: from ``messages``.
-
-    Raises:
-        LabError: if the run cannot be done as asked.
-        WorkerError: if it failed.
-    """
-    if isinstance(message, _Refused):
-        raise LabError(message.reason)
-    if isinstance(message, _Failed):
-        raise WorkerError(f"the run {run.describe()} failed.\n{message.report}")
-    if isinstance(message, _Done):
-        return Finished(worker, run, message.row)
-    return Advanced(worker, run, message)
+    """The event that a message of a worker stands for; a LabError or a WorkerError if it failed."""
+    if not isinstance(message, _End):
+        return Advanced(worker, run, message)
+    if message.refused:
+        raise LabError(message.refused)
+    if message.failed:
+        raise WorkerError(f"the run {run.describe()} failed.\n{message.failed}")
+    return Finished(worker, run, message.row)
 
 
 @dataclass
@@ -177,16 +137,15 @@ class Local:
         """As ``Engine`` says."""
         with _workers() as workers:
             while True:
-                while self._has_room(workers) and (run := take()) is not None:
-                    yield _begin(_idle(workers, job), run)
                 busy = {worker.pipe: worker for worker in workers if worker.run is not None}
+                while len(busy) < self.jobs and (run := take()) is not None:
+                    worker = _idle(workers, job)
+                    yield _begin(worker, run)
+                    busy[worker.pipe] = worker
                 if not busy:
                     return
                 for pipe in wait(list(busy)):
                     yield _receive(busy[pipe])  # type: ignore[index]
-
-    def _has_room(self, workers: list[_Worker]) -> bool:
-        return sum(worker.run is not None for worker in workers) < self.jobs
 
 
 def _idle(workers: list[_Worker], job: Job[Run, Report, Row]) -> _Worker:

@@ -1,32 +1,27 @@
 """``normball arena``."""
 
-from typing import Annotated
-
 import typer
 
-from normball.cli.arguments import ArenaFolder, Budget, EngineName, Jobs
-from normball.cli.commands.shared import find_engine, plain_console, say_interrupted
-from normball.cli.options import parse_time
+from normball.cli.commands.shared import find_engine, say, say_interrupted
+from normball.cli.options import (
+    ArenaFolder,
+    Budget,
+    Demo,
+    EngineName,
+    Jobs,
+    Methods,
+    Quick,
+    Tasks,
+)
 from normball.lab.arena.methods import METHODS
 from normball.lab.arena.page import brief, write_page
 from normball.lab.arena.protocol import declare, select, whole
 from normball.lab.arena.protocol import demo as demo_rules
 from normball.lab.arena.protocol import quick as quick_rules
-from normball.lab.arena.record import Row, read_record
+from normball.lab.arena.record import Row
 from normball.lab.arena.work import work
 from normball.lab.errors import LabError
 from normball.lab.rows import open_folder
-
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Six tasks, two settings, two seeds: ten minutes.")
-]
-Demo = Annotated[bool, typer.Option("--demo", help="Two tasks, AdamW and ours: three minutes.")]
-Tasks = Annotated[
-    str | None, typer.Option(metavar="A,B", help="In this sitting, these tasks only.")
-]
-Methods = Annotated[
-    str | None, typer.Option(metavar="A,B", help="In this sitting, these methods only.")
-]
 
 
 def arena(
@@ -50,32 +45,29 @@ def arena(
     rules = quick_rules() if quick else demo_rules() if demo else whole()
     some_tasks = select(tasks, rules.tasks, "task")
     some_methods = select(methods, rules.methods, "method")
-    seconds = None if budget is None else parse_time("--budget", budget)
     runs_on = find_engine(engine, jobs)
-    console = plain_console()
 
-    def say(row: Row) -> None:
+    def report(row: Row) -> None:
         run, result = row.run, row.result
         label = METHODS[run.method].label
-        console.print(
+        say(
             f"{run.task}, {label}, {run.value:g}, seed {run.seed}: {result.score:.4g} "
-            f"in {result.seconds:.1f} s",
-            soft_wrap=True,
+            f"in {result.seconds:.1f} s"
         )
 
-    with open_folder(out) as folder:
+    with open_folder(out, Row) as folder:
         declare(rules, folder.path)
         try:
-            over = work(rules, folder.path, some_tasks, some_methods, runs_on, seconds, say)
+            over = work(rules, folder, some_tasks, some_methods, runs_on, budget, report)
         except KeyboardInterrupt:
+            folder.read()
             say_interrupted(
-                f"{len(read_record(folder.path))} runs are kept in {folder.path}. "
+                f"{len(folder.rows)} runs are kept in {folder.path}. "
                 "The same command goes on from there."
             )
             raise typer.Exit(130) from None
-        rows = read_record(folder.path)
-        page = write_page(rules, rows, folder.path)
-    for line in brief(rules, rows):
-        console.print(line, soft_wrap=True)
-    console.print("All runs are there." if over else "Time is up: the same command goes on.")
-    console.print(f"The page: {page}", soft_wrap=True)
+        page = write_page(rules, folder.rows, folder.path)
+    for line in brief(rules, folder.rows):
+        say(line)
+    say("All runs are there." if over else "Time is up: the same command goes on.")
+    say(f"The page: {page}")

@@ -1,7 +1,7 @@
 """``normball report`` and ``normball fetch``."""
 
-from normball.cli.arguments import DataName, PagePath, ResultsFolder
-from normball.cli.commands.shared import plain_console
+from normball.cli.commands.shared import plain_console, say
+from normball.cli.options import DataName, PagePath, ResultsFolder
 from normball.lab.book import write_book
 from normball.lab.fetch import fetch as fetch_data
 
@@ -9,7 +9,7 @@ from normball.lab.fetch import fetch as fetch_data
 def report(results: ResultsFolder, out: PagePath = None) -> None:
     """Write one page about all results in a folder: verdicts, pictures, tables."""
     page = write_book(results, results / "index.html" if out is None else out)
-    plain_console().print(f"The page: {page}", soft_wrap=True)
+    say(f"The page: {page}")
 
 
 def fetch(name: DataName) -> None:
@@ -20,8 +20,8 @@ def fetch(name: DataName) -> None:
     """
     console = plain_console()
     if not console.is_terminal:  # where a status is not drawn
-        console.print(f"Fetching {name} ...")
+        say(f"Fetching {name} ...")
     with console.status(f"fetching {name}"):
         files = fetch_data(name)
     for file in files:
-        console.print(str(file), soft_wrap=True)
+        say(str(file))

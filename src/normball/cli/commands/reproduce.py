@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 
 import typer
-from rich.console import Console
 
-from normball.cli.arguments import (
+from normball.cli.commands.shared import carry_out, find_engine, say
+from normball.cli.options import (
     Budget,
     EngineName,
     FigureName,
@@ -16,11 +16,9 @@ from normball.cli.arguments import (
     Scale,
     UntilDecided,
 )
-from normball.cli.commands.shared import carry_out, find_engine, plain_console
-from normball.cli.options import parse_time
 from normball.lab.errors import LabError
 from normball.lab.reproduce import Experiment, conclude, load_experiment
-from normball.lab.rows import RunFolder, open_folder
+from normball.lab.rows import Row, RunFolder, open_folder
 from normball.lab.sequential import LOOKS
 from normball.lab.sweep import Plan, make_plan
 from normball.lab.until import FIRST_SEED, Standing, next_runs, stand
@@ -45,18 +43,16 @@ def reproduce(
     experiment = load_experiment(figure, scale)
     if budget is not None and not until_decided:
         raise LabError("--budget is for --until-decided: give both, or leave it out.")
-    seconds = math.inf if budget is None else parse_time("--budget", budget)
+    seconds = math.inf if budget is None else budget
     runs_on = find_engine(engine, jobs)
-    console = plain_console()
-    console.print(f"{experiment.title}\nIn the paper: {experiment.published}", soft_wrap=True)
-    console.print(f"Here: {experiment.about}", soft_wrap=True)
+    say(f"{experiment.title}\nIn the paper: {experiment.published}")
+    say(f"Here: {experiment.about}")
     for claim in experiment.claims:
-        console.print(f"Declared: {claim.text}", soft_wrap=True)
+        say(f"Declared: {claim.text}")
     if until_decided:
-        console.print(
+        say(
             f"Declared: the figure's seeds choose the settings; seeds from {FIRST_SEED} on judge "
-            f"them, with looks at {LOOKS[0]}, {LOOKS[1]} and so on up to {LOOKS[-1]} seeds.",
-            soft_wrap=True,
+            f"them, with looks at {LOOKS[0]}, {LOOKS[1]} and so on up to {LOOKS[-1]} seeds."
         )
     started = time.monotonic()
 
@@ -65,40 +61,35 @@ def reproduce(
 
     with open_folder(out) as folder:
         before = len(folder.rows)
-        _choose(console, experiment, folder, runs_on, go_on)
-        standings = _add_seeds(console, experiment, folder, runs_on, go_on) if until_decided else ()
+        _choose(experiment, folder, runs_on, go_on)
+        standings = _add_seeds(experiment, folder, runs_on, go_on) if until_decided else ()
         verdicts = conclude(experiment, folder, standings)
         runs = len(folder.rows) - before
     for verdict in verdicts:
-        console.print(f"{verdict.claim.text}\n  {verdict.sentence}", soft_wrap=True)
+        say(f"{verdict.claim.text}\n  {verdict.sentence}")
     minutes, rest = divmod(round(time.monotonic() - started), 60)
-    console.print(
-        f"{runs} runs in {minutes} min {rest} s. The page: {out / figure}.md",
-        soft_wrap=True,
-    )
+    say(f"{runs} runs in {minutes} min {rest} s. The page: {out / figure}.md")
     if not until_decided and any(verdict.outcome == "undecided" for verdict in verdicts):
-        console.print("What is undecided needs more seeds: --until-decided adds them.")
+        say("What is undecided needs more seeds: --until-decided adds them.")
     if any(verdict.outcome != "holds" for verdict in verdicts):
         raise typer.Exit(1)
 
 
 def _choose(
-    console: Console,
     experiment: Experiment,
-    folder: RunFolder,
+    folder: RunFolder[Row],
     engine: Engine,
     go_on: Callable[[], bool],
 ) -> None:
     """Do the figure's own runs: those of every rung, then those of full length."""
     for _ in range(len(experiment.rungs) + 1):
         plan = make_plan(experiment.stage(folder.rows), folder, varied=None)
-        carry_out(console, plan, folder, engine, go_on)
+        carry_out(plan, folder, engine, go_on)
 
 
 def _add_seeds(
-    console: Console,
     experiment: Experiment,
-    folder: RunFolder,
+    folder: RunFolder[Row],
     engine: Engine,
     go_on: Callable[[], bool],
 ) -> Sequence[Standing]:
@@ -106,9 +97,9 @@ def _add_seeds(
     choosing = experiment.stage(folder.rows)
     while runs := next_runs(standings := stand(choosing, experiment.claims, folder.rows)):
         if not go_on():
-            console.print("Time is up: the same command goes on.")
+            say("Time is up: the same command goes on.")
             break
         for standing in standings:
-            console.print(f"So far: {standing.verdict.sentence}", soft_wrap=True)
-        carry_out(console, Plan(runs, runs), folder, engine, go_on)
+            say(f"So far: {standing.verdict.sentence}")
+        carry_out(Plan(runs, runs), folder, engine, go_on)
     return standings

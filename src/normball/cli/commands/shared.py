@@ -1,19 +1,21 @@
 """Functions that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
 
-from normball.cli.options import parse_whole
 from normball.cli.screen import SweepScreen
-from normball.lab.errors import LabError, unknown
+from normball.lab.errors import LabError
 from normball.lab.machine import usable_cores
-from normball.lab.rows import RunFolder
+from normball.lab.registry import look_up
+from normball.lab.rows import Row, RunFolder, open_folder
 from normball.lab.sweep import Plan, run_plan
 from normball.lab.workers import Engine, Local
 
-ENGINES = ("local", "ray")
+ENGINES = {"local": Local, "ray": None}
 
 
 def plain_console() -> Console:
@@ -21,92 +23,82 @@ def plain_console() -> Console:
     return Console(markup=False, highlight=False)
 
 
+def say(text: str) -> None:
+    """Print a line, however long."""
+    plain_console().print(text, soft_wrap=True)
+
+
 def say_interrupted(message: str) -> None:
-    """Print after Ctrl-C, which may have interrupted a console in the middle of a print.
-
-    Args:
-        message: what is left, and how to continue.
-    """
-    plain_console().print(f"Interrupted: {message}", soft_wrap=True)
+    """Print after Ctrl-C, which may have interrupted a console in the middle of a print."""
+    say(f"Interrupted: {message}")
 
 
-def processes(jobs: str | None) -> int:
-    """The number of processes from ``--jobs``; one for each core where it is not given.
-
-    Args:
-        jobs: what the user wrote.
-
-    Raises:
-        LabError: if it is no number from 1.
-    """
-    count = usable_cores() if jobs is None else parse_whole("--jobs", jobs)
-    if count < 1:
-        raise LabError(f"--jobs must be 1 or more, got {jobs}.")
-    return count
+@contextmanager
+def run_folder(out: Path | None) -> Iterator[RunFolder[Row] | None]:
+    """The folder of ``--out``, held as by ``open_folder``; None where it was not given."""
+    if out is None:
+        yield None
+        return
+    with open_folder(out) as folder:
+        yield folder
 
 
-def find_engine(name: str, jobs: str | None) -> Engine:
+def keep_pictures(folder: RunFolder[Row], name: str, draw: Callable[[str], bytes]) -> None:
+    """Write a picture in both formats, which are ``draw``'s argument, and say where it is."""
+    for kind in ("svg", "png"):
+        path = folder.replace(f"{name}.{kind}", draw(kind))
+    say(f"The picture: {path}")
+
+
+def find_engine(name: str, jobs: int | None) -> Engine:
     """What carries runs out.
 
     Args:
-        name: one of ``ENGINES``.
-        jobs: what the user wrote for ``--jobs``.
+        jobs: number of runs at a time; None for as many as there is room for.
 
     Raises:
-        LabError: if there is no such engine, it is not installed, it does not answer, or ``jobs``
-            is no number from 1.
+        LabError: if there is no such engine, it is not installed, or it does not answer.
     """
-    if name not in ENGINES:
-        raise unknown("engine", name, ENGINES)
-    count = processes(jobs)
-    if name == "local":
-        return Local(count)
+    if look_up("engine", name, ENGINES) is Local:
+        return Local(jobs or usable_cores())
     try:
         from normball.lab.on_ray import connect
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
         raise LabError('--engine ray needs Ray: pip install "normball[ray]".') from None
-    return connect(None if jobs is None else count)
+    return connect(jobs)
 
 
 def carry_out(
-    console: Console,
     plan: Plan,
-    folder: RunFolder,
+    folder: RunFolder[Row],
     engine: Engine,
     go_on: Callable[[], bool] = lambda: True,
 ) -> None:
     """Run the missing runs of a plan, with a screen; after Ctrl-C say what is kept, and end.
 
     Args:
-        console: where to draw.
-        plan: the runs.
-        folder: their record.
-        engine: what carries them out.
         go_on: asked before every run; once it says no, the runs under way are the last ones.
     """
-    _say_what_is_kept(console, plan, folder)
+    _say_what_is_kept(plan, folder)
     try:
-        with SweepScreen(plan, console) as screen:
+        with SweepScreen(plan, plain_console()) as screen:
             run_plan(plan, folder, engine=engine, on_event=screen.on_event, go_on=go_on)
     except KeyboardInterrupt:
         _say_how_to_go_on(plan, folder)
         raise typer.Exit(130) from None
 
 
-def _say_what_is_kept(console: Console, plan: Plan, folder: RunFolder) -> None:
+def _say_what_is_kept(plan: Plan, folder: RunFolder[Row]) -> None:
     """Print how many runs need not be repeated, and whether a torn line was dropped."""
     if folder.dropped:
-        console.print(
-            f"The last line of {folder.record} was torn by an interruption and has been dropped.",
-            soft_wrap=True,
-        )
+        say(f"The last line of {folder.record} was torn by an interruption and has been dropped.")
     if plan.kept:
-        console.print(f"{plan.kept} of {len(plan.configs)} runs are finished already and kept.")
+        say(f"{plan.kept} of {len(plan.configs)} runs are finished already and kept.")
 
 
-def _say_how_to_go_on(plan: Plan, folder: RunFolder) -> None:
+def _say_how_to_go_on(plan: Plan, folder: RunFolder[Row]) -> None:
     """Print what an interruption has left."""
     # The interrupt may have come after a row was written to disk, but before it was in the list.
     folder.read()

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from normball.cli.arguments import EngineName, Jobs, RunFolderPath, TaskName
-from normball.cli.commands.shared import carry_out, find_engine, plain_console
+from normball.cli.commands.shared import carry_out, find_engine, plain_console, say
+from normball.cli.options import SWEEP, EngineName, Jobs, RunFolderPath, TaskName, takes
 from normball.cli.screen import tables
-from normball.cli.settings import LRS, OPTIMIZERS, RHOS, SEEDS, SWEPT, takes
 from normball.lab.cells import make_cells, ordered
 from normball.lab.report import write_report
 from normball.lab.rows import open_folder
@@ -13,7 +12,7 @@ from normball.lab.sweep import make_plan, make_sweep
 from normball.lab.tasks import find_task
 
 
-@takes(OPTIMIZERS, LRS, RHOS, SEEDS, *SWEPT)
+@takes(SWEEP)
 def sweep(
     task: TaskName,
     out: RunFolderPath,
@@ -28,10 +27,9 @@ def sweep(
     """
     configs = make_sweep(find_task(task), **settings)
     runs_on = find_engine(engine, jobs)
-    console = plain_console()
     with open_folder(out) as folder:
-        carry_out(console, make_plan(configs, folder), folder, runs_on)
+        carry_out(make_plan(configs, folder), folder, runs_on)
         page = write_report(folder)
         for table in tables(ordered(make_cells(folder.rows))):
-            console.print(table)
-    console.print(f"The report: {page}. The rows: {folder.record}", soft_wrap=True)
+            plain_console().print(table)
+    say(f"The report: {page}. The rows: {folder.record}")

@@ -5,25 +5,23 @@ from typing import Any
 
 import torch
 import typer
-from rich.console import Console
 
-from normball.cli.arguments import Optimizer, Resume, RowFolderPath, TaskName, TensorBoard
-from normball.cli.commands.shared import plain_console, say_interrupted
+from normball.cli.commands.shared import plain_console, say, say_interrupted
+from normball.cli.options import RUN, Optimizer, Resume, RowFolderPath, TaskName, TensorBoard, takes
 from normball.cli.screen import TrainScreen, result_line
-from normball.cli.settings import LR, RHO, RUN, SEED, takes
 from normball.lab import ranks
 from normball.lab.checkpoints import Checkpoints, describe_differences
 from normball.lab.config import RunConfig
 from normball.lab.errors import LabError
 from normball.lab.optimizers import configure
 from normball.lab.results import EpochReport, RunResult
-from normball.lab.rows import RunFolder, new_row, open_folder
+from normball.lab.rows import Row, RunFolder, new_row, open_folder
 from normball.lab.scalars import Scalars
 from normball.lab.tasks import find_task
 from normball.lab.train import Trainer
 
 
-@takes(LR, RHO, *RUN, SEED)
+@takes(RUN)
 def train(
     task: TaskName,
     optimizer: Optimizer,
@@ -61,42 +59,36 @@ def _follow(config: RunConfig, out: Path | None, *, resume: bool) -> None:
 
 
 def _lead(config: RunConfig, out: Path | None, *, resume: bool, tensorboard: Path | None) -> None:
-    console = plain_console()
     scalars = None if tensorboard is None else Scalars(tensorboard)
     if out is None:
-        result = run_trainer(console, Trainer(config), None, scalars)
-        console.print(result_line(config, result), soft_wrap=True)
+        result = run_trainer(Trainer(config), None, scalars)
+        say(result_line(config, result))
         return
     with open_folder(out) as folder:
         checkpoints = Checkpoints(out, config)
         if config.key() in folder.done():
-            _say_finished(console, folder, checkpoints, resume)
+            _say_finished(folder, checkpoints, resume)
             return
-        trainer = _trainer(console, folder, checkpoints, config, resume)
-        result = run_trainer(console, trainer, checkpoints, scalars)
-        console.print(result_line(config, result), soft_wrap=True)
+        trainer = _trainer(folder, checkpoints, config, resume)
+        result = run_trainer(trainer, checkpoints, scalars)
+        say(result_line(config, result))
         folder.append(new_row(config, result))
-        console.print(
-            f"The row is in {folder.record}, the weights are in {checkpoints.files()[0]}.",
-            soft_wrap=True,
-        )
+        say(f"The row is in {folder.record}, the weights are in {checkpoints.files()[0]}.")
 
 
-def _say_finished(
-    console: Console, folder: RunFolder, checkpoints: Checkpoints, resume: bool
-) -> None:
+def _say_finished(folder: RunFolder[Row], checkpoints: Checkpoints, resume: bool) -> None:
     if not resume:
         raise LabError(f"{folder.record} has this run already: choose another --out.")
     weights = f", its weights are in {files[0]}" if (files := checkpoints.files()) else ""
-    console.print(f"This run is finished: its row is in {folder.record}{weights}.", soft_wrap=True)
+    say(f"This run is finished: its row is in {folder.record}{weights}.")
 
 
 def _trainer(
-    console: Console, folder: RunFolder, checkpoints: Checkpoints, config: RunConfig, resume: bool
+    folder: RunFolder[Row],
+    checkpoints: Checkpoints,
+    config: RunConfig,
+    resume: bool,
 ) -> Trainer:
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True)
-
     if not resume:
         if checkpoints.files():
             raise LabError(
@@ -126,21 +118,13 @@ def _trainer(
 
 
 def run_trainer(
-    console: Console,
     trainer: Trainer,
     checkpoints: Checkpoints | None,
     scalars: Scalars | None = None,
 ) -> RunResult:
-    """Run a trainer with a screen.
-
-    Args:
-        console: where to draw.
-        trainer: the run.
-        checkpoints: where it is kept after every epoch; None for nowhere.
-        scalars: where its figures are written after every epoch; None for nowhere.
-    """
+    """Run a trainer with a screen."""
     try:
-        with TrainScreen(trainer.config, console, done=trainer.state.epoch) as screen:
+        with TrainScreen(trainer.config, plain_console(), done=trainer.state.epoch) as screen:
 
             def on_epoch(report: EpochReport) -> None:
                 if checkpoints is not None:

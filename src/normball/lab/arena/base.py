@@ -1,6 +1,7 @@
 """The parts of an arena task: a network, mini-batches, a loss, and two held-out halves."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -45,21 +46,21 @@ class ArenaTask:
 
 
 def chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows of tensors, ``size`` at a time.
-
-    Args:
-        size: rows.
-        tensors: all with the same number of rows.
-    """
+    """Rows of tensors, ``size`` at a time."""
     yield from zip(*(torch.split(t, size) for t in tensors), strict=True)
 
 
 def pick(values: Tensor, size: int, chance: torch.Generator) -> Tensor:
-    """The numbers of rows that are drawn with replacement.
-
-    Args:
-        values: any tensor with rows.
-        size: how many.
-        chance: the source of randomness.
-    """
+    """The numbers of rows that are drawn with replacement."""
     return torch.randint(len(values), (size,), generator=chance)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Arithmetic in one thread, so that runs are the same and can be side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

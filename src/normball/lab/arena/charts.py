@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,28 +11,22 @@ from normball.lab.arena.methods import METHODS
 from normball.lab.arena.tasks import TASKS
 from normball.lab.pictures import render
 
-COLOURS: Mapping[str, str] = MappingProxyType(
-    {
-        "adamw": "#cc79a7",
-        "schedule-free": "#e69f00",
-        "prodigy": "#6b7280",
-        "muon": "#009e73",
-        "soap": "#a0522d",
-        "scion": "#d55e00",
-        "decay": "#8250df",
-        "anytime": "#0072b2",
-        "untuned": "#56b4e9",
-    }
-)
+COLOURS: Mapping[str, str] = {
+    "adamw": "#cc79a7",
+    "schedule-free": "#e69f00",
+    "prodigy": "#6b7280",
+    "muon": "#009e73",
+    "soap": "#a0522d",
+    "scion": "#d55e00",
+    "decay": "#8250df",
+    "anytime": "#0072b2",
+    "untuned": "#56b4e9",
+}
 _WIDEST = 4.0
 
 
 def draw_curves(standing: Standing) -> bytes:
-    """Scores by step, means over seeds and their range, as an SVG.
-
-    Args:
-        standing: the task.
-    """
+    """Scores by step, means over seeds and their range, as an SVG."""
 
     def draw(axes: Axes) -> None:
         shown: list[float] = []
@@ -59,11 +52,7 @@ def draw_curves(standing: Standing) -> bytes:
 
 
 def draw_settings(standing: Standing) -> bytes:
-    """Scores on the choosing seed by setting, as an SVG.
-
-    Args:
-        standing: the task.
-    """
+    """Scores on the choosing seed by setting, as an SVG."""
 
     def draw(axes: Axes) -> None:
         best = [min(entry.tried.values()) for entry in standing.entries.values() if entry.tried]
@@ -87,11 +76,7 @@ def draw_settings(standing: Standing) -> bytes:
 
 
 def draw_profile(times: Mapping[str, Sequence[float]]) -> bytes:
-    """The performance profile, as an SVG.
-
-    Args:
-        times: steps to the goal, of every method one for each task.
-    """
+    """The performance profile, as an SVG."""
 
     def draw(axes: Axes) -> None:
         for method, corners in profile(times).items():

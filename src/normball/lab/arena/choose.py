@@ -8,14 +8,7 @@ from normball.lab.arena.record import Row, Run
 
 
 def tried(protocol: Protocol, rows: Iterable[Row], task: str, method: str) -> dict[float, float]:
-    """Scores on the choosing seed and half by setting, the settings rising.
-
-    Args:
-        protocol: the rules.
-        rows: the finished runs.
-        task: name of the task.
-        method: name of the method.
-    """
+    """Scores of a method on the choosing seed and half by setting, the settings rising."""
     wanted = (task, method, protocol.choose)
     found = {
         row.run.value: row.result.choose
@@ -26,31 +19,15 @@ def tried(protocol: Protocol, rows: Iterable[Row], task: str, method: str) -> di
 
 
 def chosen(protocol: Protocol, rows: Iterable[Row], task: str, method: str) -> float | None:
-    """The setting that is judged, the smallest of equals; None while it is not decided.
-
-    Args:
-        protocol: the rules.
-        rows: the finished runs.
-        task: name of the task.
-        method: name of the method.
-    """
+    """The setting that is judged, the smallest of equals; None while it is not decided."""
     if not METHODS[method].tuned:
         return protocol.grid(method)[0]
     scores = tried(protocol, rows, task, method)
-    if _missing(protocol, scores, method):
-        return None
-    return min(scores, key=scores.__getitem__)
+    return None if _missing(protocol, scores, method) else min(scores, key=scores.__getitem__)
 
 
 def pending(protocol: Protocol, rows: Sequence[Row], task: str, method: str) -> list[Run]:
-    """The runs of a method on a task that can be made now.
-
-    Args:
-        protocol: the rules.
-        rows: the finished runs.
-        task: name of the task.
-        method: name of the method.
-    """
+    """The runs of a method on a task that can be made now."""
     value = chosen(protocol, rows, task, method)
     if value is None:
         missing = _missing(protocol, tried(protocol, rows, task, method), method)
@@ -62,15 +39,12 @@ def pending(protocol: Protocol, rows: Sequence[Row], task: str, method: str) -> 
 
 def _missing(protocol: Protocol, scores: dict[float, float], method: str) -> list[float]:
     """The settings of the grid that were not run; else, if an edge is best, the next one out."""
-    grid = protocol.grid(method)
+    grid, values = protocol.grid(method), list(scores)
     if missing := [value for value in grid if value not in scores]:
         return missing
     best = min(scores, key=scores.__getitem__)
-    values = list(scores)
-    extended = len(values) - len(grid)
-    if extended >= protocol.extensions or best not in (values[0], values[-1]):
+    if len(values) - len(grid) >= protocol.extensions or best not in (values[0], values[-1]):
         return []
     # Places are counted from the centre, so that a value does not depend on how it was reached.
     low = -(protocol.settings // 2) - sum(value < grid[0] for value in values)
-    high = low + len(values) - 1
-    return [METHODS[method].value(low - 1 if best == values[0] else high + 1)]
+    return [METHODS[method].value(low - 1 if best == values[0] else low + len(values))]

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
-from types import MappingProxyType
+from statistics import fmean
 
 from scipy import stats  # type: ignore[import-untyped]
 
@@ -13,6 +12,7 @@ from normball.lab.arena.methods import METHODS
 from normball.lab.arena.protocol import Claim, Protocol
 from normball.lab.arena.record import Result, Row
 from normball.lab.arena.tasks import TASKS
+from normball.lab.statistics import first_at, reach_of_mean
 
 GOAL = "adamw"
 _MUON = "muon"
@@ -20,12 +20,7 @@ _MUON = "muon"
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference over seeds.
-
-    Attributes:
-        mean: of the differences.
-        half: half the width of Student's interval; infinite for one seed.
-    """
+    """A mean difference over seeds, and half the width of its interval: infinite for one seed."""
 
     mean: float
     half: float
@@ -45,22 +40,17 @@ def paired(ours: Sequence[float], theirs: Sequence[float], level: float) -> Inte
     """Student's interval of the mean of ``ours - theirs``, seed by seed.
 
     Args:
-        ours: scores, one for each seed.
         theirs: the same for the other method, with the same seeds. An infinite score is a run that
             diverged: the interval is then wholly on one side, or undefined if both have such runs.
         level: of the interval, two-sided.
     """
     lost, won = (not all(map(math.isfinite, side)) for side in (ours, theirs))
+    if lost and won:
+        return Interval(0.0, math.inf)
     if lost or won:
-        if lost and won:
-            return Interval(0.0, math.inf)
         return Interval(math.inf if lost else -math.inf, 0.0)
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    count = len(differences)
-    if count < 2:
-        return Interval(fmean(differences), math.inf)
-    quantile = float(stats.t.ppf((1 + level) / 2, count - 1))
-    return Interval(fmean(differences), quantile * stdev(differences) / math.sqrt(count))
+    return Interval(fmean(differences), reach_of_mean(differences, level))
 
 
 @dataclass(frozen=True)
@@ -96,22 +86,15 @@ class Entry:
         return fmean(self.scores)
 
     def other(self, name: str) -> float:
-        """The mean of another measurement; NaN where a run has none.
-
-        Args:
-            name: such as ``"loss"``.
-        """
+        """The mean of another measurement; NaN where a run has none."""
         return fmean(result.scores.get(name, math.nan) for result in self.results)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The ranking of the methods on a task.
+    """The ranking of the methods on a task: entries by method, the best mean score first.
 
-    Attributes:
-        task: its name.
-        entries: by method, the best mean score first.
-        complete: whether every method of the protocol is among them.
+    It is complete if every method of the protocol is among them.
     """
 
     task: str
@@ -125,13 +108,7 @@ class Standing:
 
 
 def stand(protocol: Protocol, rows: Sequence[Row], task: str) -> Standing:
-    """The ranking of the methods on a task; methods with missing runs are left out.
-
-    Args:
-        protocol: the rules.
-        rows: the finished runs.
-        task: its name.
-    """
+    """The ranking of the methods on a task; methods with missing runs are left out."""
     found = []
     for method in protocol.methods:
         own = [row for row in rows if (row.run.task, row.run.method) == (task, method)]
@@ -144,18 +121,11 @@ def stand(protocol: Protocol, rows: Sequence[Row], task: str) -> Standing:
         found.append(Entry(method, value, settings, results))
     found.sort(key=lambda entry: entry.mean)
     complete = len(found) == len(protocol.methods)
-    return Standing(task, MappingProxyType({entry.method: entry for entry in found}), complete)
+    return Standing(task, {entry.method: entry for entry in found}, complete)
 
 
 def against(standing: Standing, ours: str, theirs: str, level: float) -> Interval:
-    """The paired interval of two methods on a task.
-
-    Args:
-        standing: the task.
-        ours: a method.
-        theirs: another one.
-        level: of the interval.
-    """
+    """The paired interval of two methods on a task."""
     entries = standing.entries
     return paired(entries[ours].scores, entries[theirs].scores, level)
 
@@ -163,33 +133,17 @@ def against(standing: Standing, ours: str, theirs: str, level: float) -> Interva
 def reach(result: Result, goal: float) -> tuple[float, float]:
     """Steps and seconds until a curve reaches a goal, linear between its points.
 
-    Args:
-        result: of a run.
-        goal: a score.
-
     Returns:
         Infinite if it never does; those of the first point if it is at the goal already.
     """
-    before: tuple[int, float] | None = None
-    for step, score in result.curve:
-        if score <= goal:
-            steps = float(step)
-            if before is not None and math.isfinite(before[1]):
-                share = (before[1] - goal) / (before[1] - score)
-                steps = before[0] + share * (step - before[0])
-            return steps, result.seconds * steps / result.steps
-        before = (step, score)
-    return math.inf, math.inf
+    steps = first_at(result.curve, goal)
+    return steps, steps if math.isinf(steps) else result.seconds * steps / result.steps
 
 
 def time_to_goal(standing: Standing, method: str) -> tuple[float, float]:
     """Mean steps and seconds to AdamW's tuned final score on the same seed.
 
     Both are infinite where it is not reached on every seed.
-
-    Args:
-        standing: a task whose ranking has AdamW.
-        method: a method in the same ranking.
     """
     pairs = zip(standing.entries[method].results, standing.entries[GOAL].results, strict=True)
     times = [
@@ -202,11 +156,7 @@ def time_to_goal(standing: Standing, method: str) -> tuple[float, float]:
 def ranks(standings: Sequence[Standing]) -> dict[str, list[float]]:
     """Every method's ranks, 1 for the best mean score, on the tasks whose ranking is complete.
 
-    Args:
-        standings: of all tasks.
-
-    Returns:
-        A rank for each such task; equal scores share the mean of their ranks.
+    Equal scores share the mean of their ranks.
     """
     found: dict[str, list[float]] = {}
     for standing in standings:
@@ -236,13 +186,7 @@ def profile(times: Mapping[str, Sequence[float]]) -> dict[str, list[tuple[float,
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on a claim.
-
-    Attributes:
-        claim: what was claimed.
-        held: tasks on which it holds.
-        judged: tasks on which it could be judged.
-    """
+    """The tasks on which a claim could be judged, and those on which it holds."""
 
     claim: Claim
     held: tuple[str, ...]
@@ -257,12 +201,7 @@ class Verdict:
 
 
 def verdicts(protocol: Protocol, standings: Sequence[Standing]) -> list[Verdict]:
-    """Every claim of the protocol, on the tasks whose ranking is complete.
-
-    Args:
-        protocol: the rules.
-        standings: of all tasks.
-    """
+    """Every claim of the protocol, on the tasks whose ranking is complete."""
     judged = [standing for standing in standings if standing.complete]
     names = tuple(standing.task for standing in judged)
     found = []
@@ -274,37 +213,27 @@ def verdicts(protocol: Protocol, standings: Sequence[Standing]) -> list[Verdict]
     return found
 
 
-def _first(standing: Standing, entry: Entry, level: float) -> bool:
+def _is_first(standing: Standing, entry: Entry, level: float) -> bool:
     best = standing.best
     return best is None or entry is best or not paired(entry.scores, best.scores, level).above
 
 
-def _beats_adamw(standing: Standing, entry: Entry, level: float) -> bool:
-    return against(standing, entry.method, GOAL, level).below
-
-
-def _beats_muon(standing: Standing, entry: Entry, level: float) -> bool:
-    return against(standing, entry.method, _MUON, level).below
-
-
-def _no_worse_than_muon(standing: Standing, entry: Entry, level: float) -> bool:
-    return not against(standing, entry.method, _MUON, level).above
-
-
-def _near(standing: Standing, entry: Entry, level: float) -> bool:  # noqa: ARG001
+def _is_near(standing: Standing, entry: Entry, _: float) -> bool:
     best, task = standing.best, TASKS[standing.task]
     if best is None:
         return False
     return entry.mean <= (best.mean + task.near if task.points else best.mean * (1 + task.near))
 
 
+def _beside(rival: str, test: Callable[[Interval], bool]) -> Callable[..., bool]:
+    return lambda standing, entry, level: test(against(standing, entry.method, rival, level))
+
+
 # The method to compare with, if there is one, and the test.
-TESTS: Mapping[str, tuple[str | None, Callable[[Standing, Entry, float], bool]]] = MappingProxyType(
-    {
-        "first": (None, _first),
-        "beats-adamw": (GOAL, _beats_adamw),
-        "beats-muon": (_MUON, _beats_muon),
-        "no-worse-than-muon": (_MUON, _no_worse_than_muon),
-        "near": (None, _near),
-    }
-)
+TESTS: Mapping[str, tuple[str | None, Callable[[Standing, Entry, float], bool]]] = {
+    "first": (None, _is_first),
+    "beats-adamw": (GOAL, _beside(GOAL, lambda found: found.below)),
+    "beats-muon": (_MUON, _beside(_MUON, lambda found: found.below)),
+    "no-worse-than-muon": (_MUON, _beside(_MUON, lambda found: not found.above)),
+    "near": (None, _is_near),
+}

@@ -11,8 +11,6 @@ class ResNet(nn.Module):
     It maps images of shape ``(n, channels, size, size)`` to logits of shape ``(n, classes)``.
 
     Args:
-        channels: of the images.
-        classes: number of classes.
         width: channels of the first block; the others have two and four times as many.
     """
 
@@ -28,11 +26,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape ``(n, classes)``.
-
-        Args:
-            x: images.
-        """
+        """Logits of shape ``(n, classes)``."""
         x = self.blocks(F.relu(self.norm(self.conv(x))))
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
@@ -75,11 +69,7 @@ class UNet(nn.Module):
         self.leave = nn.Conv2d(width, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images of the shape of the given ones.
-
-        Args:
-            x: noisy images.
-        """
+        """Images of the shape of the given ones."""
         full = F.gelu(self.enter(x))
         half = F.gelu(self.down1(full))
         quarter = F.gelu(self.middle(F.gelu(self.down2(half))))
@@ -95,11 +85,7 @@ class GPT2(nn.Module):
     is a matrix of its own.
 
     Args:
-        vocabulary: number of different tokens.
         length: the longest window.
-        dim: width of the residual stream.
-        depth: number of blocks.
-        heads: attention heads, which divide ``dim``.
     """
 
     def __init__(
@@ -118,11 +104,7 @@ class GPT2(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of shape ``(n, length, vocabulary)``.
-
-        Args:
-            tokens: int64, shape ``(n, length)``.
-        """
+        """Logits of shape ``(n, length, vocabulary)``."""
         x = self.tokens(tokens) + self.positions.weight[: tokens.size(1)]
         return self.head(self.norm(self.blocks(x)))  # type: ignore[no-any-return]
 
@@ -160,11 +142,7 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(hidden, vocabulary)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of shape ``(n, length, vocabulary)``.
-
-        Args:
-            tokens: int64, shape ``(n, length)``.
-        """
+        """Logits of shape ``(n, length, vocabulary)``."""
         return self.head(self.lstm(self.tokens(tokens))[0])  # type: ignore[no-any-return]
 
 
@@ -172,8 +150,6 @@ class WordModel(nn.Module):
     """A perceptron on the last words: tokens ``(n, length)`` to logits ``(n, length, vocabulary)``.
 
     Args:
-        vocabulary: number of different words.
-        dim: width of a word.
         context: how many words it sees.
         hidden: width of the first hidden layer; the second has ``dim``.
     """
@@ -190,11 +166,7 @@ class WordModel(nn.Module):
         self.head = nn.Linear(dim, vocabulary)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of shape ``(n, length, vocabulary)``; before the first word there are zeros.
-
-        Args:
-            tokens: int64, shape ``(n, length)``.
-        """
+        """Logits of shape ``(n, length, vocabulary)``; before the first word there are zeros."""
         x = F.pad(self.tokens(tokens), (0, 0, self.context - 1, 0))
         seen = x.unfold(1, self.context, 1).flatten(2)
         return self.head(self.norm(F.gelu(self.second(F.gelu(self.first(seen))))))  # type: ignore[no-any-return]
@@ -204,8 +176,6 @@ class LoRA(nn.Module):
     """A frozen linear layer and a trained product of two thin matrices beside it.
 
     Args:
-        base: the layer.
-        rank: of the product.
         scale: what the product is multiplied by.
     """
 
@@ -218,23 +188,12 @@ class LoRA(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """The sum of the outputs of the layer and the product.
-
-        Args:
-            x: shape ``(..., in_features)``.
-        """
+        """The sum of the outputs of the layer and the product."""
         return self.base(x) + self.scale * self.lora_B(self.lora_A(x))  # type: ignore[no-any-return]
 
 
 def with_lora(model: GPT2) -> GPT2:
-    """Freeze a model, and put a trained product beside every linear layer of its blocks.
-
-    Args:
-        model: changed in place.
-
-    Returns:
-        The same model.
-    """
+    """Freeze a model, and put a trained product beside every linear layer of its blocks."""
     model.requires_grad_(False)
     for block in model.blocks:
         for name in ("qkv", "mix", "up", "down"):

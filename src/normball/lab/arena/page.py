@@ -12,7 +12,6 @@ from normball.lab.arena.judge import (
     Interval,
     Standing,
     Verdict,
-    against,
     paired,
     ranks,
     stand,
@@ -33,19 +32,7 @@ _CLAIM_TITLES = ("method", "claim", "verdict", "tasks", "not on")
 
 
 def write_page(protocol: Protocol, rows: Sequence[Row], folder: Path) -> Path:
-    """Write the page, the summary, and the pictures for other pages, from the runs so far.
-
-    Args:
-        protocol: the rules.
-        rows: the finished runs.
-        folder: takes the files.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        LabError: if a file cannot be written.
-    """
+    """Write the page, the summary, and the pictures for other pages, from the runs so far."""
     content = _content(protocol, rows)
     pictures = {f"{name}.svg": picture for name, picture in content["settings"]}
     if content["profile"] is not None:
@@ -80,12 +67,7 @@ def _content(protocol: Protocol, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def brief(protocol: Protocol, rows: Sequence[Row]) -> list[str]:
-    """The scores of the finished tasks and the verdicts, in a line each.
-
-    Args:
-        protocol: the rules.
-        rows: the finished runs.
-    """
+    """The scores of the finished tasks and the verdicts, in a line each."""
     standings = [stand(protocol, rows, name) for name in protocol.tasks]
     lines = []
     for standing in standings:
@@ -117,74 +99,52 @@ def _times(standings: Sequence[Standing]) -> dict[str, list[float]]:
 
 
 def _task(protocol: Protocol, standing: Standing) -> dict[str, Any]:
-    task, entries = TASKS[standing.task], list(standing.entries.values())
-    measured = [name for entry in entries for result in entry.results for name in result.scores]
-    # The first one is the score itself.
-    others = list(dict.fromkeys(measured))[1:]
-    rivals = [name for name in _RIVALS if name in standing.entries]
+    task = TASKS[standing.task]
+    table = [_columns(protocol, standing, entry) for entry in standing.entries.values()]
+    looks = ["mark" if METHODS[method].ours else "" for method in standing.entries]
     return {
         "name": task.name,
         "about": task.about,
         "steps": max(1, round(protocol.budget * task.steps)),
         "complete": standing.complete,
-        "titles": [
-            "method",
-            "setting",
-            "of how many",
-            f"score, {task.unit}",
-            "seeds",
-            *others,
-            *(f"less {METHODS[name].label}" for name in rivals),
-            "less the best tuned",
-            "steps to AdamW's",
-            "seconds to it",
-            "seconds in all",
-            "state, kB",
-        ],
-        "lines": [
-            {
-                "look": "mark" if METHODS[entry.method].ours else "",
-                "words": _words(protocol, standing, entry, others, rivals),
-            }
-            for entry in entries
-        ],
+        "titles": list(table[0]),
+        "lines": [list(columns.values()) for columns in table],
+        "looks": looks,
     }
 
 
-def _words(
-    protocol: Protocol,
-    standing: Standing,
-    entry: Entry,
-    others: Sequence[str],
-    rivals: Sequence[str],
-) -> list[str]:
-    best, goal = standing.best, (math.inf, math.inf)
+def _columns(protocol: Protocol, standing: Standing, entry: Entry) -> dict[str, str]:
+    """What the table of a task has on a method, by the titles of the columns."""
+    method, best, unit = METHODS[entry.method], standing.best, TASKS[standing.task].unit
+    found = {
+        "method": method.label,
+        "setting": f"{entry.value:g}" if method.tuned else "-",
+        "of how many": f"{len(entry.tried)}{', at the edge' if entry.edge else ''}"
+        if method.tuned
+        else "none",
+        f"score, {unit}": _number(entry.mean),
+        "seeds": ", ".join(map(_number, entry.scores)),
+    }
+    every = [result for other in standing.entries.values() for result in other.results]
+    # The first measurement is the score itself.
+    for name in list(dict.fromkeys(name for result in every for name in result.scores))[1:]:
+        found[name] = _number(entry.other(name))
+    rivals = {f"less {METHODS[n].label}": standing.entries.get(n) for n in _RIVALS}
+    rivals = {title: rival for title, rival in rivals.items() if rival is not None}
+    for title, rival in {**rivals, "less the best tuned": best}.items():
+        found[title] = ""
+        if rival is not None and rival is not entry:
+            found[title] = _interval(paired(entry.scores, rival.scores, protocol.level))
+    steps = seconds = math.inf
     if GOAL in standing.entries:
-        goal = time_to_goal(standing, entry.method)
-    tuned = METHODS[entry.method].tuned
-    distance = ""
-    if best is not None and best is not entry:
-        distance = _interval(paired(entry.scores, best.scores, protocol.level))
-    count = len(entry.results)
-    return [
-        METHODS[entry.method].label,
-        f"{entry.value:g}" if tuned else "-",
-        f"{len(entry.tried)}{', at the edge' if entry.edge else ''}" if tuned else "none",
-        _number(entry.mean),
-        ", ".join(map(_number, entry.scores)),
-        *(_number(entry.other(name)) for name in others),
-        *(
-            ""
-            if rival == entry.method
-            else _interval(against(standing, entry.method, rival, protocol.level))
-            for rival in rivals
-        ),
-        distance,
-        f"{goal[0]:.0f}" if math.isfinite(goal[0]) else "never",
-        f"{goal[1]:.1f}" if math.isfinite(goal[1]) else "never",
-        f"{sum(result.seconds for result in entry.results) / count:.1f}",
-        f"{max(result.state_bytes for result in entry.results) / 1000:.0f}",
-    ]
+        steps, seconds = time_to_goal(standing, entry.method)
+    spent = [result.seconds for result in entry.results]
+    return found | {
+        "steps to AdamW's": f"{steps:.0f}" if math.isfinite(steps) else "never",
+        "seconds to it": f"{seconds:.1f}" if math.isfinite(seconds) else "never",
+        "seconds in all": f"{sum(spent) / len(spent):.1f}",
+        "state, kB": f"{max(result.state_bytes for result in entry.results) / 1000:.0f}",
+    }
 
 
 def _number(value: float) -> str:
@@ -228,7 +188,7 @@ def _summary(content: dict[str, Any]) -> str:
     parts += ["## Ranks\n", _table(("method", "mean rank", "by task"), content["ranks"])]
     for task in content["tasks"]:
         parts.append(f"## {task['name']}\n\nIn {task['steps']} steps: {task['about']}.\n")
-        parts.append(_table(task["titles"], [line["words"] for line in task["lines"]]))
+        parts.append(_table(task["titles"], task["lines"]))
     parts.append(
         f"Differences are paired over seeds, with Student's {content['level']} % interval; * marks "
         "those clear of 0. Seconds are processor time of training.\n"

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from normball.lab.arena.methods import METHODS
+from normball.lab.arena.record import SCHEMA
 from normball.lab.arena.tasks import TASKS
 from normball.lab.arena.training import POINTS
 from normball.lab.errors import LabError
 from normball.lab.files import write_whole
 
 PROTOCOL = "protocol.json"
-SCHEMA = "normball.arena/1"
 RULE = (
     "For every method and task the same number of settings is run on the choosing seed. The one "
     "with the best final score on the half of the held-out data that is for choosing is taken; "
@@ -26,13 +26,9 @@ RULE = (
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement that is judged at the end, task by task.
+    """A statement on a method, judged at the end, task by task, by the test of its kind.
 
-    Attributes:
-        kind: a key of ``judge.TESTS``.
-        text: the statement.
-        method: the method that it is about.
-        share: of the tasks on which it must hold, rounded up.
+    It must hold on a share of the tasks, rounded up.
     """
 
     kind: str
@@ -41,11 +37,7 @@ class Claim:
     share: float
 
     def needed(self, tasks: int) -> int:
-        """On how many tasks it must hold.
-
-        Args:
-            tasks: how many are judged.
-        """
+        """On how many tasks it must hold."""
         return math.ceil(self.share * tasks - 1e-9)
 
 
@@ -90,11 +82,7 @@ class Protocol:
     claims: tuple[Claim, ...] = CLAIMS
 
     def grid(self, method: str) -> tuple[float, ...]:
-        """The settings of a method that are run at first, rising; one where nothing is tuned.
-
-        Args:
-            method: its name.
-        """
+        """The settings of a method that are run at first, rising; one where nothing is tuned."""
         found = METHODS[method]
         if not found.tuned:
             return (found.value(0),)
@@ -152,15 +140,7 @@ def demo() -> Protocol:
 
 
 def declare(protocol: Protocol, folder: Path) -> None:
-    """Write the rules into a folder, or check that the folder has the same rules.
-
-    Args:
-        protocol: the rules.
-        folder: of the arena.
-
-    Raises:
-        LabError: if the folder declares others, or the file cannot be read or written.
-    """
+    """Write the rules into a folder; a LabError if it has others, or the file is not to be used."""
     path, ours = folder / PROTOCOL, protocol.declaration()
     if not path.exists():
         write_whole(path, json.dumps(ours, indent=1).encode() + b"\n")
@@ -178,16 +158,7 @@ def declare(protocol: Protocol, folder: Path) -> None:
 
 
 def select(names: str | None, known: Iterable[str], kind: str) -> tuple[str, ...]:
-    """Names from a list with commas, in the order of the rules.
-
-    Args:
-        names: the list; None for all.
-        known: the names there are.
-        kind: what they name, for the message.
-
-    Raises:
-        LabError: if one is not among them.
-    """
+    """Names from a list with commas, all for None, in the order of the rules; else a LabError."""
     every = tuple(known)
     wanted = every if names is None else tuple(name.strip() for name in names.split(","))
     for name in wanted:

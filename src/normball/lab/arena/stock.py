@@ -1,12 +1,9 @@
 """The arena's data: prepared once from data in packages, then one small file for each set."""
 
-import io
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from normball.lab.errors import LabError
+from normball.lab.files import whole_file
 
 VARIABLE = "NORMBALL_ARENA"
 # Part of the file name, so that files of an older preparation are not used.
@@ -36,46 +34,24 @@ def folder() -> Path:
 
 
 def path_of(name: str) -> Path:
-    """The file of a set.
-
-    Args:
-        name: a key of ``MAKERS``.
-    """
+    """The file of a set."""
     return folder() / f"{name}-{VERSION}.npz"
 
 
 @cache
 def stock(name: str) -> Mapping[str, Tensor]:
-    """A set's tensors; the file is made where it is missing.
-
-    Args:
-        name: a key of ``MAKERS``.
-
-    Raises:
-        LabError: if the data it is made of are missing, or the file cannot be read or written.
-    """
+    """A set's tensors, made if the file is missing; a LabError if it is not to be had or used."""
     path = path_of(name)
     if not path.is_file():
-        _write(path, MAKERS[name]())
+        arrays = MAKERS[name]()
+        # Processes of several machines may make it at the same time.
+        with whole_file(path, f".{os.getpid()}") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     try:
         with np.load(path) as file:
             return {key: torch.from_numpy(file[key]) for key in file.files}
     except Exception as error:  # a damaged file can raise anything
         raise LabError(f"{path} is not usable ({error}): remove it, it is made again.") from None
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content.getvalue())
-        beside.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # a part of a file would fill the disk for nothing
-            beside.unlink(missing_ok=True)
-        raise LabError(f"cannot write {path}: {error.strerror}.") from error
 
 
 def _shuffled(count: int) -> Array:
@@ -179,26 +155,20 @@ def _base() -> Arrays:
     return {name: values.numpy() for name, values in train_base().items()}
 
 
-MAKERS: Mapping[str, Callable[[], Arrays]] = MappingProxyType(
-    {
-        "digits": _digits,
-        "fashion": _fashion,
-        "chars": _chars,
-        "pairs": _pairs,
-        "words": _words,
-        "diamonds": _diamonds,
-        "manual": _manual,
-        "base": _base,
-    }
-)
+MAKERS: Mapping[str, Callable[[], Arrays]] = {
+    "digits": _digits,
+    "fashion": _fashion,
+    "chars": _chars,
+    "pairs": _pairs,
+    "words": _words,
+    "diamonds": _diamonds,
+    "manual": _manual,
+    "base": _base,
+}
 
 
 def prepare() -> tuple[Path, ...]:
-    """Make every file that is missing, and name them all.
-
-    Raises:
-        LabError: as in ``stock``.
-    """
+    """Make every file that is missing, and name them all."""
     for name in MAKERS:
         stock(name)
     return tuple(path_of(name) for name in MAKERS)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normball.lab.arena.base import ArenaTask, Batch, Scores, chunks
+from normball.lab.arena.base import ArenaTask, Batch, Scores, chunks, one_thread
 from normball.lab.arena.nets import GPT2, Recurrent, WordModel, with_lora
 from normball.lab.arena.stock import stock
 from normball.lab.models.gpt import GPT
@@ -107,30 +107,26 @@ def _adapted() -> nn.Module:
     return with_lora(model)
 
 
+@one_thread()
 def train_base() -> dict[str, Tensor]:
     """The weights of the model that the LoRA task adapts: the task of byte pairs, for longer.
 
     AdamW with a warm-up and a cosine, on one thread and from a seed of its own.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = _gpt2()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
-        chance = torch.Generator().manual_seed(0)
-        for step in range(_BASE_STEPS):
-            done = step / _BASE_STEPS
-            optimizer.param_groups[0]["lr"] = (
-                3e-3 * min(1.0, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
-            )
-            optimizer.zero_grad()
-            loss = _loss(model, _batch("pairs", 16, _WINDOW, chance))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    finally:
-        torch.set_num_threads(threads)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _gpt2()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    chance = torch.Generator().manual_seed(0)
+    for step in range(_BASE_STEPS):
+        done = step / _BASE_STEPS
+        optimizer.param_groups[0]["lr"] = (
+            3e-3 * min(1.0, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
+        )
+        optimizer.zero_grad()
+        loss = _loss(model, _batch("pairs", 16, _WINDOW, chance))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
     return model.state_dict()
 
 

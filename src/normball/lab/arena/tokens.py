@@ -56,12 +56,8 @@ def _merge(tokens: NDArray[np.int64], pair: NDArray[np.int64], token: int) -> ND
 def words(text: str, count: int) -> tuple[NDArray[np.int64], int]:
     """A text as words in lower case and marks, the rarest of which are one token, 0.
 
-    Args:
-        text: the text; its first nine tenths say which words are frequent.
-        count: size of the vocabulary.
-
-    Returns:
-        Tokens, the most frequent word 1, the next 2, and so on; and ``count``.
+    The most frequent word of the first nine tenths is 1, the next 2, and so on. Returns tokens, and
+    ``count``, the size of the vocabulary.
     """
     found = _WORD.findall(text.lower())
     frequent = Counter(found[: int(0.9 * len(found))]).most_common(count - 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from normball.lab.arena.base import ArenaTask, Scores
+from normball.lab.arena.base import ArenaTask, Scores, one_thread
 from normball.lab.arena.tasks import find
 from normball.lab.averaged import measured
 
@@ -22,6 +22,8 @@ Schedule = Callable[[float], float]
 """Maps the share of the run that is done to a factor of every group's ``lr``."""
 
 
+@one_thread()
+@torch.random.fork_rng(devices=[])
 def run(
     task: str,
     make_optimizer: MakeOptimizer,
@@ -56,30 +58,9 @@ def run(
     Raises:
         LabError: if the task is unknown, or its data are missing.
     """
-    found = find(task)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = found.build()
-            return _train(
-                found, model, make_optimizer, seed, max(1, round(budget * found.steps)),
-                schedule, on_step,
-            )  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _train(
-    task: ArenaTask,
-    model: nn.Module,
-    make_optimizer: MakeOptimizer,
-    seed: int,
-    steps: int,
-    schedule: Schedule | None,
-    on_step: Callable[[int, float, Any], None] | None,
-) -> dict[str, Any]:
+    found, steps = find(task), max(1, round(budget * find(task).steps))
+    torch.manual_seed(seed)
+    model = found.build()
     optimizer = make_optimizer(model, steps)
     chance = torch.Generator().manual_seed(seed)
     first = [group["lr"] for group in optimizer.param_groups]
@@ -93,13 +74,13 @@ def _train(
     if hasattr(optimizer, "train"):
         optimizer.train()
     for step in range(steps):
-        batch = task.batch(chance)
+        batch = found.batch(chance)
         started = time.process_time()
         if schedule is not None:
             for group, lr in zip(optimizer.param_groups, first, strict=True):
                 group["lr"] = lr * schedule(step / steps)
         optimizer.zero_grad()
-        loss = task.loss(model, batch)
+        loss = found.loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
@@ -109,10 +90,10 @@ def _train(
         optimizer.step()
         seconds += time.process_time() - started
         if step + 1 in marks:
-            with measured(model, optimizer, _inputs(task, seed)):
-                seen = task.measure(model, "judge", False)
+            with measured(model, optimizer, _inputs(found, seed)):
+                seen = found.measure(model, "judge", False)
                 if step + 1 == steps:
-                    judged, chosen = (task.measure(model, half, True) for half in HALVES)
+                    judged, chosen = (found.measure(model, half, True) for half in HALVES)
             curve.append((step + 1, _first(seen)))
     last = losses[-max(1, len(losses) // 10) :]
     whole = bool(chosen) and all(math.isfinite(value) for value in judged.values())

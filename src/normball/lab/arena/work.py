@@ -1,21 +1,23 @@
 """The arena's runs: each in its own process, recorded when it finishes."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Never
 
 from normball.lab.arena.choose import pending
-from normball.lab.arena.methods import find_method
+from normball.lab.arena.methods import METHODS
 from normball.lab.arena.protocol import Protocol
-from normball.lab.arena.record import Result, Row, Run, append, read_record
+from normball.lab.arena.record import Result, Row, Run
 from normball.lab.arena.stock import stock
 from normball.lab.arena.tasks import find
 from normball.lab.arena.training import run
 from normball.lab.machine import describe_commit, describe_machine, versions
-from normball.lab.workers import Engine, Finished
+from normball.lab.registry import look_up
+from normball.lab.rows import RunFolder
+from normball.lab.workers import Engine, Event, Finished
 
 _PACKAGES = ("schedulefree", "prodigyopt", "pytorch-optimizer")
 
@@ -32,16 +34,8 @@ def packages() -> dict[str, str]:
 
 
 def make_row(wanted: Run, budget: float) -> Row:
-    """Run once, in this process.
-
-    Args:
-        wanted: what to run.
-        budget: factor of the task's number of steps.
-
-    Raises:
-        LabError: if data or a package are missing.
-    """
-    method = find_method(wanted.method)
+    """Run once, in this process."""
+    method = look_up("arena method", wanted.method, METHODS)
     found = run(
         wanted.task,
         lambda model, steps: method.make(model, wanted.value, steps),
@@ -59,17 +53,9 @@ def next_run(
     methods: Sequence[str],
     busy: Collection[Run] = (),
 ) -> Run | None:
-    """The run to start now, task by task, so that the first tasks are finished early.
+    """The run to start now that is not busy, task by task, so that the first are finished early.
 
-    Args:
-        protocol: the rules.
-        rows: the finished runs.
-        tasks: which tasks, in order.
-        methods: which methods, in order.
-        busy: the runs being made.
-
-    Returns:
-        None where there is none before others are finished, or at all.
+    None where there is none before others are finished, or at all.
     """
     for task in tasks:
         own = [row for row in rows if row.run.task == task]
@@ -82,23 +68,17 @@ def next_run(
 
 def work(
     protocol: Protocol,
-    folder: Path,
+    folder: RunFolder[Row],
     tasks: Sequence[str],
     methods: Sequence[str],
     engine: Engine,
     seconds: float | None = None,
-    say: Callable[[Row], None] | None = None,
+    say: Callable[[Row], None] = lambda _: None,
 ) -> bool:
     """Make the runs that are missing.
 
     Args:
-        protocol: the rules.
-        folder: of the arena, held by this process.
-        tasks: which tasks, in order.
-        methods: which methods, in order.
-        engine: what carries the runs out.
         seconds: time after which no new run is started; None for no limit.
-        say: called with every row.
 
     Returns:
         Whether nothing is missing.
@@ -107,34 +87,28 @@ def work(
         LabError: if data or a package are missing.
         WorkerError: if a run fails, or its process is ended from outside.
     """
-    end = None if seconds is None else time.monotonic() + seconds
-    rows = read_record(folder)
-    if next_run(protocol, rows, tasks, methods) is None:
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    if next_run(protocol, folder.rows, tasks, methods) is None:
         return True
     for name in sorted({need for task in tasks for need in find(task).needs}):
         stock(name)  # made once, not by every worker
     busy: set[Run] = set()
 
     def take() -> Run | None:
-        if end is not None and time.monotonic() >= end:
+        if time.monotonic() >= end:
             return None
-        found = next_run(protocol, rows, tasks, methods, busy)
+        found = next_run(protocol, folder.rows, tasks, methods, busy)
         if found is not None:
             busy.add(found)
         return found
 
-    events = engine.carry_out(partial(_make, budget=protocol.budget), take)
-    try:
-        for event in events:
-            if isinstance(event, Finished):
-                busy.remove(event.run)
-                append(folder, event.row)
-                rows.append(event.row)
-                if say is not None:
-                    say(event.row)
-    finally:
-        events.close()
-    return next_run(protocol, rows, tasks, methods) is None
+    def on_event(event: Event[Run, Never, Row]) -> None:
+        if isinstance(event, Finished):
+            busy.remove(event.run)
+            say(event.row)
+
+    folder.carry_out(engine, partial(_make, budget=protocol.budget), take, on_event)
+    return next_run(protocol, folder.rows, tasks, methods) is None
 
 
 def _make(wanted: Run, budget: float) -> Generator[Never, None, Row]:

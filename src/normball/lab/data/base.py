@@ -35,7 +35,6 @@ class Data(Protocol):
         """One epoch's mini-batches of inputs and classes, all of one size.
 
         Args:
-            size: examples in a mini-batch.
             order: the only source of randomness.
         """
 
@@ -94,11 +93,7 @@ class Images:
         return self.scaled(self.train_x[:_SAMPLE])
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Inputs as the network takes them.
-
-        Args:
-            x: some of ``train_x`` or ``test_x``.
-        """
+        """Inputs as the network takes them."""
         if x.dtype != torch.uint8:
             return x
         mean, deviation = (torch.tensor(t).view(-1, 1, 1) for t in (self.mean, self.deviation))

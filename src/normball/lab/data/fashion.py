@@ -26,14 +26,10 @@ _MEAN, _DEVIATION = 72.94, 90.02
 
 @cache
 def load_fashion_mnist() -> Images:
-    """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28 pixels in 10 classes.
+    """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28 pixels in 10 classes, as published.
 
-    Returns:
-        The published split; inputs are uint8 of shape ``(n, 1, 28, 28)``, scaled to mean 0 and
-        deviation 1 when used.
-
-    Raises:
-        LabError: if a file is missing, cut off, or another one.
+    Inputs are uint8 of shape ``(n, 1, 28, 28)``, scaled to mean 0 and deviation 1 when used. A
+    LabError if a file is missing, cut off, or another one.
     """
     train_x, train_y, test_x, test_y = (_read(name) for name in FILES)
     for images, labels in ((train_x, train_y), (test_x, test_y)):
@@ -75,7 +71,6 @@ def read_idx(path: Path, content: bytes) -> Tensor:
     """The array of an IDX file of bytes.
 
     Args:
-        path: where it came from, for messages.
         content: two zero bytes, the type 8, the number of dimensions, each dimension as a
             big-endian 32-bit number, then the values.
 

@@ -178,7 +178,6 @@ def load_imagenet(size: int = 224, folder: str = FOLDER) -> ImageFolder:
 
     Args:
         size: height and width that the network takes, in pixels.
-        folder: the folder in the data root.
 
     Raises:
         LabError: if a part is missing, the two parts' classes differ, or a class has no image.

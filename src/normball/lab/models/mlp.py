@@ -11,9 +11,6 @@ def mlp(
     It maps images of shape ``(n, channels, size, size)`` to logits of shape ``(n, classes)``.
 
     Args:
-        channels: input channels.
-        size: height and width of the images, in pixels.
-        classes: number of classes.
         width: outputs of every hidden layer.
         depth: number of linear layers, at least 2.
 

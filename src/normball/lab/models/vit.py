@@ -15,13 +15,8 @@ class ViT(nn.Module):
     maps images of shape ``(n, channels, size, size)`` to logits of shape ``(n, classes)``.
 
     Args:
-        channels: input channels.
         size: height and width of the images, in pixels.
-        classes: number of classes.
         patch: height and width of a patch, in pixels.
-        dim: width of the residual stream.
-        depth: number of blocks.
-        heads: attention heads.
 
     Raises:
         ValueError: if patches do not tile the image, or heads do not divide the width.
@@ -52,11 +47,7 @@ class ViT(nn.Module):
         self.head = nn.Linear(dim, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape ``(n, classes)``.
-
-        Args:
-            x: images.
-        """
+        """Logits of shape ``(n, classes)``."""
         x = self.patches(x).flatten(2).transpose(1, 2)
         token = self.token.expand(len(x), 1, -1)
         x = torch.cat([token, x], dim=1) + self.positions.weight
