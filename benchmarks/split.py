@@ -46,10 +46,10 @@ def worker(rank: int, ranks: int, shapes: Shapes, rounds: int, folder: str) -> N
         for p, g in zip(params, grads, strict=True):
             p.grad = torch.distributed.tensor.distribute_tensor(g, p.device_mesh, p.placements)
     ways = {
-        "one process": ClippedScion(whole, 0.01, rho=1e3),
-        "split": ClippedScion(shared, 0.01, rho=1e3, split=True),
-        "sharded": ClippedScion(sharded, 0.01, rho=1e3),
-        "together": ClippedScion(together, 0.01, rho=1e3, ranks_per_matrix=ranks),
+        "one process": ClippedScion(whole, 0.01, rho=1e3, radius=1.0),
+        "split": ClippedScion(shared, 0.01, rho=1e3, radius=1.0, split=True),
+        "sharded": ClippedScion(sharded, 0.01, rho=1e3, radius=1.0),
+        "together": ClippedScion(together, 0.01, rho=1e3, radius=1.0, ranks_per_matrix=ranks),
     }
     times: dict[str, dict[str, list[float]]] = {
         clock: {name: [] for name in ways} for clock in ("time", "processor")

@@ -90,10 +90,11 @@ class ClippedScion(NormBallOptimizer):
             every number of ranks alike (`docs/distributed.md` has the errors); sums stay in
             float64. Not with `constrained`, whose weights would leave the ball by the rounding.
         ranks_per_matrix: how many ranks compute the minimiser of one sharded matrix together, each
-            from a part along the longer side and the sum of all parts' Gram matrices. By default
-            one rank gathers the matrix. For ranks that outnumber the matrices
-            (`docs/distributed.md`). Norms and polar factors that need the matrix itself, and
-            variant 1 of the constrained step, keep one rank.
+            from a part along the longer side and the sum of all parts' Gram matrices; more where
+            the number does not divide the ranks that hold it. By default one rank gathers the
+            matrix. For ranks that outnumber the matrices (`docs/distributed.md`). Norms and polar
+            factors that need the matrix itself, and variant 1 of the constrained step, keep one
+            rank.
         stages: for ranks that hold different parameters: a process group, or a mesh of one
             dimension, with one rank of every pipeline stage, such as `mesh["pp"]`. `D` or `G` is
             then that of all stages together, and if one stage has a gradient that is not finite,

@@ -84,7 +84,8 @@ def together(
 
     Args:
         jobs: the same on every rank.
-        count: how many ranks compute a matrix, or all that hold a copy of it if they are fewer.
+        count: how many ranks compute a matrix: all that hold a copy of it if they are fewer, and
+            more where it does not divide them, so that every rank is in a team.
         comm_dtype: the dtype in which parts of matrices are sent; None for their own.
 
     Yields:
