@@ -8,7 +8,6 @@ import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from normball.parallel import share_out
 
@@ -82,10 +81,23 @@ def exchanged_bytes(entries: int, itemsize: int, rule: str = "clipped", copies: 
     return entries * itemsize * ((2 if rule == "short-step-1" else 1) + copies)
 
 
+def together_bytes(
+    shape: tuple[int, int], itemsize: int, team: int, moves: bool, copies: int = 1
+) -> int:
+    """Return the bytes that all ranks put in for a matrix that a team of ranks computes together.
+
+    A term of the size of the shorter side goes from every rank of the team to the owner, and a root
+    to each, in 4 bytes or more for an entry. If the matrix `moves`, as it is not cut along a longer
+    side over the team alone, every entry goes there once, and once back to each copy.
+    """
+    squares = 2 * team * min(shape) ** 2 * max(itemsize, 4)
+    return squares + (exchanged_bytes(math.prod(shape), itemsize, copies=copies) if moves else 0)
+
+
 def factor_flops(shape: tuple[int, int], steps: int = 6) -> float:
     """Return the operations of `PolarExpress(steps)`: step by step, or in the Gram form."""
     m, n = min(shape), max(shape)
-    return float(m * m * min(steps * (4 * n + 2 * m), 8 * n + (8 * steps - 12) * m))
+    return float(m * m * min(steps * (4 * n + 2 * m), 4 * n + (8 * steps - 6) * m))
 
 
 def shared(shapes: list[tuple[int, int]], ranks: int) -> tuple[float, float, int]:
@@ -139,14 +151,14 @@ def row(name: str, gpus: int) -> str:
     return f"| {name} | {gpus} | " + " | ".join(f"{x:.3g}" for x in figures) + " |"
 
 
-def spread_flops(shape: tuple[int, int], ranks: int, steps: int = 6) -> float:
-    """Return the operations of one of `ranks` that share the factor of a matrix, in the Gram form.
+def spread_flops(shape: tuple[int, int], ranks: int, steps: int = 6) -> tuple[float, float]:
+    """Return the operations of one of `ranks` that compute a matrix together, and the owner's own.
 
-    Each has `n / ranks` of the long dimension: its part of the two Gram matrices and of the two
-    products with the result. Of every `m x m` product it computes `m / ranks` rows.
+    Each has `n / ranks` of the long dimension: its Gram matrix, and its product with the root. The
+    owner computes the root of the sum.
     """
     m, n = min(shape), max(shape)
-    return float(m * m * (8 * n + (8 * steps - 12) * m)) / ranks
+    return 4.0 * m * m * n / ranks, (8.0 * steps - 6) * m**3
 
 
 def between(ranks: int, spread: int = 1) -> float:
@@ -170,22 +182,27 @@ def seconds(
 
     An owner takes in its matrices, and then sends them out: twice as many bytes as it owns.
 
-    With `spread` above 1 a matrix belongs to so many GPUs of one machine. They add up two Gram
-    matrices, which a ring sends twice, and gather the `4 steps - 6` other `m x m` products.
+    With `spread` above 1 a matrix belongs to so many GPUs of one machine (`ranks_per_matrix`). The
+    owner of each takes in the Gram matrices of the others, and sends the root to them; the matrices
+    of a machine have their owners in turn, and a round has one for each.
     """
-    cost = factor_flops if spread == 1 else partial(spread_flops, ranks=spread)
-    shares = share_out([cost(shape) for shape in shapes], max(1, gpus // spread))
-    flops = max(sum(cost(shapes[i]) for i in share) for share in shares)
+    shares = share_out([factor_flops(shape, steps) for shape in shapes], max(1, gpus // spread))
     owned = max(sum(math.prod(shapes[i]) for i in share) for share in shares) / spread
-    matrices = max(map(len, shares))
-    exchange = 4 * 2 * owned / between(gpus)
-    calls = latency(2 * matrices, gpus)
-    if spread > 1:
-        products = 4 * steps - 6
-        squares = max(sum(min(shapes[i]) ** 2 for i in share) for share in shares)
-        exchange += 4 * (2 * 2 + products) * squares / between(spread)
-        calls += latency((2 + products) * matrices, spread)
-    return flops / RATE, exchange, calls
+    if spread == 1:
+        flops = max(sum(factor_flops(shapes[i], steps) for i in share) for share in shares)
+        calls = latency(2 * max(map(len, shares)), gpus)
+        return flops / RATE, 4 * 2 * owned / between(gpus), calls
+    flops = squares = 0.0
+    for share in filter(None, shares):
+        parts, roots = zip(*(spread_flops(shapes[i], spread, steps) for i in share), strict=True)
+        owners = share_out(roots, spread)
+        busiest = max(sum(roots[k] for k in owner) for owner in owners)
+        flops = max(flops, sum(parts) + busiest)
+        most = max(sum(min(shapes[share[k]]) ** 2 for k in owner) for owner in owners)
+        squares = max(squares, most)
+    exchange = 4 * 2 * owned / between(gpus) + 4 * 2 * spread * squares / between(spread)
+    rounds = -(-max(map(len, shares)) // spread)
+    return flops / RATE, exchange, latency(4 * rounds + 1, gpus)
 
 
 def time_row(name: str, gpus: int) -> str:

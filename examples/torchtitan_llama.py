@@ -1,4 +1,4 @@
-"""torchtitan's Llama 3 with Clipped Scion, under every parallelism that its trainer offers.
+"""torchtitan's Llama 3 and DeepSeek-V3 with Clipped Scion, under every parallelism it offers.
 
     PYTHONPATH=examples torchrun --nproc-per-node 8 -m torchtitan.train \
         --module torchtitan_llama --config llama3_debugmodel --optimizer.rho 20
@@ -8,6 +8,7 @@ of the model that this rank holds, and with all meshes. So the optimizer also kn
 pipeline, and its threshold is one number over the whole model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,11 +16,15 @@ import torch
 from torch import nn
 from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.distributed import ParallelDims
-from torchtitan.models.llama3 import config_registry
+from torchtitan.models.deepseek_v3 import config_registry as deepseek
+from torchtitan.models.llama3 import config_registry as llama
 from torchtitan.protocols import BaseModel
 from torchtitan.trainer import Trainer
 
 from normball import ClippedScion, param_groups
+from normball.norms import Spectral
+
+EXPERTS = "*.inner_experts.w[123]_E*"  # stacks of matrices (experts, out, in)
 
 
 class NormBall(OptimizersContainer):
@@ -39,12 +44,25 @@ class NormBall(OptimizersContainer):
 
 
 def build(
-    model: BaseModel.Config, container: NormBall, parts: list[nn.Module], dims: ParallelDims
+    model: BaseModel.Config,
+    then: Callable[..., None] | None,
+    container: NormBall,
+    parts: list[nn.Module],
+    dims: ParallelDims,
 ) -> None:
-    """Give the container one optimizer over all parts of the model on this rank."""
+    """Give the container one optimizer over all parts of the model on this rank.
+
+    And call what the model itself has for this place, such as the balancing of experts.
+    """
     settings = container.config
     with torch.device("meta"):
-        plan = param_groups(model.build(), output_radius=settings.output_radius)
+        whole = model.build()
+    experts = any("inner_experts" in name for name, _ in whole.named_modules())
+    plan = param_groups(
+        whole,
+        output_radius=settings.output_radius,
+        overrides={EXPERTS: {"norm": Spectral()}} if experts else None,
+    )
     groups = [group for part in parts for group in plan.of(part)]
     optimizer = ClippedScion(
         groups,
@@ -55,12 +73,15 @@ def build(
     )
     container.optimizers.append(optimizer)
     container._post_init([p for group in optimizer.param_groups for p in group["params"]])
+    if then is not None:
+        then(container, parts, dims)
 
 
 def with_norm_balls(config: Trainer.Config, **settings: float) -> Trainer.Config:
     """Return a configuration of torchtitan with this optimizer, and without another clipping."""
     spec = config.model_spec
-    config.model_spec = replace(spec, post_optimizer_build_fn=partial(build, spec.model))
+    hook = partial(build, spec.model, spec.post_optimizer_build_fn)
+    config.model_spec = replace(spec, post_optimizer_build_fn=hook)
     config.optimizer = NormBall.Config(**settings)
     config.training.max_norm = float("inf")
     return config
@@ -68,4 +89,9 @@ def with_norm_balls(config: Trainer.Config, **settings: float) -> Trainer.Config
 
 def llama3_debugmodel() -> Trainer.Config:
     """Return torchtitan's own small model and data."""
-    return with_norm_balls(config_registry.llama3_debugmodel())
+    return with_norm_balls(llama.llama3_debugmodel())
+
+
+def deepseek_v3_debugmodel() -> Trainer.Config:
+    """Return the same of a mixture of experts."""
+    return with_norm_balls(deepseek.deepseek_v3_debugmodel())

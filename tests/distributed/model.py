@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from normball.norms import RMS, Blocks, Column, Row, Sign, Spectral, SpectralConv
-from normball.polar import SVD
+from normball.polar import SVD, Eigh
 
 ROWS, LENGTH, TOKENS, WIDTH, HIDDEN, EXPERTS = 12, 12, 11, 5, 12, 6
 
@@ -105,12 +105,16 @@ NORMS = {
 }
 
 
-def groups(model):
+# The same, but both matrices of the MLP have factors that their Gram matrices give.
+OF_GRAM = NORMS | {f"mlp.{name}.weight": (Spectral(polar=Eigh()), 3.0) for name in ("up", "down")}
+
+
+def groups(model, norms=NORMS):
     """Return every norm's parameter, and all vectors together."""
     named = {plain_name(name): p for name, p in model.named_parameters()}
     made = [
         {"params": [named.pop(name)], "norm": norm, "radius": radius}
-        for name, (norm, radius) in NORMS.items()
+        for name, (norm, radius) in norms.items()
     ]
     return [*made, {"params": list(named.values()), "norm": RMS(), "radius": 1.5}]
 

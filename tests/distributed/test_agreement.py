@@ -27,24 +27,31 @@ RULES = {
 
 # In float64: eps over 20 steps, times 10^4 as a polar factor divides by the least singular value.
 TOLERANCE = 1e-10
+# By a Gram matrix: what `Eigh` states for its rounding, 3 eps over the square root of its shift.
+OF_GRAM = {torch.float64: 3 * 2**-52 / 1e-13**0.5, torch.float32: 3 * 2**-23 / 4e-6**0.5}
 
 
 def train(way, rule, dtype, steps, poisoned=()):
     """Return whole weights, fast and averaged, and the figures of every step.
 
-    With `-by-one` at the end of the way, matrices travel one by one, in several rounds. With
-    `-sparse` at the end of the rule, rows of tables and experts are without a gradient.
+    With `-by-one` at the end of the way, matrices travel one by one, in several rounds; with
+    `-together-2`, two ranks compute a matrix together. With `-sparse` at the end of the rule, rows
+    of tables and experts are without a gradient; with `gram-` in front, Gram matrices give factors.
     """
     if way.endswith("-by-one"):
-        with mock.patch.object(division, "_BUCKET", 1):
+        with mock.patch.object(division, "BUCKET", 1):
             return train(way.removesuffix("-by-one"), rule, dtype, steps, poisoned)
+    way, _, together = way.partition("-together-")
     split = way.endswith("split")
     spread = getattr(zoo, {"split": "ddp"}.get(way, way.removesuffix("-split")))
     model, share = spread(zoo.network(dtype))
-    sparse, options = rule.endswith("-sparse"), RULES[rule.removesuffix("-sparse")]
+    norms = zoo.OF_GRAM if rule.startswith("gram-") else zoo.NORMS
+    sparse = rule.endswith("-sparse")
+    options = RULES[rule.removeprefix("gram-").removesuffix("-sparse")]
     optimizer = ClippedScion(
-        zoo.groups(model), 0.01, alpha=0.3, split=split, reuse_grad=way != "alone", **options
-    )
+        zoo.groups(model, norms), 0.01, alpha=0.3, split=split, ranks_per_matrix=int(together or 1),
+        reuse_grad=way != "alone", **options,
+    )  # fmt: skip
     seen = []
     for step in range(steps):
         optimizer.zero_grad()
@@ -173,6 +180,8 @@ def compare(cases, every_rank):
             factors = there["seen"][:, 1]
             assert factors.min() < 0.95, "the threshold must matter"
             tolerance = TOLERANCE if case[2] == torch.float64 else 1e-5
+            if case[1].startswith("gram-"):
+                tolerance = OF_GRAM[case[2]]
             for name, w in there["weights"].items():
                 error = float((here["weights"][name] - w).abs().max())
                 assert error <= tolerance, (case, name, error)
@@ -195,6 +204,8 @@ TWO_RANKS += [
     ("fsdp", "recipe-sparse", torch.float64, 6),
     ("split", "ahead-1", torch.float64, 6),
     ("columns", "ahead-1-sparse", torch.float64, 6, (3,)),
+    ("fsdp-together-2", "gram-recipe-sparse", torch.float64, 6, (3,)),
+    ("tensor_parallel-together-2", "gram-short-step-2", torch.float64, 12),
 ]
 
 
@@ -236,3 +247,23 @@ def test_any_number_of_ranks_trains_as_one_process(ranks, tmp_path):
         (way, "clipped", torch.float64, 8, (3, 5)) for way in ways if way not in ("ddp", "split")
     ]
     compare(cases, launch(on_each_rank, ranks, tmp_path / "run", cases))
+
+
+@pytest.mark.slow
+@needs.fsdp_on_cpu
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_that_compute_a_matrix_together_train_as_one_process(ranks, tmp_path):
+    """All ranks bit for bit alike; variant 1, with an owner for each, among them."""
+    ways = [f"fsdp-together-{ranks}", f"tensor_parallel-together-{ranks}"]
+    if ranks == 4:
+        ways += ["fsdp-together-2", "hybrid-together-2", "hybrid-split-together-2"]
+        ways += ["mixed-together-4", "mixed-together-3", "moe-together-2"]
+    cases = [(way, f"gram-{rule}", torch.float64, 12) for way in ways for rule in RULES]
+    cases += [(way, "gram-recipe-sparse", torch.float64, 8, (3, 5)) for way in ways]
+    cases += [(way, "gram-clipped", torch.float32, 12) for way in ways]
+    every_rank = launch(on_each_rank, ranks, tmp_path / "run", cases)
+    compare(cases, every_rank)
+    for results in every_rank[1:]:
+        for here, first in zip(results, every_rank[0], strict=True):
+            assert torch.equal(here["seen"], first["seen"])
+            assert all(torch.equal(x, first["weights"][n]) for n, x in here["weights"].items())

@@ -5,12 +5,14 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
 from benchmarks import cost
 from normball import ClippedScion
 from normball.parallel import division
+from normball.polar import PolarExpress, iterative
 from tests import needs
 from tests.distributed import model as zoo
 from tests.distributed.launch import launch
@@ -51,13 +53,13 @@ class Counter:
         return call
 
 
-def traffic(way, rule, **options):
+def traffic(way, rule, norms=zoo.NORMS, **options):
     model, share = getattr(zoo, {"split": "ddp"}.get(way, way.removesuffix("-split")))(
         zoo.network()
     )
     options = {**RULES[rule], **options}
     split = way.endswith("split")
-    optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, split=split, **options)
+    optimizer = ClippedScion(zoo.groups(model, norms), 0.01, alpha=0.3, split=split, **options)
     for step in range(2):  # the first step of a constrained one reads norms once
         optimizer.zero_grad()
         zoo.loss(model, step, share).backward()
@@ -81,6 +83,13 @@ def hybrid():
     return {(way, rule): traffic(way, rule) for way in ("hybrid", "hybrid-split") for rule in RULES}
 
 
+def together(way, count):
+    return {
+        rule: traffic(way, rule, zoo.OF_GRAM, ranks_per_matrix=count)
+        for rule in ("clipped", "short-step-2")
+    }
+
+
 def across():
     return [traffic("columns", "clipped", lazy=lazy) for lazy in (True, False)]
 
@@ -98,7 +107,7 @@ def by_one():
     optimizer = ClippedScion(zoo.groups(model), 0.01, alpha=0.3, **RULES["clipped"])
     zoo.loss(model, 0, share).backward()
     with (
-        mock.patch.object(division, "_BUCKET", 1),
+        mock.patch.object(division, "BUCKET", 1),
         mock.patch.object(dist, "all_to_all_single", noting),
     ):
         optimizer.step()
@@ -116,7 +125,7 @@ def owned_entries(*more):
 
 
 def on_two_ranks():
-    return sharded(), by_one()
+    return sharded(), by_one(), together("fsdp", 2)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +153,7 @@ def assert_sent(ranks, counted):
 
 @needs.fsdp_on_cpu
 def test_sharded(two_ranks):
-    assert_sent(2, [counted for counted, _ in two_ranks])
+    assert_sent(2, [counted for counted, *_ in two_ranks])
 
 
 @needs.fsdp_on_cpu
@@ -172,6 +181,49 @@ def test_replicas_share_the_work(tmp_path):
         assert sent["hybrid-split"] == cost.exchanged_bytes(owned_entries(), 8, rule, copies=2)
 
 
+def assert_together(ranks, team, counted, copies=1, split=False):
+    """Of the MLP's two matrices one is cut along its longer side, over all ranks of a copy."""
+    named = dict(zoo.network().named_parameters())
+    up, down = (tuple(named[f"mlp.{name}.weight"].shape) for name in ("up", "down"))
+    # Of a copy; without `split` every copy does the same.
+    inside = team == ranks // copies and not split
+    shared = cost.together_bytes(up, 8, team, not inside, copies if split else 1)
+    shared += cost.together_bytes(down, 8, team, True, copies if split else 1)
+    owned = sum(named[name].numel() for name in ("conv.weight", "fused.weight"))
+    for rule in ("clipped", "short-step-2"):
+        # Besides, one reduction for the largest entry of each.
+        calls, sent = cost.reduced_bytes(PIECES - 1, 2 + 2, VECTORS, rule, ranks)
+        for rank in counted:
+            assert rank[rule]["all_reduce"] == (calls + 1, sent + 8 * 2)
+            assert rank[rule]["all_to_all_single"][0] == 2 + 4
+            assert rank[rule]["broadcast"] == (0, 0)
+        total = sum(rank[rule]["all_to_all_single"][1] for rank in counted)
+        if split:
+            assert total == shared + cost.exchanged_bytes(owned, 8, copies=copies)
+        else:
+            assert total == copies * (shared + cost.exchanged_bytes(owned, 8))
+
+
+@needs.fsdp_on_cpu
+def test_a_matrix_that_ranks_compute_together(two_ranks):
+    assert_together(2, 2, [counted for *_, counted in two_ranks])
+
+
+@needs.fsdp_on_cpu
+@pytest.mark.slow
+@pytest.mark.parametrize("team", [2, 4])
+def test_together_on_a_part_of_the_ranks(team, tmp_path):
+    assert_together(4, team, launch(together, 4, tmp_path / "run", "fsdp", team))
+
+
+@needs.fsdp_on_cpu
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["hybrid", "hybrid-split"])
+def test_together_in_replicas(way, tmp_path):
+    found = launch(together, 4, tmp_path / "run", way, 2)
+    assert_together(4, 2, found, copies=2, split=way.endswith("split"))
+
+
 def test_which_parts_rest_is_one_reduction_where_a_cut_goes_across(tmp_path):
     """8 bytes for each row of both tables, and each expert."""
     parts = zoo.TOKENS + zoo.LENGTH + zoo.EXPERTS
@@ -187,7 +239,7 @@ def test_a_rank_takes_in_one_matrix_at_a_time(two_ranks):
     """Three matrices for two owners: two rounds, there and back, none with more than a matrix."""
     named = dict(zoo.network().named_parameters())
     sizes = [named[name].numel() for name in ("conv.weight", "mlp.up.weight", "fused.weight")]
-    taken = [calls for _, calls in two_ranks]
+    taken = [calls for _, calls, _ in two_ranks]
     for calls in taken:
         assert len(calls) == 4
         # First parts to the owners, of the next round too; then results.
@@ -233,18 +285,58 @@ def test_the_tables_of_the_page():
             assert cost.peer_row(name, gpus) in text
 
 
-def test_a_spread_matrix_pays_where_gpus_outnumber_matrices():
+def test_where_the_page_says_that_several_ranks_for_a_matrix_pay():
+    pays = set()
     for name, model in cost.MODELS.items():
         for gpus in cost.GPUS:
             alone, spread = (sum(cost.seconds(model.matrices(), gpus, k)) for k in (1, cost.NODE))
-            assert (spread < alone) == (gpus == 4096), (name, gpus)
+            if spread < alone:
+                pays.add((name, gpus))
+            if gpus == 512 and name != "405B":
+                assert 0.09 <= round(1 - spread / alone, 2) <= 0.14
             if (name, gpus) == ("70B", 4096):
-                assert (round(1000 * spread), round(1000 * alone)) == (46, 134)
+                assert (round(1000 * spread), round(1000 * alone)) == (95, 123)
             if (name, gpus) == ("405B", 4096):
-                assert (round(1000 * spread), round(1000 * alone)) == (391, 829)
-    # Eight GPUs do the work of one, which chooses the cheaper of two forms.
-    for shape in [(4096, 4096), (4096, 11008)]:
-        assert 8 * cost.spread_flops(shape, 8) >= cost.factor_flops(shape)
+                assert (round(1000 * spread), round(1000 * alone)) == (588, 753)
+    assert pays == {("1B", 512), ("7B", 512), ("70B", 512), ("70B", 4096), ("405B", 4096)}
+    for model in cost.MODELS.values():
+        for shape in model.matrices():
+            part, root = cost.spread_flops(shape, 8)
+            assert root >= 0.75 * (part + root)
+            # Eight GPUs together do the work of one in the Gram form, which takes the cheaper one.
+            assert 8 * part + root >= cost.factor_flops(shape)
+
+
+def test_the_operations_of_a_factor_are_those_of_its_products(monkeypatch):
+    """Counted where the products are made, at two operations for each term."""
+    counted = []
+
+    def noting(a, b):
+        counted.append(2 * a.shape[-2] * a.shape[-1] * b.shape[-1])
+
+    real = torch.Tensor.__matmul__
+
+    def multiply(a, b):
+        noting(a, b)
+        return real(a, b)
+
+    def add(c, a, b, *, beta=1.0, alpha=1.0):
+        noting(a, b)
+        return beta * c + alpha * real(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", multiply)
+    monkeypatch.setattr(iterative, "symmetric", multiply)
+    monkeypatch.setattr(iterative, "symmetric_sum", add)
+    monkeypatch.setattr(iterative, "add_product", add)
+    monkeypatch.setattr(iterative, "gram", lambda x: multiply(x, x.mT))
+    for shape in [(64, 64), (64, 200)]:  # step by step, and in the Gram form
+        counted.clear()
+        PolarExpress(6)(torch.randn(shape))
+        assert sum(counted) == cost.factor_flops(shape)
+    counted.clear()
+    of_gram = PolarExpress(6).of_gram(torch.float32, torch.device("cpu"), torch.Size((64, 200)))
+    of_gram(torch.eye(64))
+    assert sum(counted) == cost.spread_flops((64, 200), 8)[1]
 
 
 def newton_schulz(shape):
@@ -315,9 +407,9 @@ def test_what_the_page_says_of_other_libraries():
             ]
             if here(name, gpus) > min(dion, titan, megatron, *teams):
                 slower.add((name, gpus))
-                assert name == "1B" or here(name, gpus) < 1.08 * dion
+                assert name == "1B" or here(name, gpus) < 1.06 * dion
     assert slower == {("7B", 8), ("7B", 64), ("1B", 4096)}
-    assert round(here("70B", 512)) == 128
+    assert round(here("70B", 512)) == 117
     assert round(total(cost.dion_seconds, "70B", 512)) == 309
     assert round(total(cost.torchtitan_seconds, "70B", 512, 80)) == 149
     model = cost.MODELS["70B"]
@@ -326,7 +418,7 @@ def test_what_the_page_says_of_other_libraries():
         cost.torchtitan_seconds(model, 512, 80),
         cost.seconds(model.matrices(), 512),
     )
-    assert [round(1000 * products) for products, *_ in ways] == [262, 110, 88]
+    assert [round(1000 * products) for products, *_ in ways] == [262, 110, 77]
     for name, model in cost.MODELS.items():
         work = cost.megatron_seconds(model, 4096, 8, "distributed")[0]
         ways = (cost.dion_seconds, cost.torchtitan_seconds, cost.megatron_seconds)

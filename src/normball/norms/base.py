@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from normball._numeric import as_working, saturate
+from normball.polar import Polar
 
 __all__ = ["Norm"]
 
@@ -126,6 +127,18 @@ class Norm(ABC):
         Returns:
             The dimensions that run along a line (none: every entry is one) and the gain of a tensor
             of this shape; None for a norm of another kind.
+        """
+        return None
+
+    def polar_factor(self, shape: torch.Size) -> tuple[Polar, float] | None:  # noqa: ARG002
+        """Describe a norm of one matrix whose minimiser is a multiple of the polar factor.
+
+        Then `lmo(d) = -gain U V^T` and `||d||* = gain <d, U V^T>`. So ranks that hold parts of a
+        matrix can compute it from the sum of their Gram matrices.
+
+        Returns:
+            What computes the factor, and the gain of a matrix of this shape; None for a norm of
+            another kind, and for several matrices.
         """
         return None
 

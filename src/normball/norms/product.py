@@ -9,6 +9,7 @@ from torch import Tensor
 from normball.norms.base import Norm
 from normball.norms.spectral import Spectral, SpectralConv
 from normball.norms.vector import RMS
+from normball.polar import Polar
 
 __all__ = ["ByShape", "Product"]
 
@@ -138,6 +139,10 @@ class ByShape(Norm):
     def lines(self, shape: torch.Size) -> tuple[frozenset[int], float] | None:
         """Return the lines of the norm that fits the shape."""
         return self._for(shape).lines(shape)
+
+    def polar_factor(self, shape: torch.Size) -> tuple[Polar, float] | None:
+        """Return that of the norm that fits the shape."""
+        return self._for(shape).polar_factor(shape)
 
     def free(self, shape: torch.Size) -> frozenset[int]:
         """Return the free dimensions of the norm that fits the shape."""

@@ -81,6 +81,10 @@ class Spectral(Norm):
         """Return all dimensions but those of a matrix."""
         return frozenset(range(len(shape) - 2))
 
+    def polar_factor(self, shape: torch.Size) -> tuple[Polar, float] | None:
+        """Return the polar factor and `s` of a single matrix; None for stacks and kernels."""
+        return (self.polar, self._gain(shape)) if len(shape) == 2 else None
+
     @property
     def synchronises(self) -> bool:
         """Whether its polar factor waits for the device."""

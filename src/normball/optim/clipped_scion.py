@@ -94,6 +94,12 @@ class ClippedScion(NormBallOptimizer):
             bytes; by default that of the momentum. Estimates and minimisers are rounded to it, on
             every number of ranks alike (`docs/distributed.md` has the errors); sums stay in
             float64. Not with `constrained`, whose weights would leave the ball by the rounding.
+        ranks_per_matrix: how many ranks compute the minimiser of one sharded matrix together, each
+            from a part along the longer side and the sum of all parts' Gram matrices; more where
+            the number does not divide the ranks that hold it. By default one rank gathers the
+            matrix. For ranks that outnumber the matrices (`docs/distributed.md`). Norms and polar
+            factors that need the matrix itself, and variant 1 of the constrained step, keep one
+            rank.
         stages: for ranks that hold different parameters: a process group, or a mesh of one
             dimension, with one rank of every pipeline stage, such as `mesh["pp"]`. `D` or `G` is
             then that of all stages together, and if one stage has a gradient that is not finite,
@@ -147,6 +153,7 @@ class ClippedScion(NormBallOptimizer):
         reuse_grad: bool = False,
         split: bool = False,
         comm_dtype: torch.dtype | None = None,
+        ranks_per_matrix: int = 1,
         stages: "ProcessGroup | DeviceMesh | None" = None,
         capturable: bool = False,
     ) -> None:
@@ -175,7 +182,7 @@ class ClippedScion(NormBallOptimizer):
                 constrained=constrained,
                 capturable=capturable,
             ),
-            Layers(split, comm_dtype),
+            Layers(split, comm_dtype, ranks_per_matrix),
             maximize=maximize,
             state_dtype=state_dtype,
             reuse_grad=reuse_grad,

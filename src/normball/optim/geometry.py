@@ -11,7 +11,7 @@ from normball import parallel
 from normball._numeric import as_working, inner, saturate
 from normball._scalar import Scalar
 from normball.norms import Norm, Sign, VectorNorm
-from normball.optim import sharded
+from normball.optim import gram, sharded
 from normball.optim.buckets import Bucket, Param, buckets_of
 from normball.optim.estimate import Estimate, Values
 from normball.optim.sharded import Owned, Pooled
@@ -25,6 +25,8 @@ class Geometry(ABC):
     """Whether ranks that hold the same parameters divide the costly minimisers among them."""
     comm_dtype: torch.dtype | None = None
     """The dtype in which ranks exchange matrices; None for their own."""
+    ranks_per_matrix = 1
+    """How many ranks compute one minimiser together, where a Gram matrix gives it."""
 
     @abstractmethod
     def buckets(self, params: Sequence[Param], tight: bool) -> list[Bucket]:
@@ -85,13 +87,24 @@ class Layers(Geometry):
     With `split`, ranks that hold the same parameters, or copies of the same shards, divide the
     costly minimisers among them.
     Ranks exchange matrices in `comm_dtype`; None is that of the momentum.
+    `ranks_per_matrix` of them compute a sharded matrix together, if its Gram matrix is enough.
     """
 
-    def __init__(self, split: bool = False, comm_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        split: bool = False,
+        comm_dtype: torch.dtype | None = None,
+        ranks_per_matrix: int = 1,
+    ) -> None:
         if comm_dtype is not None and not comm_dtype.is_floating_point:
             raise ValueError(f"comm_dtype={comm_dtype} must be a floating dtype")
         self.split = split
         self.comm_dtype = comm_dtype
+        if isinstance(ranks_per_matrix, bool) or not isinstance(ranks_per_matrix, int):
+            raise TypeError(f"ranks_per_matrix={ranks_per_matrix!r} must be a whole number")
+        if ranks_per_matrix < 1:
+            raise ValueError(f"ranks_per_matrix={ranks_per_matrix} must be at least 1")
+        self.ranks_per_matrix = ranks_per_matrix
 
     def buckets(self, params: Sequence[Param], tight: bool) -> list[Bucket]:
         """Return buckets: small equal layers together, large ones alone."""
@@ -127,6 +140,9 @@ class Layers(Geometry):
                 found = self._one(number, bucket, estimate.value(), constrained, corner, owned)
             if found is not None:
                 yield number, found
+        if self.ranks_per_matrix > 1 and not corner:  # a corner is the norm of a whole matrix
+            count = self.ranks_per_matrix
+            yield from gram.together(owned, constrained, count, self.comm_dtype)
         yield from sharded.divided(owned, constrained, corner, self.comm_dtype)
 
     @staticmethod

@@ -62,6 +62,8 @@ class Scion(NormBallOptimizer):
             replicas of hybrid sharding hold, among all these ranks, which then exchange the
             results. Every rank must have gradients for the same parameters. The ranks of one copy
             of sharded parameters divide its minimisers anyway.
+        ranks_per_matrix: how many ranks compute the minimiser of one sharded matrix together, as
+            in `ClippedScion`.
         stages: for ranks that hold different parameters: a process group, or a mesh of one
             dimension, with one rank of every pipeline stage, such as `mesh["pp"]`. The dual norm is
             then that of all stages together, and if one stage has a gradient that is not finite,
@@ -108,6 +110,7 @@ class Scion(NormBallOptimizer):
         reuse_grad: bool = False,
         split: bool = False,
         comm_dtype: torch.dtype | None = None,
+        ranks_per_matrix: int = 1,
         stages: "ProcessGroup | DeviceMesh | None" = None,
         capturable: bool = False,
     ) -> None:
@@ -120,7 +123,7 @@ class Scion(NormBallOptimizer):
                 constrained=constrained,
                 capturable=capturable,
             ),
-            Layers(split, comm_dtype),
+            Layers(split, comm_dtype, ranks_per_matrix),
             maximize=maximize,
             state_dtype=state_dtype,
             reuse_grad=reuse_grad,

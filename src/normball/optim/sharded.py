@@ -235,11 +235,24 @@ def divided(
         jobs[i].parts.clear()
         zero = d.new_zeros((), dtype=torch.float64)
         dual, ratio = seen.get(i, (zero, zero if corner else None))
-        # Every copy has an owner of its own, unless the owner is one rank of all copies.
-        if cut.dims and cut.copies == 1 and not cut.first:
-            dual = 0 * dual
-        product = None
-        if x is not None:
-            product = inner(as_working(d), as_working(x)).double() if cut.first else zero
+        update = of_owner(cut, lmo, dual, d, x, ratio)
         del d, x
-        yield index, Sums(cut.holders, lmo, dual, product, ratio)
+        yield index, update
+
+
+def of_owner(
+    cut: parallel.Cut, lmo: Tensor, dual: Tensor, d: Tensor, x: Tensor | None,
+    ratio: Tensor | None = None,
+) -> Sums:  # fmt: skip
+    """Return the update of a layer of which one rank of a team, the owner, has the dual norm.
+
+    The other ranks pass 0. `lmo`, `d` and `x` are this rank's parts.
+    """
+    # Every copy has an owner of its own, unless the owner is one rank of all copies.
+    if cut.dims and cut.copies == 1 and not cut.first:
+        dual = 0 * dual
+    product = None
+    if x is not None:
+        product = inner(as_working(d), as_working(x)).double()
+        product = product if cut.first else 0 * product
+    return Sums(cut.holders, lmo, dual, product, ratio)

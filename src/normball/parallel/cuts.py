@@ -162,6 +162,11 @@ def _team(
     return tuple(places[member] for member in members), members.index(rank), lowest in members
 
 
+def boxes_along(shape: tuple[int, ...], dim: int, count: int) -> tuple[Box, ...]:
+    """Return the boxes of a tensor that `count` members cut along one dimension, evenly."""
+    return _boxes(shape, (_Split(dim, 1, count),))
+
+
 @lru_cache(maxsize=4096)
 def _boxes(shape: tuple[int, ...], layout: tuple[_Split, ...]) -> tuple[Box, ...]:
     """Return the box of every member, as torch.chunk cuts, one mesh dimension after the other.

@@ -14,7 +14,7 @@ from torch import Tensor
 from normball.parallel.cuts import Box, Cut, slices_of
 
 # Matrices sent together have at most this many entries, or it is a single matrix.
-_BUCKET = 2**20
+BUCKET = 2**20
 
 
 def share_out(costs: Sequence[float], count: int) -> list[list[int]]:
@@ -115,7 +115,7 @@ def _buckets(jobs: Sequence[Job], queue: list[int]) -> list[list[int]]:
     filled = 0
     for i in queue:
         size = jobs[i].shape.numel() * len(jobs[i].parts)
-        if not buckets or filled + size > _BUCKET:
+        if not buckets or filled + size > BUCKET:
             buckets.append([])
             filled = 0
         buckets[-1].append(i)
@@ -144,7 +144,7 @@ def _collect(
         [jobs[i].cut.boxes[m] for i in mine for _ in jobs[i].parts] if m in team else []
         for m in members
     ]
-    wait = _swap(pieces, boxes, cut, like.new_empty(0, dtype=sent_as))
+    wait = swap(pieces, boxes, cut, like.new_empty(0, dtype=sent_as))
 
     def wholes() -> Iterator[list[Tensor]]:
         arrived = wait()
@@ -180,7 +180,7 @@ def _return(
         [result[slices_of(jobs[i].cut.boxes[m])] for i, result in zip(mine, results, strict=True)]
         for m in range(len(owned))
     ]
-    wait = _swap(pieces, [[jobs[i].cut.boxes[cut.here] for i in o] for o in owned], cut, like)
+    wait = swap(pieces, [[jobs[i].cut.boxes[cut.here] for i in o] for o in owned], cut, like)
 
     def parts() -> Iterator[tuple[int, Tensor]]:
         for owner, arrived in zip(owned, wait(), strict=True):
@@ -189,7 +189,7 @@ def _return(
     return parts
 
 
-def _swap(
+def swap(
     pieces: list[list[Tensor]], boxes: list[list[Box]], cut: Cut, like: Tensor
 ) -> Callable[[], list[list[Tensor]]]:
     """Start sending `pieces[m]` to member m; return a function that waits for `boxes[m]`."""

@@ -119,12 +119,3 @@ class Stages:
 
     def __getstate__(self) -> None:
         raise TypeError("an optimizer with stages= cannot be copied: build another one")
-
-
-def largest(value: Tensor) -> Tensor:
-    """Return the largest of a 0-d value over all ranks."""
-    import torch.distributed as dist
-
-    found = value.clone()
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return found

@@ -1,6 +1,7 @@
 """Reductions over ranks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,15 @@ def agree(flags: Tensor) -> Tensor:
     votes = flags.to(torch.int32)
     dist.all_reduce(votes, dist.ReduceOp.MIN)
     return votes.bool()
+
+
+def largest(values: Tensor, group: Any = None) -> Tensor:
+    """Return the largest of every value over the ranks of a group, by default over all ranks."""
+    import torch.distributed as dist
+
+    found = values.clone()
+    dist.all_reduce(found, dist.ReduceOp.MAX, group)
+    return found
 
 
 def add_up(shares: Sequence[Tensor], over: Sequence[Members]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """The common part of every polar factor: shapes, scale, entries that are not finite."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -9,9 +10,16 @@ from torch import Tensor
 from normball._numeric import as_working, host_knows, in_dtype, peak, saturate, split_scale
 from normball._scalar import Scalar, known
 
+OfGram = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Takes `x x^T`, shape `(m, m)`, of a matrix `x` of `m` rows and no fewer columns.
+
+Returns the root, shape `(m, m)`, with `root @ x` the factor of `x`, and `<x, factor>`, 0-d. The
+largest entry of `x` is 0, NaN or about 1. The argument may be overwritten.
+"""
+
 # Squares of such entries, and of those a hundred million times smaller, neither overflow nor
 # underflow. Scaling to a largest entry of 1 would gain nothing, and cost two passes and a copy.
-_LOW, _HIGH = 1e-10, 1e10
+LOW, HIGH = 1e-10, 1e10
 
 # From this size on, large products and low memory matter more on a CPU than few calls.
 _ALONE = 128
@@ -63,7 +71,7 @@ class Polar(ABC):
         if x.numel() == 0:
             return x.clone(), work.new_zeros(x.shape[:-2])
         readable = work.ndim == 2 and host_knows(work)
-        moderate = readable and _LOW <= peak(work).item() <= _HIGH
+        moderate = readable and LOW <= peak(work).item() <= HIGH
         tall = x.shape[-2] > x.shape[-1]
         if moderate or self._any_scale:
             factor, nuclear = self._wide(work.mT if tall else work)
@@ -93,6 +101,27 @@ class Polar(ABC):
         """
         m, n = sorted((rows, columns))
         return 3.0 * n * m**2 + 10.0 * m**3
+
+    def of_gram(
+        self,
+        dtype: torch.dtype,  # noqa: ARG002
+        device: torch.device,  # noqa: ARG002
+        shape: torch.Size,  # noqa: ARG002
+    ) -> OfGram | None:
+        """Return how to compute the factor from the Gram matrix alone, with the stated accuracy.
+
+        So ranks that hold parts of a matrix need the sum of their Gram matrices, and not the matrix
+        (`distributed_gram` of the optimizers).
+
+        Args:
+            dtype: of the Gram matrix, float32 or float64.
+            device: where it is.
+            shape: of the matrix.
+
+        Returns:
+            The function, or None if this class needs the matrix itself.
+        """
+        return None
 
     @abstractmethod
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normball.polar.base import Polar
+from normball.polar.base import OfGram, Polar
 from normball.polar.exact import SVD, Eigh
 from normball.polar.half import Half
 from normball.polar.iterative import Nonic, PolarExpress
@@ -51,6 +51,13 @@ class Auto(Polar):
         if x.ndim < 2:
             return super().__call__(x)  # which refuses it
         return self.choice(x.dtype, x.device, x.shape)(x)
+
+    def of_gram(self, dtype: torch.dtype, device: torch.device, shape: torch.Size) -> OfGram | None:
+        """Return that of the factor for such matrices; that of `Nonic` in place of `Half`."""
+        chosen = self.choice(dtype, device, shape)
+        # Every step of `Half` multiplies the matrix itself.
+        chosen = _SINGLE if chosen is _HALF else chosen
+        return chosen.of_gram(dtype, device, shape)
 
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.choice(x.dtype, x.device, x.shape)._wide(x)

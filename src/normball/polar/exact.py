@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from normball.polar.base import Polar
-from normball.polar.iterative import PolarExpress
+from normball.polar.base import OfGram, Polar
+from normball.polar.iterative import (
+    PolarExpress,
+    of_gram_by_products,
+    polar_express_coefficients,
+)
 from normball.polar.products import add_to_diagonal, gram, symmetric
 
 
@@ -82,19 +86,43 @@ class Eigh(Polar):
         if not 0 < self.shift < 1:
             raise ValueError(f"shift={self.shift} must lie in (0, 1); the default is 4e-6")
 
+    def of_gram(
+        self,
+        dtype: torch.dtype,  # noqa: ARG002
+        device: torch.device,  # noqa: ARG002
+        shape: torch.Size,  # noqa: ARG002
+    ) -> OfGram:
+        """Return how to compute the factor from the Gram matrix, as this class does anyway."""
+        return self._of_gram
+
+    def _of_gram(self, small: Tensor) -> tuple[Tensor, Tensor]:
+        small, floor, length = self._shifted(small)
+        try:
+            return _shifted_root(small, floor, length)
+        except LinAlgError:
+            # As the last resort for matrices, but less steep: the Gram matrix has half the digits.
+            odds = polar_express_coefficients(6, 2e-3)
+            root, nuclear = of_gram_by_products(small, odds, tight=True)
+            return root / length, nuclear * length[0, 0]
+
     def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        small = gram(x)
+        return _or_last_resort(_by_root, x, *self._shifted(gram(x)))
+
+    def _shifted(self, small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return Gram matrices divided by their traces, their shifts, and the roots of the traces.
+
+        Shifts and roots have shape `(..., 1, 1)`. The argument is overwritten.
+        """
         bad = ~torch.isfinite(small.sum((-2, -1), keepdim=True))
         small = small.nan_to_num_(0, 0, 0)
         trace = small.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True).unsqueeze(-1)
         trace = torch.where(trace == 0, 1, trace)
         small.div_(trace)
-        shift = min(self.shift, 1e-13) if x.dtype == torch.float64 else self.shift
+        shift = min(self.shift, 1e-13) if small.dtype == torch.float64 else self.shift
         floor = shift * _near_largest_eigenvalue(small)
         # The decomposition must also work for a zero matrix, and give zero.
         floor = torch.where(floor == 0, 1, floor)
-        length = torch.where(bad, torch.nan, trace.sqrt())
-        return _or_last_resort(_shifted_root, x, small, floor, length)
+        return small, floor, torch.where(bad, torch.nan, trace.sqrt())
 
 
 def _svd(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,18 +132,22 @@ def _svd(x: Tensor) -> tuple[Tensor, Tensor]:
     return (u * kept.unsqueeze(-2)) @ vh, (s * kept).sum(-1)
 
 
-def _shifted_root(x: Tensor, small: Tensor, floor: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply `(small + floor I)^(-1/2)` to `x / length`, whose Gram matrix is `small`.
+def _by_root(x: Tensor, small: Tensor, floor: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    root, nuclear = _shifted_root(small, floor, length)
+    return root @ x, nuclear
 
-    `floor` and `length` have shape `(..., 1, 1)`.
+
+def _shifted_root(small: Tensor, floor: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `(small + floor I)^(-1/2) / length`, for `x / length` of Gram matrix `small`.
+
+    And the inner product of `x` with its factor. `floor` and `length` have shape `(..., 1, 1)`.
     """
     eigenvalues, q = _eigh(add_to_diagonal(small.clone(), floor[..., 0]))
     eigenvalues = eigenvalues.clamp(min=floor[..., 0] / 4)
     inverse_root = eigenvalues.rsqrt()
     # <X, factor> = trace(small @ root); each eigenvalue of small is the shifted one less the floor.
     nuclear = ((eigenvalues - floor[..., 0]) * inverse_root).sum(-1) * length[..., 0, 0]
-    root = symmetric(q * (inverse_root / length[..., 0]).unsqueeze(-2), q.mT)
-    return root @ x, nuclear
+    return symmetric(q * (inverse_root / length[..., 0]).unsqueeze(-2), q.mT), nuclear
 
 
 def _eigh(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from normball._scalar import Scalar, sqrt, where
-from normball.polar.base import Polar, dot, per_matrix
+from normball.polar.base import OfGram, Polar, dot, per_matrix
 from normball.polar.products import (
     add_product,
     add_to_diagonal,
@@ -27,8 +28,37 @@ Odd = tuple[float, ...]
 MUON: Quintic = (3.4445, -4.7750, 2.0315)
 
 
+class _ByProducts(Polar):
+    """A composition of odd polynomials."""
+
+    _odds: tuple[Odd, ...]
+    _tight: ClassVar[bool] = True
+    """Whether singular values are relative to the Schatten 8-norm; else to the Frobenius norm."""
+
+    def flops(self, rows: int, columns: int) -> float:
+        """Return about how many operations one factor takes."""
+        return _flops(rows, columns, self._odds)
+
+    def of_gram(
+        self,
+        dtype: torch.dtype,  # noqa: ARG002
+        device: torch.device,  # noqa: ARG002
+        shape: torch.Size,  # noqa: ARG002
+    ) -> OfGram | None:
+        """Return how to compute the factor from the Gram matrix, if that is accurate enough.
+
+        None if the slope at zero exceeds 1400, which magnifies the rounding too much.
+        """
+        if _slope(self._odds) > _STEEPEST:
+            return None
+        return partial(of_gram_by_products, odds=self._odds, tight=self._tight)
+
+    def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return _iterate(x, self._odds, tight=self._tight)
+
+
 @dataclass(frozen=True)
-class NewtonSchulz(Polar):
+class NewtonSchulz(_ByProducts):
     """Newton-Schulz with Muon's coefficients, every step the same quintic.
 
     Small singular values grow fast, at the cost of accuracy: the iteration does not converge.
@@ -45,21 +75,18 @@ class NewtonSchulz(Polar):
         (tensor(0.6900), tensor(2.0600))
     """
 
+    _tight: ClassVar[bool] = False
+
     steps: int = 5
+    _odds: tuple[Odd, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_steps(self.steps)
-
-    def flops(self, rows: int, columns: int) -> float:
-        """Return about how many operations one factor takes."""
-        return _flops(rows, columns, (MUON,) * self.steps)
-
-    def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return _iterate(x, (MUON,) * self.steps, tight=False)
+        object.__setattr__(self, "_odds", (MUON,) * self.steps)
 
 
 @dataclass(frozen=True)
-class PolarExpress(Polar):
+class PolarExpress(_ByProducts):
     """The composition of quintics that is optimal for singular values in `[lower, 1]`.
 
     Each step is the best odd quintic for the interval of singular values after the step before it
@@ -95,16 +122,9 @@ class PolarExpress(Polar):
         odds = polar_express_coefficients(self.steps, self.lower)
         object.__setattr__(self, "_odds", odds)
 
-    def flops(self, rows: int, columns: int) -> float:
-        """Return about how many operations one factor takes."""
-        return _flops(rows, columns, self._odds)
-
-    def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return _iterate(x, self._odds, tight=True)
-
 
 @dataclass(frozen=True)
-class Nonic(Polar):
+class Nonic(_ByProducts):
     """Like `PolarExpress`, with polynomials of degree 9, and a quintic at the end.
 
     In terms of the Gram matrix a polynomial of degree 9 takes one product more than a quintic,
@@ -130,13 +150,6 @@ class Nonic(Polar):
         _check_steps(self.steps)
         _check_lower(self.lower, 4e-3)
         object.__setattr__(self, "_odds", compose((5,) * (self.steps - 1) + (3,), self.lower))
-
-    def flops(self, rows: int, columns: int) -> float:
-        """Return about how many operations one factor takes."""
-        return _flops(rows, columns, self._odds)
-
-    def _wide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return _iterate(x, self._odds, tight=True)
 
 
 def _flops(rows: int, columns: int, odds: tuple[Odd, ...]) -> float:
@@ -258,8 +271,12 @@ def _in_gram_form(m: int, n: int, odds: tuple[Odd, ...]) -> bool:
     They are faster if the matrix is large enough for the number of calls not to matter, and wide
     enough for them to save work.
     """
-    slope = math.prod([odd[0] for odd in odds])
-    return m >= 64 and 2 * n >= 3 * m and slope <= _STEEPEST
+    return m >= 64 and 2 * n >= 3 * m and _slope(odds) <= _STEEPEST
+
+
+def _slope(odds: tuple[Odd, ...]) -> float:
+    """Return the slope of the composition at zero."""
+    return math.prod([odd[0] for odd in odds])
 
 
 def _iterate(x: Tensor, odds: tuple[Odd, ...], *, tight: bool) -> tuple[Tensor, Tensor]:
@@ -267,7 +284,7 @@ def _iterate(x: Tensor, odds: tuple[Odd, ...], *, tight: bool) -> tuple[Tensor, 
 
     `length` is the Frobenius norm, or the Schatten 8-norm if `tight`.
     """
-    small, square, length = _measure(x, tight)
+    small, square, length = _measure(gram(x), tight)
     y: Tensor
     if _in_gram_form(x.shape[-2], x.shape[-1], odds):
         y = _root(small, square, odds).div_(length) @ x
@@ -279,13 +296,25 @@ def _iterate(x: Tensor, odds: tuple[Odd, ...], *, tight: bool) -> tuple[Tensor, 
     return y, dot(x, y)
 
 
-def _measure(x: Tensor, tight: bool) -> tuple[Tensor, Tensor, Scalar]:
+def of_gram_by_products(
+    small: Tensor, odds: tuple[Odd, ...], *, tight: bool
+) -> tuple[Tensor, Tensor]:
+    """Do for one `x` what `_iterate` does, from its Gram matrix `small`, which is overwritten.
+
+    Returns the matrix that takes `x` to the result, and the inner product of `x` with that.
+    """
+    small, square, length = _measure(small, tight)
+    root = _root(small, square, odds)
+    return root / length, length * dot(root, small)
+
+
+def _measure(small: Tensor, tight: bool) -> tuple[Tensor, Tensor, Scalar]:
     """Return `G = y y^T` and `G^2`, of shape `(..., m, m)`, and `length` for `y = x / length`.
 
-    The Schatten 8-norm is the root of `|| (x x^T)^2 ||_F`: like the Frobenius norm never below the
-    largest singular value, but for a Gaussian matrix 1.4 times that instead of `sqrt(m) / 2` times.
+    `small` is `x x^T`, and is overwritten. The Schatten 8-norm is the root of `|| (x x^T)^2 ||_F`:
+    like the Frobenius norm never below the largest singular value, but for a Gaussian matrix 1.4
+    times that instead of `sqrt(m) / 2` times.
     """
-    small = gram(x)
     trace = per_matrix(small.diagonal(dim1=-2, dim2=-1).sum(-1))
     trace = where(trace == 0, 1.0, trace)
     length = sqrt(trace)
