@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import chain
 from typing import Any, overload
 
 import torch
@@ -299,11 +298,9 @@ class NormBallOptimizer(Saved):
         found: dict[int, Update] = {}
         at_once = not self._sums_up and not self._constrained
         corner = self._needs_corner
-        rest = [i for i in range(len(buckets)) if i not in ready]
-        others = self._geometry.updates(
-            [buckets[i] for i in rest], [estimates[i] for i in rest], self._constrained, corner
-        )
-        for i, update in chain(ready.items(), ((rest[k], update) for k, update in others)):
+        for i, update in overlap.completed(
+            ready, self._geometry, buckets, estimates, self._constrained, corner
+        ):
             estimates[i].forget()
             room = rooms[i]
             if at_once and update.ready and update.held:

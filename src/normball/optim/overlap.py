@@ -3,7 +3,7 @@
 A step does not need any of this. It takes what is ready, and computes the rest.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from normball import parallel
 from normball._numeric import host_knows
 from normball.optim.buckets import Bucket, Roster
-from normball.optim.estimate import Estimator, State
+from normball.optim.estimate import Estimate, Estimator, State
 from normball.optim.geometry import Geometry, Layers
 from normball.optim.update import Update
 
@@ -188,6 +188,20 @@ class Overlap(AbstractContextManager["Overlap"]):
         for _, future in self._begun.values():
             future.cancel()
         self._begun = {}
+
+
+def completed(
+    ready: Mapping[int, Update], geometry: Geometry, buckets: Sequence[Bucket],
+    estimates: Sequence[Estimate], constrained: bool, corner: bool,
+) -> Iterator[tuple[int, Update]]:  # fmt: skip
+    """Yield the number and the update of every bucket: those that are ready, then the others."""
+    yield from ready.items()
+    rest = [i for i in range(len(buckets)) if i not in ready]
+    others = geometry.updates(
+        [buckets[i] for i in rest], [estimates[i] for i in rest], constrained, corner
+    )
+    for k, update in others:
+        yield rest[k], update
 
 
 def check(geometry: Geometry, captured: bool, params: Iterable[Tensor]) -> None:
