@@ -10,15 +10,13 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from normball import parallel
-from normball._numeric import apart, largest_entry, step_where_
+from normball._numeric import apart, largest_entry
 from normball._scalar import (
     Flag,
     Scalar,
     every,
     flag,
     negated,
-    number,
-    tensor,
     together,
     where,
     wide,
@@ -34,7 +32,7 @@ from normball.optim.settings import Group, Settings
 from normball.optim.sharded import settle
 from normball.optim.start import enter_ball
 from normball.optim.totals import totals
-from normball.optim.update import Update
+from normball.optim.update import Update, move
 from normball.optim.watch import Watch
 
 
@@ -260,7 +258,7 @@ class NormBallOptimizer(Saved):
         finite, taken = finite & sound, taken & sound
         factor = where(taken, factor, 0.0)
         self._took(factor, taken)
-        self._move(buckets, updates, factor, taken)
+        move(buckets, updates, factor, taken, constrained)
         # A step with all estimates zero is not counted: torch.distributed.checkpoint takes such a
         # step to create the state.
         moved = taken & (total.dual != 0)
@@ -304,7 +302,7 @@ class NormBallOptimizer(Saved):
             estimates[i].forget()
             room = rooms[i]
             if at_once and update.ready and update.held:
-                self._move(buckets[i : i + 1], [update], 1.0, finite)
+                move(buckets[i : i + 1], [update], 1.0, finite, False)
                 update.forget()
             elif room is not None and update.held and update.lmo is not room:
                 update.lmo = room.copy_(update.lmo)
@@ -346,47 +344,6 @@ class NormBallOptimizer(Saved):
             self._geometry.check_complete(roster.missing)
         self._known.roster = roster
         return roster
-
-    def _move(
-        self, buckets: list[Bucket], updates: list[Update], factor: Scalar, finite: Flag
-    ) -> None:
-        if finite is False:
-            return
-        for bucket, update in zip(buckets, updates, strict=True):
-            for part, lmo in update.steps(bucket):
-                self._move_one(part, lmo, factor, finite)
-
-    def _move_one(self, bucket: Bucket, lmo: Tensor, factor: Scalar, finite: Flag) -> None:
-        first, to = bucket.first, self._constrained
-        longest = number(first.group.longest)
-        if isinstance(longest, Tensor) and isinstance(factor, Tensor):
-            longest = longest.to(factor.device)
-        length = longest * factor if to else longest * first.group.radius * factor
-        plain = lmo.dtype == first.shard.dtype and lmo.dtype.itemsize >= 4
-        if plain and (bucket.active is None or not to):
-            rows, params = bucket.rows_of(lmo), bucket.shards
-            if step_where_(params, rows, length, finite, to=to):
-                return
-            if not isinstance(finite, Tensor) and not isinstance(length, Tensor):
-                if to:
-                    torch._foreach_lerp_(params, rows, length)
-                else:
-                    torch._foreach_add_(params, rows, alpha=length)
-                return
-        dtype = torch.promote_types(first.shard.dtype, lmo.dtype)
-        dtype = torch.float32 if dtype.itemsize < 4 else dtype
-        old = bucket.join(bucket.shards)
-        x, lmo = old.to(dtype), lmo.to(dtype)
-        into: Tensor | None = old if finite is True and old.dtype == dtype else lmo
-        if torch.compiler.is_compiling():
-            into = None  # a compiler takes contiguous memory only
-        length = tensor(length, x)
-        if to:
-            share = length if bucket.active is None else length * bucket.active
-            new = torch.lerp(x, lmo, share, out=into)
-        else:
-            new = torch.addcmul(x, lmo, length, out=into)
-        bucket.keep_(new.to(old.dtype), old, finite)
 
     def metrics(self) -> dict[str, Tensor]:
         """Return the metrics of the steps so far, as tensors on the device, without waiting for it.

@@ -3,13 +3,13 @@
 # Annotations stay strings: evaluated in a nested function they stop the compiler of torch 2.6.
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from normball._numeric import pieces
-from normball._scalar import Scalar, number, wide
+from normball._numeric import pieces, step_where_
+from normball._scalar import Flag, Scalar, number, tensor, wide
 from normball.optim.buckets import Bucket
 
 
@@ -78,3 +78,55 @@ class ByRows(Update):
 
     def _minimum(self, bucket: Bucket, rows: slice) -> tuple[Tensor, Tensor]:
         return bucket.group.norm.lmo_and_dual(self._estimate(rows))
+
+
+def move(
+    buckets: Sequence[Bucket], updates: Sequence[Update], factor: Scalar, finite: Flag, to: bool
+) -> None:
+    """Add the minimisers, times one factor, to the weights; with `to`, go so far to them.
+
+    Args:
+        buckets: of a step.
+        updates: one for each.
+        factor: the share of the longest step.
+        finite: whether the step is taken; if not, every bit stays.
+        to: whether the minimisers are points of the balls.
+    """
+    if finite is False:
+        return
+    for bucket, update in zip(buckets, updates, strict=True):
+        for part, lmo in update.steps(bucket):
+            _move_one(part, lmo, factor, finite, to)
+
+
+def _move_one(bucket: Bucket, lmo: Tensor, factor: Scalar, finite: Flag, to: bool) -> None:
+    first = bucket.first
+    longest = number(first.group.longest)
+    if isinstance(longest, Tensor) and isinstance(factor, Tensor):
+        longest = longest.to(factor.device)
+    length = longest * factor if to else longest * first.group.radius * factor
+    plain = lmo.dtype == first.shard.dtype and lmo.dtype.itemsize >= 4
+    if plain and (bucket.active is None or not to):
+        rows, params = bucket.rows_of(lmo), bucket.shards
+        if step_where_(params, rows, length, finite, to=to):
+            return
+        if not isinstance(finite, Tensor) and not isinstance(length, Tensor):
+            if to:
+                torch._foreach_lerp_(params, rows, length)
+            else:
+                torch._foreach_add_(params, rows, alpha=length)
+            return
+    dtype = torch.promote_types(first.shard.dtype, lmo.dtype)
+    dtype = torch.float32 if dtype.itemsize < 4 else dtype
+    old = bucket.join(bucket.shards)
+    x, lmo = old.to(dtype), lmo.to(dtype)
+    into: Tensor | None = old if finite is True and old.dtype == dtype else lmo
+    if torch.compiler.is_compiling():
+        into = None  # a compiler takes contiguous memory only
+    length = tensor(length, x)
+    if to:
+        share = length if bucket.active is None else length * bucket.active
+        new = torch.lerp(x, lmo, share, out=into)
+    else:
+        new = torch.addcmul(x, lmo, length, out=into)
+    bucket.keep_(new.to(old.dtype), old, finite)
