@@ -11,16 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from normball import parallel
 from normball._numeric import apart, largest_entry
-from normball._scalar import (
-    Flag,
-    Scalar,
-    every,
-    flag,
-    negated,
-    together,
-    where,
-    wide,
-)
+from normball._scalar import Flag, Scalar, every, flag, negated, tensor, where, wide
 from normball.optim import capture, metrics, overlap, validate
 from normball.optim.average import Average
 from normball.optim.buckets import Bucket, Roster
@@ -278,8 +269,9 @@ class NormBallOptimizer(Saved):
         empty: Flag = largest == 0
         if roster.sharded or self._stages is not None:
             device = (grads[0] if grads else next(self._params())).device
-            votes = parallel.agree(together([finite, empty]).to(device))
-            finite, empty = map(flag, votes.unbind())
+            own = tensor(where(finite, 1 + empty, 0), torch.zeros((), device=device))
+            vote = parallel.least_vote(own)
+            finite, empty = flag(vote > 0), flag(vote == 2)
         return finite, empty
 
     def _minimise(

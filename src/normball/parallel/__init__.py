@@ -25,7 +25,7 @@ from normball.parallel.shards import (
     zeros_by_rows,
 )
 from normball.parallel.stages import Stages
-from normball.parallel.sums import add_up, agree, largest
+from normball.parallel.sums import add_up, largest, least_vote
 from normball.parallel.teams import Together, together
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "Stages",
     "Together",
     "add_up",
-    "agree",
     "aligned",
     "alone",
     "check_placements",
@@ -47,6 +46,7 @@ __all__ = [
     "is_flat",
     "is_sharded",
     "largest",
+    "least_vote",
     "local",
     "of_all_copies",
     "part_of",

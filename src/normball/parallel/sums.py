@@ -9,13 +9,13 @@ from torch import Tensor
 from normball.parallel.groups import Members
 
 
-def agree(flags: Tensor) -> Tensor:
-    """Return which of `flags`, 0 or 1, hold on every rank of the default process group."""
+def least_vote(vote: Tensor) -> Tensor:
+    """Return the smallest `vote`, 0-d, of all ranks of the default process group, in int32."""
     import torch.distributed as dist
 
-    votes = flags.to(torch.int32)
+    votes = vote.to(torch.int32)
     dist.all_reduce(votes, dist.ReduceOp.MIN)
-    return votes.bool()
+    return votes
 
 
 def largest(values: Tensor, group: Any = None) -> Tensor:
