@@ -368,6 +368,29 @@ def test_a_stage_without_a_gradient_stays_and_the_others_go_on(tmp_path):
     assert torch.allclose(last, torch.eye(2).double() - 0.14 * step * ones)
 
 
+def one_gradient_is_zero():
+    """After a step, one whose gradient is 0 on the last rank, and one where it is on both."""
+    p = torch.nn.Parameter(torch.eye(2, dtype=torch.float64))
+    optimizer = ClippedScion(
+        [{"params": [p], "norm": Euclidean(), "radius": 1.0}],
+        0.1, rho=100.0, alpha=0.5, stages=dist.new_group([0, 1]),
+    )  # fmt: skip
+    moved = []
+    for grads in ((1.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        before = p.detach().clone()
+        p.grad = torch.full_like(p, grads[dist.get_rank()])
+        optimizer.step()
+        moved.append(not torch.equal(p.detach(), before))
+    return moved, float(optimizer.metrics()["skipped"])
+
+
+def test_a_step_without_any_gradient_rests_on_all_stages(tmp_path):
+    """Where one stage has a gradient, the momentum of the others moves them."""
+    for moved, skipped in launch(one_gradient_is_zero, 2, tmp_path / "run"):
+        assert moved == [True, True, False]
+        assert skipped == 0
+
+
 def traffic():
     """Return calls and bytes of the last of four steps, which looks, by rule."""
     found = {}

@@ -8,7 +8,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PAGE = Path(__file__).parent.parent.parent / "docs/howto/logging.md"
-SCALARS = {"dual_norm", "step_factor", "clipped_share", "skipped"}
+MEASURED = {"shortest_step", "longest_step", "curvature", "mean_curvature", "swing"}
+SCALARS = {"dual_norm", "step_factor", "clipped_share", "skipped"} | MEASURED
 
 
 @pytest.fixture
