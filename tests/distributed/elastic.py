@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from normball.parallel import division
 from tests import THREADS
 
-PLACES = {"exchange": (division, "_swap"), "save": (dcp.FileSystemWriter, "write_data")}
+PLACES = {"exchange": (division, "swap"), "save": (dcp.FileSystemWriter, "write_data")}
 
 
 def before(owner, name, action):

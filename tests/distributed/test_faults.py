@@ -58,10 +58,15 @@ def die(*_, **__):
     os._exit(7)
 
 
+def dies(owner, name):
+    assert hasattr(owner, name)
+    setattr(owner, name, die)
+
+
 FAULTS = {
-    "between the two reductions": lambda: setattr(base, "settle", die),
-    "in the exchange of matrices": lambda: setattr(division, "_swap", die),
-    "in a save": lambda: setattr(dcp.FileSystemWriter, "write_data", die),
+    "between the two reductions": lambda: dies(base, "settle"),
+    "in the exchange of matrices": lambda: dies(division, "swap"),
+    "in a save": lambda: dies(dcp.FileSystemWriter, "write_data"),
 }
 
 
