@@ -1,6 +1,5 @@
 """The optimizers that a user can name, and the settings of each."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from normball.lab.models import find_model
 from normball.lab.muon import BETAS, MuonAdamW
 from normball.lab.registry import by_name, look_up
 from normball.lab.tasks import ScionSettings, Task, build_model, find_task
+from normball.optim.clipped_scion import LR
 
 _RADII = ("input_radius", "radius", "output_radius")
 
@@ -185,7 +185,7 @@ def _refuse_sizes(task: Task, settings: Mapping[str, Any]) -> None:
 
 def _own_lr(task: Task, optimizer: str) -> float:
     if optimizer == "default":
-        return float(inspect.signature(ClippedScion).parameters["lr"].default)
+        return LR
     grid = task.grid[optimizer]
     return task.lrs.get(optimizer, grid[len(grid) // 2])
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 # The default `lr`, for the radii of `param_groups`; the results are in docs/tuning.md.
-_LR, _LR_IN_BALL = 2**-6, 2**-8
+LR, LR_IN_BALL = 2**-6, 2**-8
 
 
 class ClippedScion(NormBallOptimizer):
@@ -170,7 +170,7 @@ class ClippedScion(NormBallOptimizer):
                     "and a graph repeats one"
                 )
             self._threshold = MeasuredThreshold()
-        lr = (_LR_IN_BALL if constrained else _LR) if lr is None else lr
+        lr = (LR_IN_BALL if constrained else LR) if lr is None else lr
         first = rho if self._threshold is None else self._threshold.rho
         super().__init__(
             params,

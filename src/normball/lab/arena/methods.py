@@ -16,10 +16,9 @@ from normball.lab.arena.training import Schedule
 from normball.lab.errors import LabError
 from normball.lab.muon import BETAS, MuonAdamW, decayed
 from normball.lab.registry import by_name
+from normball.optim.clipped_scion import LR
 
 _WARM_UP = 0.05
-# The default step of ClippedScion, which belongs to the radii of param_groups.
-_LR = 2.0**-6
 
 
 def cosine(done: float) -> float:
@@ -173,7 +172,7 @@ METHODS = by_name(
         "scion",
         "Scion",
         "the radii of param_groups, straight decay; its step is tuned",
-        _LR,
+        LR,
         _scion,
         linear,
     ),
@@ -181,7 +180,7 @@ METHODS = by_name(
         "decay",
         "Clipped Scion, decay",
         "straight decay, all else by default; its step is tuned",
-        _LR,
+        LR,
         _decay,
         linear,
         ours=True,
@@ -190,7 +189,7 @@ METHODS = by_name(
         "anytime",
         "Clipped Scion, anytime",
         "average 0.1, a fixed step, all else by default; its step is tuned",
-        _LR,
+        LR,
         _anytime,
         ours=True,
     ),
@@ -198,7 +197,7 @@ METHODS = by_name(
         "untuned",
         "Clipped Scion, untuned",
         "average 0.1, a fixed step, all else by default; nothing is tuned",
-        _LR,
+        LR,
         _untuned,
         tuned=False,
         ours=True,
