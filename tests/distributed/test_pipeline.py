@@ -342,13 +342,17 @@ def test_what_stages_cannot_be(tmp_path):
             assert re.match(pattern, found[name]), found[name]
 
 
+def one_matrix(alpha):
+    """Return a matrix of this stage's own, and the optimizer of it in a pipeline of two stages."""
+    p = torch.nn.Parameter(torch.eye(2, dtype=torch.float64))
+    group = {"params": [p], "norm": Euclidean(), "radius": 1.0}
+    stages = dist.new_group([0, 1])
+    return p, ClippedScion([group], 0.1, rho=100.0, alpha=alpha, stages=stages)
+
+
 def one_stage_rests():
     """Two steps, the second without a gradient on the last rank."""
-    p = torch.nn.Parameter(torch.eye(2, dtype=torch.float64))
-    optimizer = ClippedScion(
-        [{"params": [p], "norm": Euclidean(), "radius": 1.0}],
-        0.1, rho=100.0, alpha=1.0, stages=dist.new_group([0, 1]),
-    )  # fmt: skip
+    p, optimizer = one_matrix(alpha=1.0)
     seen = []
     for step in range(2):
         resting = step == 1 and dist.get_rank() == 1
@@ -370,11 +374,7 @@ def test_a_stage_without_a_gradient_stays_and_the_others_go_on(tmp_path):
 
 def one_gradient_is_zero():
     """After a step, one whose gradient is 0 on the last rank, and one where it is on both."""
-    p = torch.nn.Parameter(torch.eye(2, dtype=torch.float64))
-    optimizer = ClippedScion(
-        [{"params": [p], "norm": Euclidean(), "radius": 1.0}],
-        0.1, rho=100.0, alpha=0.5, stages=dist.new_group([0, 1]),
-    )  # fmt: skip
+    p, optimizer = one_matrix(alpha=0.5)
     moved = []
     for grads in ((1.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
         before = p.detach().clone()

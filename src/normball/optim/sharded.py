@@ -253,6 +253,6 @@ def of_owner(
         dual = 0 * dual
     product = None
     if x is not None:
-        product = inner(as_working(d), as_working(x)).double()
-        product = product if cut.first else 0 * product
+        zero = d.new_zeros((), dtype=torch.float64)
+        product = inner(as_working(d), as_working(x)).double() if cut.first else zero
     return Sums(cut.holders, lmo, dual, product, ratio)

@@ -111,7 +111,7 @@ class Polar(ABC):
         """Return how to compute the factor from the Gram matrix alone, with the stated accuracy.
 
         So ranks that hold parts of a matrix need the sum of their Gram matrices, and not the matrix
-        (`distributed_gram` of the optimizers).
+        (`ranks_per_matrix` of the optimizers).
 
         Args:
             dtype: of the Gram matrix, float32 or float64.
